@@ -1,0 +1,172 @@
+// Package coldload loads huge mixture-of-experts checkpoints cold: every tensor comes out in its final form (dtype decided, q/k/v and
+// gate/up fused, experts stacked, quantised weights in the layout that the GPU kernel reads), in one pass over the files, within a bounded
+// amount of memory.
+//
+//	sink := host.New(host.Options{})
+//	res, err := coldload.Load(ctx, "path/to/checkpoint", sink, coldload.Options{})
+//
+// A checkpoint that cannot be loaded is refused before a byte moves, with a *[stages.RefusedError] that lists every fault. What only the
+// bytes show is a *[stages.DataError].
+package coldload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/coldload/coldload/pipeline"
+	"github.com/coldload/coldload/plan"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sources/file"
+	"github.com/coldload/coldload/stages"
+)
+
+// Version of the program and the library.
+const Version = "0.1.0"
+
+// DefaultBudget is what the Batches in flight may cost together when Options do not say it, in bytes.
+const DefaultBudget = 256 << 20
+
+// ErrOptions is in the chain of the error when Options contradict themselves; it comes before anything is opened.
+var ErrOptions = errors.New("options do not fit together")
+
+// Options of a load. The zero value is good: Marlin, dtypes kept, everything fused, 256 MiB.
+type Options struct {
+	// Layout of quantised modules; empty is [stages.LayoutMarlin].
+	Layout stages.Layout
+	// DType of floating-point Outputs and of scales: F32, F16 or BF16; the zero value keeps what the file has.
+	DType stages.DType
+	// NoFuse loads every module by itself; Strict refuses what the layout cannot hold instead of keeping it raw.
+	NoFuse, Strict bool
+	// Budget is what the Batches in flight may cost together, in bytes: fetch buffers and the Sink's staging. 0 is DefaultBudget.
+	Budget int64
+	// SharedBudget, when set, is the Budget to charge instead: several loads can share it.
+	SharedBudget *pipeline.Budget
+	// Workers of every stage; zero fields take a default.
+	Workers Workers
+	// IO says how files are read.
+	IO file.Mode
+	// Stages are inserted into the flow.
+	Stages []Insert
+	// Formats are quantisation formats of one's own.
+	Formats []plan.Format
+	// HubCache is the folder of the Hugging Face cache, for names such as org/name; see [discover.HubCacheFromEnv].
+	HubCache string
+	// Progress is called after every Batch that the Sink took, and once at the end; from one goroutine at a time.
+	Progress func(Progress)
+
+	TracerProvider trace.TracerProvider // nil: no spans
+	MeterProvider  metric.MeterProvider // nil: no metrics
+	Logger         *slog.Logger         // nil: no logs
+}
+
+// Workers says how many goroutines run each stage.
+type Workers struct {
+	Index, Fetch, Decode, Fuse, Repack, Upload int
+}
+
+// Insert puts a stage of one's own into the flow. It sees every Batch exactly once; it may change values that were written, never sizes,
+// dtypes or names.
+type Insert struct {
+	After   stages.Phase // fetch, decode, fuse or repack
+	Stage   pipeline.Stage[*stages.Batch, *stages.Batch]
+	Workers int // 1 when 0
+}
+
+// Progress of a load, in bytes. When Written is Total only the commit remains; Done says that it is over too.
+type Progress struct {
+	Written, Total int64
+	Done           bool
+}
+
+// withDefaults fills in what is zero.
+func (o Options) withDefaults() Options {
+	if o.Layout == "" {
+		o.Layout = stages.LayoutMarlin
+	}
+	if o.SharedBudget != nil {
+		o.Budget = o.SharedBudget.Size()
+	}
+	if o.Budget == 0 {
+		o.Budget = DefaultBudget
+	}
+	cpus := runtime.GOMAXPROCS(0)
+	for _, w := range []struct {
+		field    *int
+		standard int
+	}{
+		{&o.Workers.Index, 2 * cpus}, // reading headers waits for the disk half of the time
+		{&o.Workers.Fetch, 2},        // two requests keep a disk busy; more fight over the page cache
+		{&o.Workers.Decode, cpus},
+		{&o.Workers.Fuse, cpus},
+		{&o.Workers.Repack, cpus},
+		{&o.Workers.Upload, 1},
+	} {
+		if *w.field == 0 {
+			*w.field = w.standard
+		}
+	}
+	return o
+}
+
+// validate returns everything that is wrong with o.
+func (o Options) validate() error {
+	var faults []error
+	bad := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	switch o.Layout {
+	case stages.LayoutMarlin, stages.LayoutRaw:
+	default:
+		bad("layout %q is not known", o.Layout)
+	}
+	switch o.DType {
+	case safetensors.Invalid, safetensors.F16, safetensors.BF16:
+	case safetensors.F32:
+		if o.Layout == stages.LayoutMarlin {
+			bad("layout marlin holds F16 or BF16 scales, not F32")
+		}
+	default:
+		bad("dtype %s: only F32, F16 and BF16 can be asked for", o.DType)
+	}
+	if o.Budget < 0 {
+		bad("budget of %d bytes", o.Budget)
+	}
+	w := o.Workers
+	if min(w.Index, w.Fetch, w.Decode, w.Fuse, w.Repack, w.Upload) < 0 {
+		bad("a negative number of workers")
+	}
+	for _, s := range o.Stages {
+		if s.Stage == nil || s.After < stages.PhaseFetch || s.After > stages.PhaseRepack {
+			bad("a stage cannot be inserted after %s", s.After)
+		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrOptions, errors.Join(faults...))
+}
+
+// Load reads the checkpoint at path (a folder, a .safetensors file, or org/name in the Hugging Face cache) into sink, which it takes over:
+// the sink is closed when Load returns, whatever happens, and after an error holds nothing that looks finished. The Result is never nil;
+// after an error it says how far the load came.
+func Load(ctx context.Context, path string, sink stages.Sink, opt Options) (*Result, error) {
+	opt = opt.withDefaults()
+	res := newResult()
+	ctx, span := opt.startSpan(ctx, "load", path)
+	err := load(ctx, path, sink, opt, res)
+	res.finish()
+	endSpan(span, res, err)
+	return res, err
+}
+
+func load(ctx context.Context, path string, sink stages.Sink, opt Options, res *Result) error {
+	ck, err := open(ctx, path, opt, res)
+	if err != nil {
+		return errors.Join(err, sink.Close())
+	}
+	return errors.Join(ck.load(ctx, sink, opt, res), ck.Close())
+}

@@ -1,0 +1,149 @@
+package synth
+
+// models is the table of what can be synthesised. To add a model, add a row; FindModel, the command's help and the tests read it.
+var models = []Model{
+	{
+		Name: "qwen3-30b-a3b", About: "Qwen3-MoE, 128 experts, 48 layers",
+		Arch: "Qwen3MoeForCausalLM", Type: "qwen3_moe",
+		Layers: 48, Hidden: 2048, Heads: 32, KVHeads: 4, HeadDim: 128, Inner: 6144, Vocab: 151936,
+		QKNorm: HeadQKNorm, MoE: qwen3MoE(128, 8, 768), Config: qwen3Config(40960, 1000000),
+	},
+	{
+		Name: "qwen3-235b-a22b", About: "Qwen3-MoE, 128 experts, 94 layers",
+		Arch: "Qwen3MoeForCausalLM", Type: "qwen3_moe",
+		Layers: 94, Hidden: 4096, Heads: 64, KVHeads: 4, HeadDim: 128, Inner: 12288, Vocab: 151936,
+		QKNorm: HeadQKNorm, MoE: qwen3MoE(128, 8, 1536), Config: qwen3Config(40960, 1000000),
+	},
+	{
+		Name: "mixtral-8x7b", About: "Mixtral, 8 experts named w1, w2, w3, 32 layers",
+		Arch: "MixtralForCausalLM", Type: "mixtral",
+		Layers: 32, Hidden: 4096, Heads: 32, KVHeads: 8, HeadDim: 128, Inner: 14336, Vocab: 32000,
+		MoE: &MoE{
+			Block: "block_sparse_moe", Members: mixtralOrder, Experts: 8, PerToken: 2, Inner: 14336,
+			ExpertsKey: "num_local_experts",
+		},
+		Config: map[string]any{
+			"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 32768, "output_router_logits": false, "rms_norm_eps": 1e-5,
+			"rope_theta": 1000000.0, "router_aux_loss_coef": 0.02, "sliding_window": nil,
+		},
+	},
+	{
+		Name: "deepseek-v3", About: "DeepSeek-V3 without its MTP layer: MLA, 256 experts, 1 shared, first 3 of 61 layers dense",
+		Arch: "DeepseekV3ForCausalLM", Type: "deepseek_v3",
+		Layers: 61, Hidden: 7168, Heads: 128, KVHeads: 128, Inner: 18432, Vocab: 129280,
+		MLA: &MLA{QRank: 1536, KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128},
+		MoE: &MoE{
+			Block: "mlp", Members: projMembers, Experts: 256, PerToken: 8, Inner: 2048, DenseLayers: 3,
+			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
+			Shared: "shared_experts", SharedInner: 2048, ScoreBias: "gate.e_score_correction_bias",
+		},
+		Config: map[string]any{
+			"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 1, "ep_size": 1,
+			"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+			"max_position_embeddings": 163840, "moe_layer_freq": 1, "n_group": 8, "n_shared_experts": 1, "norm_topk_prob": true,
+			"num_nextn_predict_layers": 0, "rms_norm_eps": 1e-6, "rope_theta": 10000, "routed_scaling_factor": 2.5,
+			"scoring_func": "sigmoid", "topk_group": 4, "topk_method": "noaux_tc",
+			"rope_scaling": map[string]any{
+				"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+				"original_max_position_embeddings": 4096, "type": "yarn",
+			},
+		},
+	},
+	{
+		Name: "glm-4.5-air", About: "GLM-4.5-Air without its MTP layer: q/k/v bias, 128 experts, 1 shared, first of 46 layers dense",
+		Arch: "Glm4MoeForCausalLM", Type: "glm4_moe",
+		Layers: 46, Hidden: 4096, Heads: 96, KVHeads: 8, HeadDim: 128, Inner: 10944, Vocab: 151552,
+		QKVBias: true,
+		MoE: &MoE{
+			Block: "mlp", Members: projMembers, Experts: 128, PerToken: 8, Inner: 1408, DenseLayers: 1,
+			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
+			Shared: "shared_experts", SharedInner: 1408, ScoreBias: "gate.e_score_correction_bias",
+		},
+		Config: map[string]any{
+			"attention_bias": true, "attention_dropout": 0.0, "eos_token_id": []int{151329, 151336, 151338}, "pad_token_id": 151329,
+			"max_position_embeddings": 131072, "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": true, "num_nextn_predict_layers": 0,
+			"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, "rope_scaling": nil, "rope_theta": 1000000, "routed_scaling_factor": 1.0,
+			"topk_group": 1, "use_qk_norm": false,
+		},
+	},
+	{
+		Name: "minimax-m2", About: "MiniMax-M2: norms over all q and k heads, 256 experts named w1, w2, w3, 62 layers",
+		Arch: "MiniMaxM2ForCausalLM", Type: "minimax_m2",
+		Layers: 62, Hidden: 3072, Heads: 48, KVHeads: 8, HeadDim: 128, Inner: 1536, Vocab: 200064,
+		QKNorm: FullQKNorm,
+		MoE: &MoE{
+			Block: "block_sparse_moe", Members: mixtralOrder, Experts: 256, PerToken: 8, Inner: 1536,
+			ExpertsKey: "num_local_experts", ScoreBias: "e_score_correction_bias",
+		},
+		Config: map[string]any{
+			"max_position_embeddings": 196608, "num_mtp_modules": 0, "qk_norm_type": "per_layer", "rms_norm_eps": 1e-6,
+			"rope_theta": 5000000, "rotary_dim": 64, "scoring_func": "sigmoid", "shared_intermediate_size": 0, "use_qk_norm": true,
+			"use_routing_bias": true,
+		},
+	},
+	{
+		Name: "llama-3-8b", About: "Llama 3, dense, 32 layers",
+		Arch: "LlamaForCausalLM", Type: "llama",
+		Layers: 32, Hidden: 4096, Heads: 32, KVHeads: 8, HeadDim: 128, Inner: 14336, Vocab: 128256,
+		Config: map[string]any{
+			"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": 128001,
+			"max_position_embeddings": 8192, "mlp_bias": false, "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_scaling": nil,
+			"rope_theta": 500000.0,
+		},
+	},
+	{
+		Name: "qwen2-7b", About: "Qwen2, dense, q/k/v bias, 28 layers",
+		Arch: "Qwen2ForCausalLM", Type: "qwen2",
+		Layers: 28, Hidden: 3584, Heads: 28, KVHeads: 4, HeadDim: 128, Inner: 18944, Vocab: 152064,
+		QKVBias: true,
+		Config: map[string]any{
+			"attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "max_position_embeddings": 32768,
+			"max_window_layers": 28, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "sliding_window": 131072, "use_sliding_window": false,
+		},
+	},
+	{
+		Name: "qwen2-moe", About: "Qwen1.5-MoE-A2.7B: q/k/v bias, 60 experts, shared expert with a gate, 24 layers",
+		Arch: "Qwen2MoeForCausalLM", Type: "qwen2_moe",
+		Layers: 24, Hidden: 2048, Heads: 16, KVHeads: 16, HeadDim: 128, Inner: 5632, Vocab: 151936,
+		QKVBias: true,
+		MoE: &MoE{
+			Block: "mlp", Members: projMembers, Experts: 60, PerToken: 4, Inner: 1408,
+			ExpertsKey: "num_experts", InnerKey: "moe_intermediate_size",
+			Shared: "shared_expert", SharedInner: 5632, SharedGate: true,
+		},
+		Config: map[string]any{
+			"attention_dropout": 0.0, "bos_token_id": 151643, "decoder_sparse_step": 1, "eos_token_id": 151643,
+			"max_position_embeddings": 8192, "max_window_layers": 21, "norm_topk_prob": false, "output_router_logits": false,
+			"rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "shared_expert_intermediate_size": 5632,
+			"sliding_window": nil, "use_sliding_window": false,
+		},
+	},
+	{
+		Name: "tiny-moe", About: "a small Qwen3-MoE of about 300 MB in 4 bits, for the demo",
+		Arch: "Qwen3MoeForCausalLM", Type: "qwen3_moe",
+		Layers: 5, Hidden: 1024, Heads: 16, KVHeads: 4, HeadDim: 64, Inner: 2048, Vocab: 8192,
+		QKNorm: HeadQKNorm, MoE: qwen3MoE(64, 8, 512), Config: qwen3Config(4096, 10000),
+	},
+	{
+		Name: "micro", About: "a Qwen3-MoE of about 680 KB in 4 bits, for tests",
+		Arch: "Qwen3MoeForCausalLM", Type: "qwen3_moe",
+		Layers: 2, Hidden: 256, Heads: 4, KVHeads: 2, HeadDim: 32, Inner: 256, Vocab: 128,
+		QKNorm: HeadQKNorm, MoE: qwen3MoE(4, 2, 128), Config: qwen3Config(256, 10000),
+	},
+}
+
+func qwen3MoE(experts, perToken, inner int) *MoE {
+	return &MoE{
+		Block: "mlp", Members: projMembers, Experts: experts, PerToken: perToken, Inner: inner,
+		ExpertsKey: "num_experts", InnerKey: "moe_intermediate_size",
+	}
+}
+
+func qwen3Config(positions int, theta float64) map[string]any {
+	return map[string]any{
+		"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 151643, "decoder_sparse_step": 1, "eos_token_id": 151645,
+		"max_position_embeddings": positions, "mlp_only_layers": []int{}, "norm_topk_prob": true, "output_router_logits": false,
+		"rms_norm_eps": 1e-6, "rope_scaling": nil, "rope_theta": theta, "router_aux_loss_coef": 0.001, "sliding_window": nil,
+		"use_sliding_window": false,
+	}
+}

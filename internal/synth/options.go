@@ -1,0 +1,100 @@
+package synth
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+)
+
+// Errors that callers branch on. ErrOptions, ErrNotEmpty and ErrNoSpace are found before anything is written.
+var (
+	ErrOptions  = errors.New("synth: wrong options")
+	ErrNotEmpty = errors.New("synth: target folder is not empty")
+	ErrNoSpace  = errors.New("synth: not enough free disk space")
+)
+
+// Format is how the linear layers are stored.
+type Format string
+
+// The formats that Write knows.
+const (
+	FormatGPTQ Format = "gptq" // symmetric, checkpoint_format gptq (v1 zero points)
+	FormatNone Format = "none" // BF16 everywhere
+)
+
+// DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
+const DefaultShardSize int64 = 2 << 30
+
+// Options says what to synthesise. The zero value is the 4-bit GPTQ checkpoint of DefaultModel.
+type Options struct {
+	Model  string // a name of Models; empty means DefaultModel
+	Layers int    // how many layers; 0 means as many as the model has
+	Format Format // empty means FormatGPTQ
+
+	Bits    int  // code width: 2, 3, 4 or 8; 0 means 4. GPTQ only
+	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ only
+	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ only
+
+	Seed      uint64
+	ShardSize int64 // most bytes of tensor data in a Shard; 0 means DefaultShardSize
+	Order     Order // of the tensors in a Shard
+
+	// Workers is how many goroutines fill a Shard; 0 means one per core, at most 8 (more do not help: the page cache is the limit).
+	Workers int
+	// Sparse writes headers and config files as usual but leaves the data as holes, which read as zeros: a checkpoint for planning, of any
+	// size, in no time.
+	Sparse bool
+	// Progress, when set, is told the bytes of tensor data written so far and in all. Calls are serialised and frequent (every few MiB).
+	Progress func(done, total int64)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Model == "" {
+		o.Model = DefaultModel
+	}
+	if o.Format == "" {
+		o.Format = FormatGPTQ
+	}
+	if o.Bits == 0 {
+		o.Bits = 4
+	}
+	if o.Group == 0 {
+		o.Group = 128
+	}
+	if o.ShardSize == 0 {
+		o.ShardSize = DefaultShardSize
+	}
+	if o.Workers == 0 {
+		o.Workers = min(runtime.GOMAXPROCS(0), 8)
+	}
+	return o
+}
+
+// Validate returns every fault of the Options, joined; each is an ErrOptions. Defaults count as set.
+func (o Options) Validate() error {
+	o = o.withDefaults()
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrOptions}, args...)...))
+	}
+	if _, err := FindModel(o.Model); err != nil {
+		faults = append(faults, err)
+	}
+	if o.Format != FormatGPTQ && o.Format != FormatNone {
+		fault("unknown format %q; known: %s, %s", o.Format, FormatGPTQ, FormatNone)
+	}
+	if o.Order != OrderTool && o.Order != OrderSorted {
+		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)
+	}
+	if !slices.Contains([]int{2, 3, 4, 8}, o.Bits) {
+		fault("bits must be 2, 3, 4 or 8, not %d", o.Bits)
+	}
+	if o.Group < 1 && o.Group != -1 {
+		fault("group must be positive, or -1 for one group over all rows, not %d", o.Group)
+	}
+	if o.Layers < 0 || o.ShardSize < 0 || o.Workers < 0 {
+		fault("layers (%d), shard size (%d) and workers (%d) must not be negative", o.Layers, o.ShardSize, o.Workers)
+	}
+	return errors.Join(faults...)
+}

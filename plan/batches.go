@@ -1,0 +1,94 @@
+package plan
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// A Batch aims at batchBytes, counting the larger of what it reads and writes, and has at most mostParts Slabs, which bounds what
+// describing it costs.
+const (
+	batchBytes = 8 << 20
+	mostParts  = 4096
+)
+
+// unit is one Slab and where its bulk bytes start.
+type unit struct {
+	off    int64
+	shard  int32
+	output int32
+	slab   int32
+}
+
+// layOut sorts all Slabs into file order and cuts them into Batches of at most target bytes; a Slab that needs more has one of its own.
+func (p *Plan) layOut(target int64) {
+	var n int
+	for i := range p.Outputs {
+		n += p.Outputs[i].Slabs()
+	}
+	p.units = make([]unit, 0, n)
+	for i := range p.Outputs {
+		for s := range p.Outputs[i].Slabs() {
+			at := p.recipes[i].first(p.catalog, s)
+			p.units = append(p.units, unit{off: at.Off, shard: at.Shard, output: int32(i), slab: int32(s)})
+		}
+	}
+	byPlace := func(a, b unit) int {
+		return cmp.Or(cmp.Compare(a.shard, b.shard), cmp.Compare(a.off, b.off), cmp.Compare(a.output, b.output), cmp.Compare(a.slab, b.slab))
+	}
+	if !slices.IsSortedFunc(p.units, byPlace) {
+		slices.SortFunc(p.units, byPlace)
+	}
+	p.cut(target)
+}
+
+// cut fills p.ends with the end of every Batch among the units.
+func (p *Plan) cut(target int64) {
+	var in, out int64
+	start := 0
+	for i, u := range p.units {
+		uin := p.recipes[u.output].input(p.catalog, int(u.slab))
+		uout := p.Outputs[u.output].Slab(int(u.output), int(u.slab)).Len
+		if i > start && (max(in+uin, out+uout) > target || i-start == mostParts) {
+			p.ends = append(p.ends, i)
+			start, in, out = i, 0, 0
+		}
+		in, out = in+uin, out+uout
+	}
+	if len(p.units) > 0 {
+		p.ends = append(p.ends, len(p.units))
+	}
+}
+
+// BatchCount is the number of Batches.
+func (p *Plan) BatchCount() int { return len(p.ends) }
+
+// Batch builds Batch i. Its Staging is left to whoever knows the Sink.
+func (p *Plan) Batch(i int) *stages.Batch {
+	start := 0
+	if i > 0 {
+		start = p.ends[i-1]
+	}
+	e := emitter{catalog: p.catalog, batch: &stages.Batch{Seq: i, Name: p.Outputs[p.units[start].output].Name, Slabs: make([]stages.Slab, 0, p.ends[i]-start)}}
+	for _, u := range p.units[start:p.ends[i]] {
+		slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab))
+		e.batch.Slabs = append(e.batch.Slabs, slab)
+		e.batch.OutBytes += slab.Len
+		p.recipes[u.output].emit(p.catalog, int(u.slab), &e)
+	}
+	return e.finish()
+}
+
+// Batches builds every Batch in order, one at a time: what is not in flight takes no memory.
+func (p *Plan) Batches() iter.Seq[*stages.Batch] {
+	return func(yield func(*stages.Batch) bool) {
+		for i := range p.ends {
+			if !yield(p.Batch(i)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,359 @@
+package plan
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/decode"
+)
+
+// compiler holds what is known while a Plan is made.
+type compiler struct {
+	in   Input
+	opt  Options
+	plan *Plan
+
+	faults  faultList
+	checks  Checks
+	rules   rules
+	method  string
+	reader  Reader // of the quantised Modules; nil when there are none
+	modules []*Module
+	owner   []int32  // per tensor: index into modules, or one of the marks below
+	groups  []*Group // in file order of their first tensor
+	groupOf []int32  // per module: index into groups, or -1
+	names   map[string]struct{}
+	fused   map[string]int // rule name -> Groups made
+	kept    map[string]*Kept
+}
+
+// Marks in compiler.owner.
+const (
+	ownerNone    = int32(-1)
+	ownerIgnored = int32(-2)
+	ownerBroken  = int32(-3) // part of a Module that is at fault
+)
+
+func newCompiler(in Input, opt Options) *compiler {
+	if opt.Layout == "" {
+		opt.Layout = stages.LayoutMarlin
+	}
+	c := &compiler{
+		in: in, opt: opt,
+		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
+		names: map[string]struct{}{}, fused: map[string]int{}, kept: map[string]*Kept{},
+	}
+	c.checks = Checks{Catalog: in.Catalog, faults: &c.faults}
+	c.rules = rulesFor(in.Model.ModelType)
+	c.owner = make([]int32, in.Catalog.Len())
+	for i := range c.owner {
+		c.owner[i] = ownerNone
+	}
+	return c
+}
+
+func (c *compiler) run() {
+	c.openFormat()
+	c.ignore()
+	c.findQuantised()
+	c.findDense()
+	c.group()
+	c.compile()
+	c.describe()
+	if len(c.faults.list) == 0 {
+		c.plan.layOut(TargetBatch(c.opt.Budget))
+		c.measure()
+	}
+	if c.faults.dropped > 0 {
+		c.note("%d more faults are not listed", c.faults.dropped)
+	}
+	c.plan.Faults = c.faults.list
+}
+
+func (c *compiler) note(format string, args ...any) {
+	c.plan.Notes = append(c.plan.Notes, fmt.Sprintf(format, args...))
+}
+
+// ignoredSuffixes are tensors that carry no weights: what their module computes again, and scratch memory of kernels.
+var ignoredSuffixes = []string{".rotary_emb.inv_freq", ".workspace"}
+
+func (c *compiler) ignore() {
+	for i := range c.owner {
+		name := c.in.Catalog.Name(i)
+		for _, s := range ignoredSuffixes {
+			if strings.HasSuffix(name, s) {
+				c.owner[i] = ownerIgnored
+				c.plan.Summary.Ignored++
+				c.plan.Summary.IgnoredIn += c.in.Catalog.Extent(i).Len
+			}
+		}
+	}
+	if n := c.plan.Summary.Ignored; n > 0 {
+		c.note("%d tensors are ignored: they hold no weights (%s)", n, strings.Join(ignoredSuffixes, ", "))
+	}
+}
+
+// findQuantised makes the Modules of the checkpoint's quantisation format.
+func (c *compiler) findQuantised() {
+	if c.reader == nil {
+		c.findUnannounced()
+		return
+	}
+	parts := c.reader.Parts()
+	for i := range c.owner {
+		if base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0]); ok && c.owner[i] == ownerNone {
+			c.addModule(base, parts, c.reader)
+		}
+	}
+	c.findOrphans(parts)
+}
+
+// addModule collects the tensors of a Module and has its format check them.
+func (c *compiler) addModule(base string, parts []string, r Reader) {
+	m := &Module{Base: base, Tensors: make([]int32, len(parts))}
+	for p, suffix := range parts {
+		m.Tensors[p] = none
+		if t, ok := c.in.Catalog.Lookup(base + "." + suffix); ok {
+			m.Tensors[p] = int32(t)
+		}
+	}
+	m.ok = r.Module(m, &c.checks)
+	mark := int32(len(c.modules))
+	for _, t := range m.Tensors {
+		if t != none {
+			c.owner[t] = mark
+		}
+	}
+	c.modules = append(c.modules, m)
+}
+
+// findOrphans reports tensors that only a quantised Module has, without the one that marks it. A bias needs none: dense layers have
+// biases too.
+func (c *compiler) findOrphans(parts []string) {
+	for i := range c.owner {
+		if c.owner[i] != ownerNone {
+			continue
+		}
+		name := c.in.Catalog.Name(i)
+		for _, p := range parts[1:] {
+			if p == "bias" || !strings.HasSuffix(name, "."+p) {
+				continue
+			}
+			c.owner[i] = ownerBroken
+			c.checks.Fault(int32(i), stages.CodeMember, "belongs to a quantised module whose ."+parts[0]+" is missing",
+				strings.TrimSuffix(name, p)+parts[0], "", "the checkpoint is incomplete: get it again")
+		}
+	}
+}
+
+// findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
+func (c *compiler) findDense() {
+	r := dense{}
+	for i := range c.owner {
+		if c.owner[i] != ownerNone {
+			continue
+		}
+		base, ok := strings.CutSuffix(c.in.Catalog.Name(i), ".weight")
+		if !ok {
+			continue
+		}
+		if _, ok := c.rules.locate(base); ok {
+			c.addModule(base, r.Parts(), r)
+		}
+	}
+}
+
+// compile makes the Outputs, in file order of the first tensor of each.
+func (c *compiler) compile() {
+	done := make([]bool, len(c.groups))
+	for i, o := range c.owner {
+		switch {
+		case o == ownerNone:
+			c.keep(int32(i))
+		case o < 0:
+		default:
+			g := c.groupOf[o]
+			if g >= 0 && !done[g] {
+				done[g] = true
+				c.compileGroup(c.groups[g])
+			}
+		}
+	}
+	c.plan.Summary.Modules, c.plan.Summary.Groups = len(c.modules), len(c.groups)
+}
+
+// compileGroup asks the Group's format for its Outputs, and for raw ones when the layout cannot hold it.
+func (c *compiler) compileGroup(g *Group) {
+	r := c.readerOf(g.First())
+	b := &Builder{c: c, group: g, layout: c.opt.Layout}
+	reason := r.Compile(g, b)
+	if reason == "" {
+		return
+	}
+	k := c.kept[reason]
+	if k == nil {
+		k = &Kept{Reason: reason, Example: g.Name}
+		c.kept[reason] = k
+	}
+	k.Groups++
+	if c.opt.Strict {
+		c.checks.ModuleFault(g.First(), stages.CodeLayout, "the "+string(c.opt.Layout)+" layout cannot hold it", "", reason,
+			"load it without --strict to keep it raw")
+		return
+	}
+	b.layout = stages.LayoutRaw
+	if again := r.Compile(g, b); again != "" {
+		c.checks.ModuleFault(g.First(), stages.CodeLayout, again, "", "", "")
+	}
+}
+
+// readerOf is the format of a Module: the dense one is told by its Spec.
+func (c *compiler) readerOf(m *Module) Reader {
+	if _, ok := m.Spec.(denseSpec); ok {
+		return dense{}
+	}
+	return c.reader
+}
+
+// keep makes the Output of a tensor that is part of no Group.
+func (c *compiler) keep(t int32) {
+	cat := c.in.Catalog
+	from := cat.DType(int(t))
+	to, op, err := castTo(from, c.opt.DType)
+	if err != nil {
+		c.checks.Fault(t, stages.CodeUnsupported, err.Error(), "", from.String(), "use --dtype keep")
+		return
+	}
+	o := stages.Output{
+		Name: cat.Name(int(t)), DType: to, Shape: shapeOf(cat, int(t)), Layout: stages.LayoutRaw, Kind: stages.KindKept,
+		Size: cat.Extent(int(t)).Len,
+	}
+	r := single{op: op, tensor: t, from: 1, to: 1}
+	if from != to {
+		o.Kind = stages.KindCast
+		r.from, r.to = uint8(elementBytes(from)), uint8(elementBytes(to))
+		size, ok := castSize(o.Size, from, to)
+		if !ok {
+			c.checks.Fault(t, stages.CodeShape, "too large to cast to "+to.String(), "", "", "use --dtype keep")
+			return
+		}
+		o.Size = size
+	}
+	o.SlabBytes = slabOf(o.Size)
+	c.add(o, r)
+}
+
+// castTo is the dtype of an Output made from a tensor of dtype from when want is asked for, and the Op that makes it. Only
+// floating-point tensors are cast.
+func castTo(from, want stages.DType) (to stages.DType, op stages.Op, err error) {
+	if keeps(want) || from == want || !convert.Supported(from, want) {
+		return from, decode.Copy(), nil
+	}
+	op, err = decode.Cast(from, want)
+	return want, op, err
+}
+
+// castSize is what n bytes of from take in to.
+func castSize(n int64, from, to stages.DType) (int64, bool) {
+	elements := n / elementBytes(from)
+	size := elements * elementBytes(to)
+	return size, size/elementBytes(to) == elements && size >= 0
+}
+
+// add appends an Output with its recipe. Two Outputs of one name would overwrite each other: that is a fault.
+func (c *compiler) add(o stages.Output, r recipe) {
+	c.plan.Outputs = append(c.plan.Outputs, o)
+	c.plan.recipes = append(c.plan.recipes, r)
+}
+
+// checkNames reports Outputs that share a name: a fused name that a tensor of the checkpoint already has. Names of kept tensors are
+// unique, so only the made ones need to be looked up.
+func (c *compiler) checkNames() {
+	for i := range c.plan.Outputs {
+		o := &c.plan.Outputs[i]
+		if o.Kind == stages.KindKept || o.Kind == stages.KindCast {
+			continue
+		}
+		_, twice := c.names[o.Name]
+		c.names[o.Name] = struct{}{}
+		t, exists := c.in.Catalog.Lookup(o.Name)
+		if exists && c.owner[t] == ownerNone {
+			twice = true
+		}
+		if twice {
+			c.faults.add(stages.Fault{
+				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: "would be made from its members, but the checkpoint has a tensor of that name",
+				Advice: "the checkpoint holds both the fused and the separate weights: remove one",
+			})
+		}
+	}
+}
+
+// describe fills in what the Plan says about itself.
+func (c *compiler) describe() {
+	c.checkNames()
+	s := &c.plan.Summary
+	s.Format = c.method
+	for i := range c.in.Catalog.Len() {
+		s.BytesIn += c.in.Catalog.Extent(i).Len
+	}
+	for i := range c.plan.Outputs {
+		s.BytesOut += c.plan.Outputs[i].Size
+	}
+	for _, k := range c.kept {
+		s.Kept = append(s.Kept, *k)
+	}
+	sort.Slice(s.Kept, func(i, j int) bool { return s.Kept[i].Reason < s.Kept[j].Reason })
+	c.describeFamily()
+}
+
+func (c *compiler) describeFamily() {
+	model := c.in.Model.ModelType
+	switch {
+	case c.rules.known:
+		c.plan.Summary.Family = c.rules.family.Name
+	case len(c.fused) > 0 && model == "":
+		c.note("no model_type: modules were fused and stacked by their names alone")
+	case len(c.fused) > 0:
+		c.note("model_type %q is not in the table of families: modules were fused and stacked by their names alone", model)
+	case model == "":
+		c.note("no model_type and no names that fuse: everything is loaded unfused")
+	default:
+		c.note("unknown family: model_type %q is not in the table and no names fuse; everything is loaded unfused", model)
+	}
+}
+
+// measure builds every Batch once to know what it costs.
+func (c *compiler) measure() {
+	p, s := c.plan, &c.plan.Summary
+	for b := range p.Batches() {
+		cost := b.Cost() + c.staging(b)
+		s.BytesRead += b.InBytes
+		s.Parts += len(b.Parts)
+		if cost > s.LargestBatch {
+			s.LargestBatch, s.LargestOut = cost, b.OutBytes
+			s.LargestName = p.Outputs[b.Slabs[0].Output].Name
+		}
+	}
+	if c.opt.Budget > 0 && s.LargestBatch > c.opt.Budget {
+		c.faults.add(stages.Fault{
+			Code: stages.CodeBudget, Tensor: s.LargestName, Problem: "its Batch is larger than the budget",
+			Expected: fmt.Sprintf("at most %d bytes", c.opt.Budget), Found: fmt.Sprintf("%d bytes", s.LargestBatch),
+			Advice: fmt.Sprintf("use --budget %dMiB or more", (s.LargestBatch+1<<20-1)>>20),
+		})
+	}
+}
+
+// staging is what the Sink holds for a Batch.
+func (c *compiler) staging(b *stages.Batch) (n int64) {
+	if c.opt.Staging == nil {
+		return 0
+	}
+	for _, s := range b.Slabs {
+		n += c.opt.Staging(s)
+	}
+	return n
+}

@@ -1,0 +1,59 @@
+package plan
+
+import (
+	"github.com/coldload/coldload/stages"
+)
+
+// dense is the Reader of layers that are not quantised: a weight [N, K] and maybe a bias [N].
+type dense struct{}
+
+const (
+	denseWeight = iota
+	denseBias
+)
+
+// denseSpec is what dense members must have in common.
+type denseSpec struct {
+	dtype stages.DType
+	bias  bool
+}
+
+func (s denseSpec) String() string {
+	if s.bias {
+		return "dense " + s.dtype.String() + " with bias"
+	}
+	return "dense " + s.dtype.String()
+}
+
+func (dense) Parts() []string { return []string{"weight", "bias"} }
+
+func (dense) Module(m *Module, c *Checks) bool {
+	w := m.Tensors[denseWeight]
+	n, k, ok := shape2(c.Catalog, int(w))
+	if !ok {
+		c.Fault(w, stages.CodeShape, "is the weight of a linear layer", "[out_features, in_features]",
+			formatShape(shapeOf(c.Catalog, int(w))), "")
+		return false
+	}
+	m.K, m.N = k, n
+	m.Spec = denseSpec{dtype: c.Catalog.DType(int(w)), bias: m.Has(denseBias)}
+	if !m.Has(denseBias) {
+		return true
+	}
+	b := m.Tensors[denseBias]
+	if s := shapeOf(c.Catalog, int(b)); len(s) != 1 || s[0] != n {
+		c.Fault(b, stages.CodeShape, "is the bias of "+m.Base, formatShape([]int64{n}), formatShape(s), "")
+		return false
+	}
+	return true
+}
+
+// Compile joins the members along dim 0 and stacks the experts.
+func (dense) Compile(g *Group, b *Builder) string {
+	m := g.First()
+	b.Segments("weight", denseWeight, []int64{g.N(), m.K})
+	if m.Has(denseBias) {
+		b.Segments("bias", denseBias, []int64{g.N()})
+	}
+	return ""
+}

@@ -1,0 +1,132 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// formats are the quantisation methods that are processed. A new one adds its file and a line here.
+var formats = []Format{gptq{}}
+
+// MethodNone is the format of checkpoints that are not quantised.
+const MethodNone = "none"
+
+// recognised are the methods that people ship and that are not processed yet, with the tensors that give them away.
+var recognised = []struct {
+	name    string
+	suffix  []string
+	matches func(stages.DType) bool
+}{
+	{"compressed-tensors", []string{".weight_packed"}, nil},
+	{"mxfp4", []string{"_blocks"}, nil},
+	{"fp8", []string{".weight"}, func(d stages.DType) bool { return d == safetensors.F8E4M3 }},
+	{"modelopt", []string{".weight_scale_2"}, nil},
+	{"awq", nil, nil},
+	{"gguf", nil, nil},
+}
+
+// supported lists what is processed, for messages.
+func (c *compiler) supported() string {
+	var names []string
+	for _, f := range c.formats() {
+		names = append(names, f.Name())
+	}
+	return strings.Join(append(names, "checkpoints without quantisation"), ", ")
+}
+
+func (c *compiler) formats() []Format { return append(c.opt.Formats, formats...) }
+
+// openFormat sets up the Reader for the method that the config names.
+func (c *compiler) openFormat() {
+	q := c.in.Quant
+	c.method = MethodNone
+	if q == nil {
+		return
+	}
+	c.method = q.Method
+	for _, f := range c.formats() {
+		if f.Name() == q.Method {
+			r, faults := f.Open(q)
+			c.faults.add(faults...)
+			if len(faults) == 0 {
+				c.reader = r
+			}
+			return
+		}
+	}
+	fault := stages.Fault{
+		Code: stages.CodeUnsupported, File: q.Where, Problem: fmt.Sprintf("unknown quantisation method %q", q.Method),
+		Expected: "one of " + c.supported(), Found: q.Method,
+	}
+	for _, k := range recognised {
+		if k.name == q.Method {
+			fault.Problem = fmt.Sprintf("quantisation method %q is not supported yet, supported are %s", q.Method, c.supported())
+			fault.Expected, fault.Found = "", ""
+		}
+	}
+	c.faults.add(fault)
+}
+
+// findUnannounced reports tensors that only quantised checkpoints have when nothing says how they were quantised. Nothing is reported
+// when the config was at fault already.
+func (c *compiler) findUnannounced() {
+	if c.in.Quant != nil {
+		return
+	}
+	found := map[string]int{}
+	for i := range c.owner {
+		method, ok := c.quantisedBy(i)
+		if !ok {
+			continue
+		}
+		if found[method]++; found[method] > 1 {
+			continue
+		}
+		c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",
+			"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
+	}
+	for method, n := range found {
+		if n > 1 {
+			c.note("%d tensors look quantised (%s)", n, method)
+		}
+	}
+}
+
+// quantisedBy tells which method a tensor gives away. An F8 weight counts only beside a scale: some checkpoints just store F8.
+func (c *compiler) quantisedBy(i int) (string, bool) {
+	name := c.in.Catalog.Name(i)
+	for _, f := range c.formats() {
+		if m, ok := f.(interface{ Marks(name string) bool }); ok && m.Marks(name) {
+			return f.Name(), true
+		}
+	}
+	for _, k := range recognised {
+		for _, s := range k.suffix {
+			base, ok := strings.CutSuffix(name, s)
+			if !ok {
+				continue
+			}
+			if k.matches == nil {
+				if s != "_blocks" || c.exists(base+"_scales") {
+					return k.name, true
+				}
+			} else if k.matches(c.in.Catalog.DType(i)) && (c.exists(base+".weight_scale") || c.exists(base+".weight_scale_inv")) {
+				return k.name, true
+			}
+		}
+	}
+	return "", false
+}
+
+func (c *compiler) exists(name string) bool {
+	_, ok := c.in.Catalog.Lookup(name)
+	return ok
+}
+
+// formatShape prints dims as a header does: [32, 256].
+func formatShape(dims []int64) string {
+	return strings.ReplaceAll(fmt.Sprint(dims), " ", ", ")
+}

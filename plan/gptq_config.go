@@ -1,0 +1,129 @@
+package plan
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
+)
+
+// gptqOpen interprets the config of one checkpoint.
+func gptqOpen(q *discover.QuantConfig) (*gptqReader, []stages.Fault) {
+	c := NewConfigReader(q.Object, q.Where)
+	r := &gptqReader{where: q.Where}
+	c.Need("bits", "w_bit", "wbits")
+	c.Need("group_size", "q_group_size")
+	r.base = gptqReadParams(c, gptqParams{sym: true})
+	r.v2 = gptqStorage(c) == "gptq_v2"
+	r.dynamic = gptqDynamic(c, q, r.base)
+	return r, c.Faults()
+}
+
+// gptqReadParams reads what a Module is quantised to; what is not said is as in otherwise.
+func gptqReadParams(c *ConfigReader, otherwise gptqParams) gptqParams {
+	p := gptqParams{
+		bits:    c.Int(otherwise.bits, "bits", "w_bit", "wbits"),
+		group:   c.Int(otherwise.group, "group_size", "q_group_size"),
+		descAct: c.Bool(otherwise.descAct, "desc_act"),
+		sym:     c.Bool(otherwise.sym, "sym"),
+	}
+	if len(c.Faults()) > 0 {
+		return p
+	}
+	switch p.bits {
+	case 4:
+	case 2, 3, 8:
+		c.Unsupported("bits", p.bits, "4")
+	default:
+		c.Unknown("bits", p.bits, "2, 3, 4 or 8")
+	}
+	if p.group != -1 && p.group <= 0 {
+		c.Unknown("group_size", p.group, "-1 or a positive number")
+	}
+	if p.group == -1 {
+		p.descAct = false // one group has no order
+	}
+	if p.descAct {
+		c.Unsupported("desc_act", "true (act-order)", "checkpoints without act-order")
+	}
+	if !p.sym {
+		c.Unsupported("sym", "false (asymmetric)", "symmetric checkpoints")
+	}
+	return p
+}
+
+// gptqStorage is the checkpoint_format, refused when it is one that is not processed.
+func gptqStorage(c *ConfigReader) string {
+	format := c.Text("gptq", "checkpoint_format", "format")
+	if c.Bool(false, "is_marlin_format") {
+		format = "marlin"
+	}
+	switch format {
+	case "gptq", "gptq_v2":
+	case "gptq_p", "marlin":
+		c.Unsupported("checkpoint_format", format, "gptq and gptq_v2")
+	default:
+		c.Unknown("checkpoint_format", format, "gptq or gptq_v2")
+	}
+	if pack := c.Text("int32", "pack_dtype"); strings.TrimPrefix(pack, "torch.") != "int32" {
+		c.Unknown("pack_dtype", pack, "int32")
+	}
+	return format
+}
+
+// gptqOverride is one entry of `dynamic`: what is different for the Modules whose name matches.
+type gptqOverride struct {
+	re       *regexp.Regexp
+	negative bool // they are not quantised
+	params   gptqParams
+}
+
+// gptqDynamic reads `dynamic`: an object from a pattern to overrides. "-:" before the pattern means not quantised, "+:" or nothing means
+// that the overrides apply. The patterns match from the start of the name, as Python's re.match does.
+func gptqDynamic(c *ConfigReader, q *discover.QuantConfig, base gptqParams) []gptqOverride {
+	if !c.Has("dynamic") {
+		return nil
+	}
+	dynamic, ok, f := q.Object.Object("dynamic")
+	if f != nil {
+		c.faults = append(c.faults, *f)
+	}
+	if !ok || f != nil {
+		return nil
+	}
+	var list []gptqOverride
+	for _, m := range dynamic.Members() {
+		if o, ok := gptqReadOverride(c, dynamic, m, base); ok {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Member, base gptqParams) (gptqOverride, bool) {
+	pattern, negative := strings.CutPrefix(m.Key, "-:")
+	if !negative {
+		pattern = strings.TrimPrefix(pattern, "+:")
+	}
+	re, err := regexp.Compile("^(?:" + pattern + ")")
+	if err != nil {
+		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: the pattern %q cannot be used: %v", m.Key, err),
+			"a regular expression without look-around and back-references", "", "rewrite the pattern")
+		return gptqOverride{}, false
+	}
+	o := gptqOverride{re: re, negative: negative, params: base}
+	if negative {
+		return o, true
+	}
+	values, ok, f := dynamic.Object(m.Key)
+	if f != nil || !ok {
+		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: %q is no object", m.Key), "an object of overrides", string(m.Value), "")
+		return o, false
+	}
+	sub := NewConfigReader(values, c.where+": dynamic: "+m.Key)
+	o.params = gptqReadParams(sub, base)
+	c.faults = append(c.faults, sub.faults...)
+	return o, true
+}

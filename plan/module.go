@@ -1,0 +1,109 @@
+package plan
+
+import (
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
+)
+
+// Format is a quantisation method: how its Modules are recognised and what they become. Each Format is one file of this package, or of
+// a user's own.
+type Format interface {
+	// Name is the quant_method of the config: "gptq".
+	Name() string
+	// Open interprets the quantisation config of one checkpoint.
+	Open(q *discover.QuantConfig) (Reader, []stages.Fault)
+}
+
+// Reader is a Format set up for one checkpoint. It is used by one goroutine.
+type Reader interface {
+	// Parts are the suffixes of the tensors that make a Module, without the dot. The first marks a Module; it must be there.
+	Parts() []string
+	// Module checks the tensors of m, sets m.K, m.N and m.Spec, and reports what is wrong. ok is false when the Module is unusable.
+	Module(m *Module, c *Checks) (ok bool)
+	// Compile adds the Outputs of a Group in the layout asked for, or the reason why that layout cannot hold it.
+	Compile(g *Group, b *Builder) (reason string)
+}
+
+// Spec is what the Modules of one Group must have in common beyond their shapes: bits, group size, flags, dtypes. Two Specs are compared
+// with ==, so its type must be comparable.
+type Spec interface{ String() string }
+
+// Module is the tensors that make one linear layer in one quantisation format.
+type Module struct {
+	Base    string  // name without the suffix: "model.layers.0.mlp.experts.3.gate_proj"
+	Tensors []int32 // by the Format's Parts; -1 where there is none
+	K, N    int64   // input and output features
+	Spec    Spec
+	ok      bool
+}
+
+// Has reports whether the Module has a tensor for the part.
+func (m *Module) Has(part int) bool { return m.Tensors[part] != none }
+
+// Group is what becomes one module of the engine: one Module, or members that fuse, or the members of all experts of a layer.
+type Group struct {
+	Name    string    // of the Outputs, without suffix: "model.layers.0.mlp.experts.gate_up_proj"
+	Experts int       // 0 when it is not stacked
+	Members []string  // last name components of the members; one entry when nothing fuses
+	Modules []*Module // expert by expert, members in order
+	rule    string    // why the members fuse; "" for a single Module
+}
+
+// Stacked reports whether the Outputs have a leading axis of experts.
+func (g *Group) Stacked() bool { return g.Experts > 0 }
+
+// First is the first Module, which stands for all in what they have in common.
+func (g *Group) First() *Module { return g.Modules[0] }
+
+// N is the sum of the members' output features.
+func (g *Group) N() int64 {
+	var n int64
+	for _, m := range g.Modules[:len(g.Members)] {
+		n += m.N
+	}
+	return n
+}
+
+// Checks collects faults while the tensors are looked at.
+type Checks struct {
+	Catalog Catalog
+	faults  *faultList
+}
+
+// Fault reports one fault of tensor i, naming its file.
+func (c *Checks) Fault(i int32, code stages.Code, problem, expected, found, advice string) {
+	c.faults.add(stages.Fault{
+		Code: code, File: c.Catalog.ShardName(c.Catalog.Extent(int(i)).Shard), Tensor: c.Catalog.Name(int(i)),
+		Problem: problem, Expected: expected, Found: found, Advice: advice,
+	})
+}
+
+// ModuleFault reports one fault of a Module as a whole.
+func (c *Checks) ModuleFault(m *Module, code stages.Code, problem, expected, found, advice string) {
+	file := ""
+	for _, t := range m.Tensors {
+		if t != none {
+			file = c.Catalog.ShardName(c.Catalog.Extent(int(t)).Shard)
+			break
+		}
+	}
+	c.faults.add(stages.Fault{Code: code, File: file, Tensor: m.Base, Problem: problem, Expected: expected, Found: found, Advice: advice})
+}
+
+// faultList keeps every fault up to a number that no reader wants to pass, so that a hostile checkpoint cannot fill the memory.
+type faultList struct {
+	list    []stages.Fault
+	dropped int
+}
+
+const mostFaults = 10000
+
+func (l *faultList) add(f ...stages.Fault) {
+	for _, f := range f {
+		if len(l.list) >= mostFaults {
+			l.dropped++
+			continue
+		}
+		l.list = append(l.list, f)
+	}
+}

@@ -1,0 +1,116 @@
+package plan
+
+import (
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
+)
+
+// Options decide what a Plan makes. The zero value asks for Marlin, every dtype kept, everything fused and stacked.
+type Options struct {
+	// Layout of quantised Modules; empty is Marlin.
+	Layout stages.Layout
+	// DType of every floating-point Output, and of the scales of kernel layouts; safetensors.Invalid keeps what the file has.
+	DType stages.DType
+	// NoFuse loads every module by itself: no q/k/v or gate/up fusion, no stacking.
+	NoFuse bool
+	// Strict refuses what the layout cannot hold, instead of keeping it raw.
+	Strict bool
+	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.
+	Budget int64
+	// Staging is what the Sink holds for a Slab, in bytes; nil for a Sink that hands out final memory.
+	Staging func(stages.Slab) int64
+	// Formats are further quantisation formats, looked at before the built-in ones.
+	Formats []Format
+}
+
+// Input is what a Plan is made from.
+type Input struct {
+	Catalog Catalog
+	Model   *discover.ModelConfig
+	Quant   *discover.QuantConfig // nil when no file names a quantisation
+}
+
+// Plan is everything that will happen, as data. It is immutable once made.
+type Plan struct {
+	Outputs []stages.Output
+	Summary Summary
+	Notes   []string
+	Faults  []stages.Fault
+
+	catalog Catalog
+	recipes []recipe // one per Output
+	units   []unit
+	ends    []int
+}
+
+// Summary is the figures of a Plan.
+type Summary struct {
+	Family     string        // naming family, "" when no rule applied
+	Format     string        // quantisation method, or "none"
+	Layout     stages.Layout // asked for
+	Tensors    int           // in the headers
+	Shards     int
+	Modules    int   // quantised and fused linear layers that were recognised
+	Groups     int   // what they became
+	Parts      int   // pieces of work
+	BytesIn    int64 // tensor data, used or ignored, each once
+	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges
+	BytesOut   int64
+	Ignored    int   // tensors
+	IgnoredIn  int64 // their bytes
+	LargestOut int64 // bytes of the largest Batch's Slabs
+	// LargestBatch is the most that a Batch costs at admission, in bytes, and LargestName what it makes.
+	LargestBatch int64
+	LargestName  string
+	Kept         []Kept // what the layout cannot hold, by reason
+}
+
+// Kept is one reason why Modules stay raw.
+type Kept struct {
+	Reason  string `json:"reason"`
+	Groups  int    `json:"groups"`
+	Example string `json:"example"`
+}
+
+// Overhead of a load beyond result and budget, in bytes: a constant, and what describing one tensor takes.
+const (
+	overheadFixed     = 64 << 20
+	overheadPerTensor = 400
+)
+
+// PredictedPeak is the most anonymous memory that a load takes, in bytes, with the result in memory or not.
+func (p *Plan) PredictedPeak(budget int64, resultInMemory bool) int64 {
+	peak := min(budget, p.Summary.BytesRead) + overheadFixed + overheadPerTensor*int64(p.Summary.Tensors)
+	if resultInMemory {
+		peak += p.Summary.BytesOut
+	}
+	return peak
+}
+
+// DiskBytes is about what a packed folder of the Outputs takes, in bytes: the data and the headers.
+func (p *Plan) DiskBytes() int64 {
+	n := p.Summary.BytesOut
+	for i := range p.Outputs {
+		n += int64(len(p.Outputs[i].Name)) + 64
+	}
+	return n
+}
+
+// Make makes the Plan. When the checkpoint is refused the error is a *stages.RefusedError with every fault, and the Plan says what was
+// understood all the same.
+func Make(in Input, opt Options) (*Plan, error) {
+	c := newCompiler(in, opt)
+	c.run()
+	return c.plan, stages.Refuse(c.plan.Faults...)
+}
+
+// TargetBatch is the size that Batches aim at under a budget, in bytes: small budgets still let three of them be in flight.
+func TargetBatch(budget int64) int64 {
+	if budget <= 0 {
+		return batchBytes
+	}
+	return min(batchBytes, max(budget/3, 1))
+}
+
+func keeps(d stages.DType) bool { return d == safetensors.Invalid }

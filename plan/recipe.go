@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"sort"
+
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// mostSlab is the size that Slabs stay below where their layout allows it, in bytes: one huge page. It is a property of the result (a
+// packed folder's digests depend on it), so neither the budget nor the workers change it.
+const mostSlab = 2 << 20
+
+// recipe says how the Slabs of one Output are made.
+type recipe interface {
+	// first is where the first bulk byte of Slab s lies: Batches are sorted by it.
+	first(c Catalog, s int) stages.Extent
+	// input is the number of source bytes that Slab s needs.
+	input(c Catalog, s int) int64
+	// emit adds the Slab's Parts to the Batch under construction.
+	emit(c Catalog, s int, e *emitter)
+}
+
+// segments is the recipe of an Output whose bytes are those of some tensors, one after the other: kept, cast, fused along dim 0, stacked.
+type segments struct {
+	op      stages.Op
+	tensors []int32
+	// from and to are the bytes that an element takes in the file and in the Output; 1 and 1 where nothing is cast.
+	from, to int64
+	ends     []int64 // end of every segment in the Output
+	slab     int64
+}
+
+// single is the recipe of an Output that is one tensor. There are hundreds of thousands of them, so it is small.
+type single struct {
+	op       stages.Op
+	tensor   int32
+	from, to uint8
+}
+
+func (r single) slice(c Catalog, s int) (slab, src stages.Extent) {
+	ext := c.Extent(int(r.tensor))
+	whole := ext.Len / int64(r.from) * int64(r.to)
+	off := int64(s) * slabOf(whole)
+	n := min(slabOf(whole), whole-off)
+	from, to := int64(r.from), int64(r.to)
+	return stages.Extent{Off: off, Len: n}, stages.Extent{Shard: ext.Shard, Off: ext.Off + off/to*from, Len: n / to * from}
+}
+
+func (r single) first(c Catalog, s int) stages.Extent {
+	_, src := r.slice(c, s)
+	return src
+}
+
+func (r single) input(c Catalog, s int) int64 { return r.first(c, s).Len }
+
+func (r single) emit(c Catalog, s int, e *emitter) {
+	slab, src := r.slice(c, s)
+	e.part(r.op, stages.Flat(0, slab.Len), r.tensor, src)
+}
+
+// slabOf is the Slab size of an Output of n bytes that may be cut anywhere: at mostSlab, which every element size divides.
+func slabOf(n int64) int64 { return min(n, mostSlab) }
+
+func (r *segments) first(c Catalog, s int) stages.Extent {
+	var best stages.Extent
+	r.each(c, s, func(i int, _, _ int64, src stages.Extent) {
+		if i == 0 || before(src, best) {
+			best = src
+		}
+	})
+	return best
+}
+
+func (r *segments) input(c Catalog, s int) (n int64) {
+	r.each(c, s, func(_ int, _, _ int64, src stages.Extent) { n += src.Len })
+	return n
+}
+
+func (r *segments) emit(c Catalog, s int, e *emitter) {
+	r.each(c, s, func(i int, off, n int64, src stages.Extent) {
+		e.part(r.op, stages.Flat(off, n), r.tensors[r.at(s)+i], src)
+	})
+}
+
+// at is the first segment that reaches into Slab s.
+func (r *segments) at(s int) int {
+	start := int64(s) * r.slab
+	return sort.Search(len(r.ends), func(i int) bool { return r.ends[i] > start })
+}
+
+// each calls f for every segment in Slab s: its number among them, its place in the Slab, and its source bytes.
+func (r *segments) each(c Catalog, s int, f func(i int, off, n int64, src stages.Extent)) {
+	start := int64(s) * r.slab
+	end := min(start+r.slab, r.ends[len(r.ends)-1])
+	first := r.at(s)
+	for i := first; i < len(r.ends) && start < end; i++ {
+		segStart := int64(0)
+		if i > 0 {
+			segStart = r.ends[i-1]
+		}
+		n := min(end, r.ends[i]) - start
+		ext := c.Extent(int(r.tensors[i]))
+		src := stages.Extent{Shard: ext.Shard, Off: ext.Off + (start-segStart)/r.to*r.from, Len: n / r.to * r.from}
+		f(i-first, start-int64(s)*r.slab, n, src)
+		start += n
+	}
+}
+
+// grid is the recipe of an Output whose members lie side by side in rows: everything that fuses along N, repacked or not, and stacked.
+type grid struct {
+	op      stages.Op
+	rows    int64    // rows of one expert (of the whole Output when it is not stacked)
+	perSlab int64    // rows in a Slab; divides rows when there are experts
+	columns []column // one per member
+	stride  int64    // bytes of a row: the sum of the columns
+	tensors []int32  // expert by expert, members in order
+	checks  []check
+}
+
+// column is one member's share of every row.
+type column struct {
+	off, width int64 // in the Output's row, bytes
+	src        int64 // bytes of the member's tensor that make its share of one row
+}
+
+// check is an Op that looks at one more tensor of every Module and writes nothing.
+type check struct {
+	op      stages.Op
+	tensors []int32 // as grid.tensors; -1 for none
+}
+
+// slabsEach is the number of Slabs of one expert.
+func (r *grid) slabsEach() int64 { return (r.rows + r.perSlab - 1) / r.perSlab }
+
+func (r *grid) locate(s int) (expert int, row, rows int64) {
+	each := int(r.slabsEach())
+	row = int64(s%each) * r.perSlab
+	return s / each, row, min(r.perSlab, r.rows-row)
+}
+
+func (r *grid) source(c Catalog, expert, member int, row, rows int64) (int32, stages.Extent) {
+	t := r.tensors[expert*len(r.columns)+member]
+	ext := c.Extent(int(t))
+	w := r.columns[member].src
+	return t, stages.Extent{Shard: ext.Shard, Off: ext.Off + row*w, Len: rows * w}
+}
+
+func (r *grid) first(c Catalog, s int) stages.Extent {
+	expert, row, rows := r.locate(s)
+	_, best := r.source(c, expert, 0, row, rows)
+	for m := 1; m < len(r.columns); m++ {
+		if _, src := r.source(c, expert, m, row, rows); before(src, best) {
+			best = src
+		}
+	}
+	return best
+}
+
+func (r *grid) input(c Catalog, s int) (n int64) {
+	expert, row, rows := r.locate(s)
+	for m := range r.columns {
+		n += rows * r.columns[m].src
+	}
+	if row == 0 {
+		r.eachCheck(expert, func(_ stages.Op, t int32) { n += c.Extent(int(t)).Len })
+	}
+	return n
+}
+
+func (r *grid) emit(c Catalog, s int, e *emitter) {
+	expert, row, rows := r.locate(s)
+	for m, col := range r.columns {
+		t, src := r.source(c, expert, m, row, rows)
+		e.part(r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, t, src)
+	}
+	if row == 0 {
+		r.eachCheck(expert, func(op stages.Op, t int32) { e.check(op, t, c.Extent(int(t))) })
+	}
+}
+
+// eachCheck calls f for the checks of one expert's Modules. They go with the expert's first Slab, so that every byte is fetched once.
+func (r *grid) eachCheck(expert int, f func(op stages.Op, t int32)) {
+	n := len(r.columns)
+	for _, k := range r.checks {
+		for _, t := range k.tensors[expert*n : (expert+1)*n] {
+			if t != none {
+				f(k.op, t)
+			}
+		}
+	}
+}
+
+// before orders Extents as they lie in the files.
+func before(a, b stages.Extent) bool {
+	if a.Shard != b.Shard {
+		return a.Shard < b.Shard
+	}
+	return a.Off < b.Off
+}
+
+// rowsPerSlab is how many of rows rows of stride bytes make a Slab. All Slabs of an Output have one size, so when there are several
+// experts it divides rows.
+func rowsPerSlab(rows, stride int64, stacked bool) int64 {
+	if rows == 0 || stride == 0 || rows*stride <= mostSlab {
+		return max(rows, 1)
+	}
+	n := max(mostSlab/stride, 1)
+	if !stacked {
+		return n
+	}
+	for rows%n != 0 {
+		n--
+	}
+	return n
+}
+
+// stackedSlab is the Slab size of an Output of experts that take each bytes: all of one expert, or an even share of it that holds whole
+// elements and keeps the Slabs aligned.
+func stackedSlab(each int64, dtype stages.DType) int64 {
+	if each <= mostSlab {
+		return each
+	}
+	unit := int64(max(dtype.Bits()/8, 1))
+	if each%64 == 0 {
+		unit = 64
+	}
+	const mostShares = 1 << 14
+	for shares := (each + mostSlab - 1) / mostSlab; shares < mostShares; shares++ {
+		if each%shares == 0 && each/shares%unit == 0 {
+			return each / shares
+		}
+	}
+	return each
+}
+
+// elementBytes is the size of an element that can be cast: all of them are whole bytes.
+func elementBytes(d safetensors.DType) int64 { return int64(d.Bits() / 8) }

@@ -1,0 +1,143 @@
+package coldload
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/coldload/coldload/internal/execute"
+	"github.com/coldload/coldload/pipeline"
+	"github.com/coldload/coldload/plan"
+	"github.com/coldload/coldload/stages"
+)
+
+// Phase is the figures of one phase. Times are summed over its workers.
+type Phase struct {
+	Name     string
+	Workers  int
+	Items    int64 // shards, headers, Parts, ranges or Slabs, as the phase has them
+	BytesIn  int64
+	BytesOut int64
+	Busy     time.Duration // working
+	WaitIn   time.Duration // for something to do
+	WaitOut  time.Duration // for a place downstream; of fetch, for the budget too
+	First    time.Time     // when it began; zero when it never did
+	Last     time.Time
+}
+
+// Result says what a load did and where its time went.
+type Result struct {
+	Plan      *plan.Plan // nil when the load failed before it
+	TensorsIn int
+	Duration  time.Duration // from the call to the last byte in its final layout
+	Phases    []Phase       // always all of them, in order
+	// BudgetPeak is the most that the Batches in flight cost together, in bytes.
+	BudgetPeak int64
+	Notes      []string // what was decided on the way
+	Warnings   []string // what the bytes have that is odd but not wrong
+
+	start time.Time
+}
+
+func newResult() *Result {
+	r := &Result{start: time.Now()}
+	for _, p := range stages.Phases() {
+		r.Phases = append(r.Phases, Phase{Name: p.String(), Workers: 1})
+	}
+	return r
+}
+
+func (r *Result) finish() { r.Duration = time.Since(r.start) }
+
+// BytesOut is the size of all Outputs together, in bytes.
+func (r *Result) BytesOut() int64 {
+	if r.Plan == nil {
+		return 0
+	}
+	return r.Plan.Summary.BytesOut
+}
+
+// timed runs a phase that has no pipeline of its own, under a span.
+func (r *Result) timed(ctx context.Context, opt Options, phase stages.Phase, f func(context.Context) (pipeline.Work, error)) error {
+	p := &r.Phases[phase]
+	ctx, span := opt.tracer().Start(ctx, spanName(phase.String()))
+	p.First = time.Now()
+	w, err := f(ctx)
+	p.Last = time.Now()
+	p.Busy = p.Last.Sub(p.First)
+	p.Items, p.BytesIn, p.BytesOut = w.Items, w.BytesIn, w.BytesOut
+	endPhase(span, p, err)
+	return err
+}
+
+// takeIndex keeps the figures of the index pipeline.
+func (r *Result) takeIndex(stats []pipeline.StageStats) {
+	for _, s := range stats {
+		if s.Name == stages.PhaseIndex.String() && s.Commit == 0 {
+			r.Phases[stages.PhaseIndex] = phaseOf(s)
+			return
+		}
+	}
+}
+
+func (r *Result) takePlan(p *plan.Plan) {
+	r.Plan = p
+	r.Notes = p.Notes
+}
+
+// takeFlow keeps the figures of the main pipeline. Stages of the user's own follow the phases.
+func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
+	r.BudgetPeak = budgetPeak
+	byName := map[string]stages.Phase{}
+	for p := stages.PhaseFetch; p <= stages.PhaseUpload; p++ {
+		byName[p.String()] = p
+	}
+	for i, s := range stats {
+		if i == 0 {
+			continue // the source of Batches: its waits are the budget's
+		}
+		if p, ok := byName[s.Name]; ok && r.Phases[p].First.IsZero() {
+			r.Phases[p] = phaseOf(s)
+		} else {
+			r.Phases = append(r.Phases, phaseOf(s))
+		}
+	}
+	if n := len(stats); n > 0 && stats[n-1].Commit > 0 {
+		c := &r.Phases[stages.PhaseCommit]
+		c.Items, c.Busy = 1, stats[n-1].Commit
+	}
+}
+
+// takeWarnings keeps what the Ops found odd.
+func (r *Result) takeWarnings(w *execute.Warnings) {
+	texts, more := w.List()
+	if more > 0 {
+		texts = append(texts, fmt.Sprintf("%d more warnings", more))
+	}
+	r.Warnings = texts
+}
+
+func phaseOf(s pipeline.StageStats) Phase {
+	return Phase{
+		Name: s.Name, Workers: s.Workers, Items: s.Items, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
+		Busy: s.Busy, WaitIn: s.WaitIn, WaitOut: s.WaitOut, First: s.First, Last: s.Last,
+	}
+}
+
+// progress measures what the Sink took and tells the user of it.
+func progress(opt Options, p *plan.Plan, work func(*stages.Batch) pipeline.Work) func(*stages.Batch) pipeline.Work {
+	if opt.Progress == nil {
+		return work
+	}
+	var mu sync.Mutex
+	now := Progress{Total: p.Summary.BytesOut}
+	return func(b *stages.Batch) pipeline.Work {
+		w := work(b)
+		mu.Lock()
+		defer mu.Unlock()
+		now.Written += w.BytesOut
+		opt.Progress(now)
+		return w
+	}
+}

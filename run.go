@@ -1,0 +1,131 @@
+package coldload
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/coldload/coldload/internal/execute"
+	"github.com/coldload/coldload/pipeline"
+	"github.com/coldload/coldload/plan"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/decode"
+	"github.com/coldload/coldload/stages/fetch"
+	"github.com/coldload/coldload/stages/fuse"
+	"github.com/coldload/coldload/stages/repack"
+	"github.com/coldload/coldload/stages/upload"
+)
+
+// load plans and runs one load into sink, which it closes.
+func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, res *Result) error {
+	p, err := ck.makePlan(ctx, sink, opt, res)
+	if err == nil {
+		err = sink.Begin(ctx, p.Outputs)
+	}
+	if err != nil {
+		return errors.Join(err, sink.Close())
+	}
+	return unwrapRefusal(ck.flow(ctx, p, sink, opt, res))
+}
+
+func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Options, res *Result) (p *plan.Plan, err error) {
+	var staging func(stages.Slab) int64
+	if s, ok := sink.(stages.Stager); ok {
+		staging = s.StagingBytes
+	}
+	err = res.timed(ctx, opt, stages.PhasePlan, func(context.Context) (w pipeline.Work, err error) {
+		p, err = ck.Plan(opt, staging)
+		if p != nil {
+			res.takePlan(p)
+			w.Items = int64(p.Summary.Parts)
+		}
+		return w, err
+	})
+	return p, err
+}
+
+// flow wires the stages and waits for the end of the run.
+func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
+	budget := opt.SharedBudget
+	if budget == nil {
+		budget = pipeline.NewBudget(opt.Budget)
+	}
+	f := &flow{opt: opt, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
+	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(budget, (*stages.Batch).Cost))
+
+	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), opt.Workers.Fetch, fetchWork)
+	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
+	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
+	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
+	exec.DropSource = !f.inserted(stages.PhaseRepack)
+	f.add(stages.PhaseRepack, repack.Stage(exec), opt.Workers.Repack, phaseWork(stages.PhaseRepack))
+
+	end := upload.New(sink, p.Outputs, upload.Options{Verify: ck.source.Verify})
+	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
+	err := f.run.Wait()
+	res.takeFlow(f.run.Stats(), budget.Peak())
+	res.takeWarnings(f.warnings)
+	if err == nil && opt.Progress != nil {
+		opt.Progress(Progress{Written: p.Summary.BytesOut, Total: p.Summary.BytesOut, Done: true})
+	}
+	return err
+}
+
+// batches makes the Batches of a Plan one by one, with what the sink holds for each.
+func batches(p *plan.Plan, sink stages.Sink) iter.Seq2[*stages.Batch, error] {
+	stager, staged := sink.(stages.Stager)
+	return func(yield func(*stages.Batch, error) bool) {
+		for b := range p.Batches() {
+			if staged {
+				for _, s := range b.Slabs {
+					b.Staging += stager.StagingBytes(s)
+				}
+			}
+			if !yield(b, nil) {
+				return
+			}
+		}
+	}
+}
+
+// flow is the chain of stages under construction.
+type flow struct {
+	opt      Options
+	run      *pipeline.Run
+	stream   pipeline.Stream[*stages.Batch]
+	warnings *execute.Warnings
+}
+
+type stage = pipeline.Stage[*stages.Batch, *stages.Batch]
+
+// add appends the stage of a phase, and what the user wants after it.
+func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work) {
+	f.stream = pipeline.Map(f.stream, st, pipeline.Workers(workers), pipeline.Measure(work))
+	for _, in := range f.opt.Stages {
+		if in.After == phase {
+			f.stream = pipeline.Map(f.stream, in.Stage, pipeline.Workers(max(in.Workers, 1)))
+		}
+	}
+}
+
+func (f *flow) inserted(after stages.Phase) bool {
+	for _, in := range f.opt.Stages {
+		if in.After == after {
+			return true
+		}
+	}
+	return false
+}
+
+// fetchWork counts ranges and what was read for them.
+func fetchWork(b *stages.Batch) pipeline.Work {
+	return pipeline.Work{Items: int64(len(b.Ranges)), BytesIn: b.InBytes, BytesOut: b.InBytes}
+}
+
+func phaseWork(p stages.Phase) func(*stages.Batch) pipeline.Work {
+	work := execute.Work(p)
+	return func(b *stages.Batch) pipeline.Work {
+		items, in, out := work(b)
+		return pipeline.Work{Items: items, BytesIn: in, BytesOut: out}
+	}
+}

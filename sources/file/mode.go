@@ -1,0 +1,38 @@
+package file
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Mode says how a Source reads.
+type Mode uint8
+
+const (
+	// ModeAuto maps a range when the file system is local and the page cache holds at least 95 % of the range, and copies it otherwise:
+	// also when the kernel does not tell, or refuses to (the process neither owns the file nor may write it).
+	ModeAuto Mode = iota
+	// ModeMmap maps every range.
+	ModeMmap
+	// ModePread copies every range.
+	ModePread
+)
+
+var modeNames = []string{"auto", "mmap", "pread"}
+
+// String is the Mode as ParseMode reads it.
+func (m Mode) String() string {
+	if int(m) >= len(modeNames) {
+		return fmt.Sprintf("mode %d", uint8(m))
+	}
+	return modeNames[m]
+}
+
+// ParseMode reads the name of a Mode. An unknown name is an error that lists the known ones.
+func ParseMode(s string) (Mode, error) {
+	if i := slices.Index(modeNames, s); i >= 0 {
+		return Mode(i), nil
+	}
+	return ModeAuto, fmt.Errorf("unknown way to read %q (known: %s)", s, strings.Join(modeNames, ", "))
+}

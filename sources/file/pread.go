@@ -1,0 +1,76 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// rangeAlign is the alignment of each range inside its buffer, in bytes: a cache line and a vector register of the widest kernels.
+const rangeAlign = 64
+
+// copyRanges reads the ranges with the given indexes into one buffer, which v holds from then on. On error nothing is held.
+func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, indexes []int) error {
+	if len(indexes) == 0 {
+		return nil
+	}
+	var asked, size int64
+	for _, i := range indexes {
+		asked += ranges[i].Len
+		size += alignUp(ranges[i].Len, rangeAlign)
+	}
+	buf, err := s.pool.take(asked, size)
+	if err != nil {
+		return err
+	}
+	rest := buf.bytes()
+	for _, i := range indexes {
+		e := ranges[i]
+		v.bytes[i] = rest[:e.Len:e.Len]
+		rest = rest[alignUp(e.Len, rangeAlign):]
+		if err := s.shards[e.Shard].read(ctx, e, v.bytes[i]); err != nil {
+			s.pool.put(buf)
+			return err
+		}
+	}
+	v.buf = buf
+	return nil
+}
+
+// read fills dst with e's bytes.
+func (sh *shard) read(ctx context.Context, e stages.Extent, dst []byte) error {
+	for done := int64(0); done < e.Len; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		n := min(blockBytes, e.Len-done)
+		got, err := sh.File.ReadAt(dst[done:done+n], e.Off+done)
+		done += int64(got)
+		if int64(got) < n {
+			return sh.unread(stages.Extent{Shard: e.Shard, Off: e.Off + done, Len: e.Len - done}, n, int64(got), err)
+		}
+	}
+	return nil
+}
+
+// unread explains a read of n bytes that returned got; missing is what was not read.
+func (sh *shard) unread(missing stages.Extent, n, got int64, cause error) error {
+	if errors.Is(cause, io.EOF) {
+		return sh.lost(missing, &stages.DataError{
+			Problem:  fmt.Sprintf("the file was truncated: a read at offset %d came back short", missing.Off-got),
+			Expected: fmt.Sprintf("%d bytes", n),
+			Found:    fmt.Sprintf("%d bytes", got),
+			Advice:   "leave the checkpoint alone while it is read, and run again",
+			Err:      io.ErrUnexpectedEOF,
+		})
+	}
+	return sh.lost(missing, &stages.DataError{
+		Problem: fmt.Sprintf("bytes %d to %d cannot be read", missing.Off, missing.End()),
+		Err:     cause,
+	})
+}
+
+func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }

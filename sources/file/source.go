@@ -1,0 +1,212 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// DefaultBufferBytes is Options.BufferBytes when it is 0.
+const DefaultBufferBytes = 256 << 20
+
+// blockBytes is how much one system call reads or faults in: large enough for the disk's full speed, small enough that a cancelled
+// load ends soon.
+const blockBytes = 4 << 20
+
+// Options configures a Source. The zero value is good.
+type Options struct {
+	// IO says how ranges are read; ModeAuto by default.
+	IO Mode
+	// BufferBytes bounds what is copied at one time, in bytes, idle buffers included; DefaultBufferBytes when 0. A Fetch that would
+	// exceed it fails, so it must not be less than the budget at admission.
+	BufferBytes int64
+}
+
+func (o Options) withDefaults() Options {
+	if o.BufferBytes == 0 {
+		o.BufferBytes = DefaultBufferBytes
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if int(o.IO) >= len(modeNames) {
+		errs = append(errs, fmt.Errorf("file source: unknown %v", o.IO))
+	}
+	if o.BufferBytes < 0 {
+		errs = append(errs, fmt.Errorf("file source: a buffer bound of %d bytes", o.BufferBytes))
+	}
+	return errors.Join(errs...)
+}
+
+// Source is a stages.Source over local Shards. It is safe for concurrent use.
+type Source struct {
+	mode   Mode
+	shards []*shard
+	pool   *pool
+	kernel kernel
+
+	mapped, copied atomic.Int64 // bytes
+
+	mu     sync.Mutex
+	out    int // calls that run and Views that were not released
+	closed bool
+}
+
+var _ stages.Source = (*Source)(nil)
+
+// New makes a Source over open files; Extent.Shard indexes shards. It owns the files from the call on: on error it has closed them.
+func New(shards []Shard, opt Options) (*Source, error) {
+	opt = opt.withDefaults()
+	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
+	err := opt.validate()
+	for _, sh := range shards {
+		opened, shErr := newShard(sh)
+		s.shards = append(s.shards, opened)
+		err = errors.Join(err, shErr)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.teardown())
+	}
+	return s, nil
+}
+
+// Fetch makes the ranges readable, as stages.Source says. The first Fetch of a Shard checks that the file is still the one described.
+//
+// A file that was truncated or changed, and a failed disk, are a *stages.DataError that names the file and the range; a short read has
+// io.ErrUnexpectedEOF in its chain. The error also tells the Extent that could not be read: interface{ Extent() stages.Extent }.
+// [ErrBuffers] says that the buffer bound is reached. When ctx ends, the error is its cause.
+func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.Views, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	v := &views{source: s, bytes: make([][]byte, len(ranges))}
+	if err := s.fill(ctx, v, ranges); err != nil {
+		s.leave()
+		return nil, err
+	}
+	return v, nil
+}
+
+// fill maps what is to be mapped, and then copies the rest into one buffer. On error v holds nothing.
+func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent) error {
+	var toCopy []int
+	for i, e := range ranges {
+		sh, err := s.shardOf(e)
+		if err != nil {
+			return err
+		}
+		switch {
+		case e.Len == 0:
+			v.bytes[i] = []byte{}
+		case s.choose(sh, e) == mapped:
+			if v.bytes[i], err = s.mapRange(ctx, sh, e); err != nil {
+				return err
+			}
+			v.used[mapped] += e.Len
+		default:
+			toCopy = append(toCopy, i)
+			v.used[copied] += e.Len
+		}
+	}
+	if err := s.copyRanges(ctx, v, ranges, toCopy); err != nil {
+		return err
+	}
+	s.mapped.Add(v.used[mapped])
+	s.copied.Add(v.used[copied])
+	return nil
+}
+
+// shardOf is the Shard of e, once it is known that it is unchanged and holds e.
+func (s *Source) shardOf(e stages.Extent) (*shard, error) {
+	if e.Shard < 0 || int(e.Shard) >= len(s.shards) {
+		return nil, fmt.Errorf("file source: shard %d of %d", e.Shard, len(s.shards))
+	}
+	sh := s.shards[e.Shard]
+	if e.Off < 0 || e.Len < 0 || e.Off > sh.Size || e.Len > sh.Size-e.Off {
+		return nil, fmt.Errorf("%s: %d bytes at %d lie outside of the file's %d bytes", sh.Name, e.Len, e.Off, sh.Size)
+	}
+	return sh, sh.unchanged()
+}
+
+// Verify reports every Shard whose size or time of change differs from what was described: one *stages.DataError each. Replacing a file by
+// renaming another over it is harmless and not reported, because the one that was opened stays as it is.
+func (s *Source) Verify(ctx context.Context) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	var errs []error
+	for _, sh := range s.shards {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		errs = append(errs, sh.compare())
+	}
+	return errors.Join(errs...)
+}
+
+// Stats is what a Source read so far and the memory it took for it.
+type Stats struct {
+	MmapBytes       int64 // bytes of ranges that were mapped
+	PreadBytes      int64 // bytes of ranges that were copied
+	BufferBytes     int64 // bytes that the buffers hold now, idle ones included
+	BufferPeakBytes int64 // the most they held
+}
+
+// Stats may be called at any time, also after Close.
+func (s *Source) Stats() Stats {
+	held, peak := s.pool.stats()
+	return Stats{MmapBytes: s.mapped.Load(), PreadBytes: s.copied.Load(), BufferBytes: held, BufferPeakBytes: peak}
+}
+
+// Close unmaps and closes the Shards and frees the buffers. Views that are still out are an error; what they show then stays until the
+// last of them is released. Calling Close again does nothing.
+func (s *Source) Close() error {
+	s.mu.Lock()
+	was, out := s.closed, s.out
+	s.closed = true
+	s.mu.Unlock()
+	switch {
+	case was:
+		return nil
+	case out > 0:
+		return fmt.Errorf("file source: closed while %d views or calls are in use", out)
+	}
+	return s.teardown()
+}
+
+func (s *Source) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("file source: %w", os.ErrClosed)
+	}
+	s.out++
+	return nil
+}
+
+func (s *Source) leave() {
+	s.mu.Lock()
+	s.out--
+	last := s.closed && s.out == 0
+	s.mu.Unlock()
+	if last {
+		_ = s.teardown() // Close has reported a worse error
+	}
+}
+
+// teardown runs once, when nothing is in use any more.
+func (s *Source) teardown() error {
+	errs := []error{s.pool.close()}
+	for _, sh := range s.shards {
+		errs = append(errs, sh.close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,138 @@
+package stages
+
+// Rect is where a Part writes inside its Slab: Rows rows of RowBytes bytes, the first at Off, each Stride bytes after the one before.
+type Rect struct {
+	Off      int64
+	RowBytes int64
+	Stride   int64
+	Rows     int64
+}
+
+// Bytes is the number of bytes that the Rect covers.
+func (r Rect) Bytes() int64 { return r.Rows * r.RowBytes }
+
+// Flat is a Rect of one row: n bytes from off on.
+func Flat(off, n int64) Rect { return Rect{Off: off, RowBytes: n, Stride: n, Rows: 1} }
+
+// Input is a byte range that a Part reads, inside one of its Batch's fetched Ranges.
+type Input struct {
+	Tensor string // the source tensor, for errors
+	Extent Extent // where it lies in the Shard
+	Range  int    // index into Batch.Ranges
+	Off    int64  // bytes from the start of that Range
+}
+
+// NoSlab is the Part.Slab of a Part that only checks what it reads.
+const NoSlab = -1
+
+// Part is one independent piece of work: an Op that reads Inputs and writes a Rect of one Slab.
+type Part struct {
+	Op     Op
+	Slab   int // index into Batch.Slabs, or NoSlab
+	Dst    Rect
+	Inputs []Input
+}
+
+// Job is what an Op is given to do one Part.
+type Job struct {
+	Dst      []byte // the Slab's bytes from the Rect's first byte to its last; nil for a Part without a Slab
+	Rows     int
+	RowBytes int
+	Stride   int      // bytes from one row of Dst to the next
+	Src      [][]byte // one per Input; read-only; valid until Run returns; not necessarily aligned
+
+	Inputs []Input                          // what Src are, for errors
+	Warn   func(format string, args ...any) // reports what is odd but not wrong; never nil
+}
+
+// Row is the i-th row of the destination.
+func (j *Job) Row(i int) []byte {
+	o := i * j.Stride
+	return j.Dst[o : o+j.RowBytes : o+j.RowBytes]
+}
+
+// Op is what a Part does. An Op is immutable and safe for concurrent use: the same Op serves many Parts.
+type Op interface {
+	// Phase is the stage that runs the Op: decode, fuse or repack.
+	Phase() Phase
+	// String says what the Op does, for the plan and for errors: "cast BF16->F16".
+	String() string
+	// Run reads Src and writes every byte of the destination rectangle. It keeps no reference to the Job. A *DataError in the chain of
+	// its error names the input that is at fault.
+	Run(j *Job) error
+}
+
+// Views are the fetched bytes of one Batch.
+type Views interface {
+	// Bytes is the i-th Range asked for. It is read-only and valid until Release. A touch may fault when the file behind it is
+	// truncated: only code that runs under a fault guard may read it.
+	Bytes(i int) []byte
+	// Method says how the bytes were read: "mmap", "pread", ... ("mixed" when several ways were used).
+	Method() string
+	// Release gives the bytes back. It is idempotent.
+	Release()
+}
+
+// Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch.
+type Batch struct {
+	Seq    int
+	Name   string // of its first Output, for errors and spans
+	Slabs  []Slab
+	Parts  []Part
+	Ranges []Extent // coalesced, sorted by shard and offset, not overlapping
+	// InBytes and OutBytes are the sums over Ranges and Slabs; UsedBytes the part of InBytes that a Part reads.
+	InBytes, OutBytes, UsedBytes int64
+	// Staging is what the Sink said it holds for these Slabs between Reserve and Write.
+	Staging int64
+
+	// Views and Dst are set by the fetch stage: one view per Range, one destination per Slab.
+	Views Views
+	Dst   [][]byte
+
+	dropped bool // the Views were there and are released
+}
+
+// Cost is what the Batch is charged at admission, in bytes: its fetch buffers and the Sink's staging.
+func (b *Batch) Cost() int64 { return b.InBytes + b.Staging }
+
+// HeldBytes is what the Batch still holds: once its Views are dropped, only the Sink's staging.
+func (b *Batch) HeldBytes() int64 {
+	if b.dropped {
+		return b.Staging
+	}
+	return b.Cost()
+}
+
+// Source is the bytes of the i-th Input of p. It is nil before the fetch stage and after the Views were released.
+func (b *Batch) Source(p *Part, i int) []byte {
+	if b.Views == nil {
+		return nil
+	}
+	in := &p.Inputs[i]
+	v := b.Views.Bytes(in.Range)
+	return v[in.Off : in.Off+in.Extent.Len : in.Off+in.Extent.Len]
+}
+
+// Written is the part of the Slab that p writes, from its first byte to its last (rows p.Dst.Stride apart); nil for a Part without Slab.
+func (b *Batch) Written(p *Part) []byte {
+	if p.Slab == NoSlab || p.Dst.Rows == 0 {
+		return nil
+	}
+	end := p.Dst.Off + (p.Dst.Rows-1)*p.Dst.Stride + p.Dst.RowBytes
+	return b.Dst[p.Slab][p.Dst.Off:end:end]
+}
+
+// DropSource releases the fetched bytes early, when every Op has run. It is idempotent.
+func (b *Batch) DropSource() {
+	if b.Views != nil {
+		b.Views.Release()
+		b.Views = nil
+		b.dropped = true
+	}
+}
+
+// Release gives back what the Batch holds of the Source. What it holds of the Sink is settled by Write, or by Close.
+func (b *Batch) Release() { b.DropSource() }
+
+// ItemName names the Batch in errors and spans.
+func (b *Batch) ItemName() string { return b.Name }

@@ -1,0 +1,57 @@
+package stages
+
+// Layout says how an Output's bytes are ordered.
+type Layout string
+
+// The layouts. LayoutDequant is asked for, never carried by an Output: what it makes is raw.
+const (
+	LayoutRaw     Layout = "raw"     // row-major, as a checkpoint holds it
+	LayoutMarlin  Layout = "marlin"  // tiles of the Marlin kernels
+	LayoutExllama Layout = "exllama" // shuffled for the exllama kernels
+	LayoutDequant Layout = "dequant" // floating-point weights
+)
+
+// Kind says what was done to make an Output.
+type Kind string
+
+// The kinds of Output.
+const (
+	KindKept     Kind = "kept"     // the source tensor, unchanged
+	KindCast     Kind = "cast"     // the source tensor in another dtype
+	KindFused    Kind = "fused"    // members concatenated
+	KindStacked  Kind = "stacked"  // experts side by side on a leading axis
+	KindRepacked Kind = "repacked" // in a kernel's layout (fused and stacked where the rules say so)
+)
+
+// Output is a tensor as the Sink will hold it. Outputs are fixed before a byte moves.
+type Output struct {
+	Name      string
+	DType     DType
+	Shape     []int64
+	Layout    Layout
+	Kind      Kind
+	Size      int64 // bytes
+	SlabBytes int64 // size of every Slab but the last; 0 only when Size is 0
+}
+
+// Slabs is the number of Slabs. An Output of no bytes has none: the Sink knows it from Begin.
+func (o *Output) Slabs() int {
+	if o.Size == 0 {
+		return 0
+	}
+	return int((o.Size + o.SlabBytes - 1) / o.SlabBytes)
+}
+
+// Slab returns the i-th Slab of the Output that has the given index.
+func (o *Output) Slab(output, i int) Slab {
+	off := int64(i) * o.SlabBytes
+	return Slab{Output: output, Index: i, Off: off, Len: min(o.SlabBytes, o.Size-off)}
+}
+
+// Slab is a contiguous byte range of one Output that is reserved, filled and handed to the Sink as one.
+type Slab struct {
+	Output int   // index into the Outputs given to Sink.Begin
+	Index  int   // which Slab of the Output
+	Off    int64 // bytes from the start of the Output
+	Len    int64 // bytes
+}

@@ -1,0 +1,119 @@
+package repack
+
+import (
+	"fmt"
+
+	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// Permutation names one of the two orders that Marlin kernels want along N.
+type Permutation uint8
+
+// The permutations. Scales take Grouped when there is more than one group, else Single; biases always take Single.
+const (
+	Grouped Permutation = iota // blocks of 64, an 8x8 transpose
+	Single                     // blocks of 32
+)
+
+func (p Permutation) String() string { return [...]string{"grouped", "single"}[p] }
+
+func (p Permutation) block() int { return [...]int{64, 32}[p] }
+
+func (p Permutation) row(dst, src []byte) {
+	if p == Grouped {
+		groupedRow(dst, src)
+	} else {
+		singleRow(dst, src)
+	}
+}
+
+// MarlinScales makes the Op that casts scales or biases from one dtype to another (F16 or BF16) and permutes every row.
+//
+// Input: one, R rows of N elements of from. Destination: R rows of N elements of to; N is a multiple of the permutation's block. The cast
+// comes first, as the engines do it. A value that is not finite, before or after the cast, is a *stages.DataError.
+func MarlinScales(from, to stages.DType, p Permutation) (stages.Op, error) {
+	if to != safetensors.F16 && to != safetensors.BF16 {
+		return nil, fmt.Errorf("repack: marlin scales are F16 or BF16, not %s", to)
+	}
+	cast, ok := convert.Func(from, to)
+	if !ok {
+		return nil, fmt.Errorf("repack: no cast from %s to %s", from, to)
+	}
+	return &marlinScales{from: from, to: to, perm: p, cast: cast}, nil
+}
+
+type marlinScales struct {
+	from, to stages.DType
+	perm     Permutation
+	cast     func(dst, src []byte) int
+}
+
+func (*marlinScales) Phase() stages.Phase { return stages.PhaseRepack }
+
+func (op *marlinScales) String() string {
+	return fmt.Sprintf("permute scales %s->%s, %s", op.from, op.to, op.perm)
+}
+
+func (op *marlinScales) Run(j *stages.Job) error {
+	size := op.from.Bits() / 8
+	n := j.RowBytes / 2
+	if n%op.perm.block() != 0 || j.RowBytes%2 != 0 {
+		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, n, op.perm.block())
+	}
+	if err := wantSources(op, j, j.Rows*n*size); err != nil {
+		return err
+	}
+	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
+		return nonFinite(j, op.from, i)
+	}
+	for r := range j.Rows {
+		src := j.Src[0][r*n*size : (r+1)*n*size]
+		if at := op.castPermute(j.Row(r), src); at >= 0 {
+			return tooLarge(j, op.to, r*n+at)
+		}
+	}
+	return nil
+}
+
+// castPermute handles one row in blocks that stay in the first-level cache. It returns the index of the first value that the target
+// cannot hold, or -1.
+func (op *marlinScales) castPermute(dst, src []byte) int {
+	if op.from == op.to {
+		op.perm.row(dst, src)
+		return -1
+	}
+	const most = 1024 // elements; a multiple of both blocks
+	var tmp [2 * most]byte
+	size := op.from.Bits() / 8
+	for done := 0; len(dst) > 0; {
+		n := min(most, len(dst)/2)
+		if at := op.cast(tmp[:2*n], src[:n*size]); at >= 0 {
+			return done + at
+		}
+		op.perm.row(dst[:2*n], tmp[:2*n])
+		dst, src, done = dst[2*n:], src[n*size:], done+n
+	}
+	return -1
+}
+
+func nonFinite(j *stages.Job, dtype stages.DType, at int) error {
+	return &stages.DataError{
+		Tensor:   j.Inputs[0].Tensor,
+		Problem:  fmt.Sprintf("element %d is not finite", at),
+		Expected: "finite " + dtype.String() + " values",
+		Found:    "NaN or infinity",
+		Advice:   "the checkpoint is damaged or was quantised badly: get it again",
+	}
+}
+
+func tooLarge(j *stages.Job, to stages.DType, at int) error {
+	return &stages.DataError{
+		Tensor:   j.Inputs[0].Tensor,
+		Problem:  fmt.Sprintf("element %d does not fit in %s", at, to),
+		Expected: "values that stay finite in " + to.String(),
+		Found:    "a finite value that becomes infinite",
+		Advice:   "use --dtype bf16, which has the range of F32",
+	}
+}

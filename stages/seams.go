@@ -1,0 +1,43 @@
+package stages
+
+import "context"
+
+// Source is where bytes come from: the Shards of one Checkpoint, addressed by their index.
+type Source interface {
+	// Fetch makes the ranges readable. They are sorted by shard and offset and do not overlap. The caller owns the Views and releases
+	// them. On error nothing is held. It is called from several goroutines at once and returns early with the cause when ctx ends.
+	Fetch(ctx context.Context, ranges []Extent) (Views, error)
+	// Verify reports whether a Shard changed since it was opened. It is called after the last Fetch, before the Sink commits.
+	Verify(ctx context.Context) error
+	// Close releases everything. No Views may be in use.
+	Close() error
+}
+
+// Sink is where Outputs go. One load uses one Sink once: Begin, then for every Slab Reserve and Write, then Commit, then Close.
+// sinks/sinktest checks these rules.
+type Sink interface {
+	// Begin is told every Output before a byte moves. Their names are unique; the slice does not change until Close, so it may be
+	// kept. It may refuse, with a *RefusedError of CodeSink when it is the Outputs that it cannot take.
+	Begin(ctx context.Context, outputs []Output) error
+	// Reserve returns the s.Len bytes that the Ops write: final memory, or staging that StagingBytes already told. The address is a
+	// multiple of 64 whenever s.Off is. It never blocks on memory. It is called once per Slab, from several goroutines at once.
+	Reserve(ctx context.Context, s Slab) ([]byte, error)
+	// Write takes back what Reserve gave, filled. The Sink owns b again, on error too. Called from several goroutines at once.
+	Write(ctx context.Context, s Slab, b []byte) error
+	// Commit makes the result visible. It is called once, after every Write succeeded. It refuses when a Slab was not written.
+	Commit(ctx context.Context) error
+	// Close is called always, once, after every other call returned. Without Commit it aborts: nothing that looks finished stays.
+	Close() error
+}
+
+// Stager is implemented by a Sink that does not hand out final memory.
+type Stager interface {
+	// StagingBytes is what the Sink holds for s from Reserve to the end of Write, in bytes.
+	StagingBytes(s Slab) int64
+}
+
+// Resumer is implemented by a Sink that can go on where an earlier run stopped.
+type Resumer interface {
+	// Done says that the Output is already complete. It is asked after Begin and before any of its Slabs is admitted.
+	Done(o Output) bool
+}
