@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
@@ -66,6 +67,7 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 		return unwrapRefusal(err)
 	}
 	ck.catalog = collector.Catalog
+	ck.found.Index = nil // compared with the headers by now, and as large as they are
 	res.TensorsIn = ck.catalog.Len()
 	res.Notes = append(res.Notes, ck.catalog.Notes()...)
 	return ck.openSource(collector.Files)
@@ -103,7 +105,7 @@ func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.
 			Budget: opt.Budget, Staging: staging, Formats: opt.Formats,
 		},
 	)
-	p.Notes = append(append(ck.found.Notes[:len(ck.found.Notes):len(ck.found.Notes)], ck.catalog.Notes()...), p.Notes...)
+	p.Notes = slices.Concat(ck.found.Notes, ck.catalog.Notes(), p.Notes)
 	return p, err
 }
 

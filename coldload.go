@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -118,19 +119,14 @@ func (o Options) withDefaults() Options {
 func (o Options) validate() error {
 	var faults []error
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	switch o.Layout {
-	case stages.LayoutMarlin, stages.LayoutRaw:
-	default:
+	if !slices.Contains([]stages.Layout{stages.LayoutMarlin, stages.LayoutRaw}, o.Layout) {
 		bad("layout %q is not known", o.Layout)
 	}
-	switch o.DType {
-	case safetensors.Invalid, safetensors.F16, safetensors.BF16:
-	case safetensors.F32:
-		if o.Layout == stages.LayoutMarlin {
-			bad("layout marlin holds F16 or BF16 scales, not F32")
-		}
-	default:
+	if !slices.Contains([]stages.DType{safetensors.Invalid, safetensors.F32, safetensors.F16, safetensors.BF16}, o.DType) {
 		bad("dtype %s: only F32, F16 and BF16 can be asked for", o.DType)
+	}
+	if o.DType == safetensors.F32 && o.Layout == stages.LayoutMarlin {
+		bad("layout marlin holds F16 or BF16 scales, not F32")
 	}
 	if o.Budget < 0 {
 		bad("budget of %d bytes", o.Budget)

@@ -62,12 +62,13 @@ func (r *Result) BytesOut() int64 {
 func (r *Result) timed(ctx context.Context, opt Options, phase stages.Phase, f func(context.Context) (pipeline.Work, error)) error {
 	p := &r.Phases[phase]
 	ctx, span := opt.tracer().Start(ctx, spanName(phase.String()))
+	defer span.End()
 	p.First = time.Now()
 	w, err := f(ctx)
 	p.Last = time.Now()
 	p.Busy = p.Last.Sub(p.First)
 	p.Items, p.BytesIn, p.BytesOut = w.Items, w.BytesIn, w.BytesOut
-	endPhase(span, p, err)
+	describePhase(span, p, err)
 	return err
 }
 

@@ -44,8 +44,9 @@ func spanName(stage string) string {
 	return "coldload.phase.stage"
 }
 
-// startSpan opens the root span of an operation.
+// startSpan opens the root span of an operation. The caller closes it with endSpan.
 func (o Options) startSpan(ctx context.Context, operation, path string) (context.Context, trace.Span) {
+	//nolint:spancheck // it is the caller's to end
 	return o.tracer().Start(ctx, "coldload."+operation, trace.WithAttributes(
 		attribute.String("coldload.model", path),
 		attribute.String("coldload.layout", string(o.Layout)),
@@ -67,8 +68,8 @@ func endSpan(span trace.Span, r *Result, err error) {
 	span.End()
 }
 
-// endPhase closes the span of a phase that has no pipeline of its own.
-func endPhase(span trace.Span, p *Phase, err error) {
+// describePhase says in the span of a phase that has no pipeline of its own what the phase did.
+func describePhase(span trace.Span, p *Phase, err error) {
 	if span.IsRecording() {
 		span.SetAttributes(
 			attribute.Int("coldload.stage.workers", p.Workers), attribute.Int64("coldload.items", p.Items),
@@ -77,7 +78,6 @@ func endPhase(span trace.Span, p *Phase, err error) {
 		)
 	}
 	fail(span, err)
-	span.End()
 }
 
 // fail marks the span. error.type is one of few values.

@@ -72,7 +72,11 @@ func (p *Plan) Batch(i int) *stages.Batch {
 	if i > 0 {
 		start = p.ends[i-1]
 	}
-	e := emitter{catalog: p.catalog, batch: &stages.Batch{Seq: i, Name: p.Outputs[p.units[start].output].Name, Slabs: make([]stages.Slab, 0, p.ends[i]-start)}}
+	n := p.ends[i] - start
+	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n)}
+	e.batch = &stages.Batch{
+		Seq: i, Name: p.Outputs[p.units[start].output].Name, Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
+	}
 	for _, u := range p.units[start:p.ends[i]] {
 		slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab))
 		e.batch.Slabs = append(e.batch.Slabs, slab)

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -19,6 +20,7 @@ type compiler struct {
 	faults  faultList
 	checks  Checks
 	rules   rules
+	formats []Format
 	method  string
 	reader  Reader // of the quantised Modules; nil when there are none
 	modules []*Module
@@ -42,7 +44,7 @@ func newCompiler(in Input, opt Options) *compiler {
 		opt.Layout = stages.LayoutMarlin
 	}
 	c := &compiler{
-		in: in, opt: opt,
+		in: in, opt: opt, formats: slices.Concat(opt.Formats, formats),
 		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]int{}, kept: map[string]*Kept{},
 	}
@@ -168,6 +170,7 @@ func (c *compiler) findDense() {
 
 // compile makes the Outputs, in file order of the first tensor of each.
 func (c *compiler) compile() {
+	c.makeRoom()
 	done := make([]bool, len(c.groups))
 	for i, o := range c.owner {
 		switch {
@@ -183,6 +186,19 @@ func (c *compiler) compile() {
 		}
 	}
 	c.plan.Summary.Modules, c.plan.Summary.Groups = len(c.modules), len(c.groups)
+}
+
+// makeRoom allocates the Outputs once: there can be half a million, and growing would hold them twice.
+func (c *compiler) makeRoom() {
+	const perGroup = 5 // a Module's tensors, about
+	n := perGroup * len(c.groups)
+	for _, o := range c.owner {
+		if o == ownerNone {
+			n++
+		}
+	}
+	c.plan.Outputs = make([]stages.Output, 0, n)
+	c.plan.recipes = make([]recipe, 0, n)
 }
 
 // compileGroup asks the Group's format for its Outputs, and for raw ones when the layout cannot hold it.

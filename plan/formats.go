@@ -31,13 +31,11 @@ var recognised = []struct {
 // supported lists what is processed, for messages.
 func (c *compiler) supported() string {
 	var names []string
-	for _, f := range c.formats() {
+	for _, f := range c.formats {
 		names = append(names, f.Name())
 	}
 	return strings.Join(append(names, "checkpoints without quantisation"), ", ")
 }
-
-func (c *compiler) formats() []Format { return append(c.opt.Formats, formats...) }
 
 // openFormat sets up the Reader for the method that the config names.
 func (c *compiler) openFormat() {
@@ -47,7 +45,7 @@ func (c *compiler) openFormat() {
 		return
 	}
 	c.method = q.Method
-	for _, f := range c.formats() {
+	for _, f := range c.formats {
 		if f.Name() == q.Method {
 			r, faults := f.Open(q)
 			c.faults.add(faults...)
@@ -98,7 +96,7 @@ func (c *compiler) findUnannounced() {
 // quantisedBy tells which method a tensor gives away. An F8 weight counts only beside a scale: some checkpoints just store F8.
 func (c *compiler) quantisedBy(i int) (string, bool) {
 	name := c.in.Catalog.Name(i)
-	for _, f := range c.formats() {
+	for _, f := range c.formats {
 		if m, ok := f.(interface{ Marks(name string) bool }); ok && m.Marks(name) {
 			return f.Name(), true
 		}

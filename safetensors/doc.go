@@ -13,6 +13,7 @@
 //	for name, t := range f.All() {
 //		fmt.Println(name, t.DType, t.Shape)
 //	}
+//	info, err := f.Info("lm_head.weight") // ErrNotFound when there is none
 //	buf := make([]byte, info.Size())
 //	err = f.ReadInto("lm_head.weight", buf)
 //

@@ -47,7 +47,8 @@ func parseIndex(data []byte, l Limits) (*Index, error) {
 	if err := p.document(); err != nil {
 		return nil, err
 	}
-	p.ix.strings.seal()
+	p.ix.strings.close()
+	p.ix.entries.close()
 	p.sortFiles()
 	if err := p.indexNames(); err != nil {
 		return nil, err

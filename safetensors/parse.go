@@ -37,7 +37,8 @@ func parseText(text []byte, size int64, c config) (*Header, error) {
 	if err := p.document(); err != nil {
 		return nil, err
 	}
-	p.h.strings.seal()
+	p.h.strings.close()
+	p.h.records.close()
 	if err := p.indexNames(); err != nil {
 		return nil, err
 	}

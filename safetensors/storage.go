@@ -44,6 +44,15 @@ func (s *arena) seal() {
 	s.cur.Reset()
 }
 
+// close seals and gives back the room that the last chunk was not filled with: of a checkpoint with hundreds of shards, each header is
+// small, and what it does not need would be most of what it keeps.
+func (s *arena) close() {
+	s.seal()
+	if last := len(s.full) - 1; last >= 0 {
+		s.full[last] = strings.Clone(s.full[last])
+	}
+}
+
 // from is everything from at to the end of its chunk.
 func (s *arena) from(at uint32) string { return s.full[at>>arenaShift][at&(arenaChunk-1):] }
 
@@ -66,6 +75,13 @@ func (l *list[T]) add(v T, remaining int) {
 	last := len(l.chunks) - 1
 	l.chunks[last] = append(l.chunks[last], v)
 	l.n++
+}
+
+// close gives back the room that the last chunk was not filled with.
+func (l *list[T]) close() {
+	if last := len(l.chunks) - 1; last >= 0 && len(l.chunks[last]) < cap(l.chunks[last]) {
+		l.chunks[last] = append(make([]T, 0, len(l.chunks[last])), l.chunks[last]...)
+	}
 }
 
 func (l *list[T]) at(i int) *T { return &l.chunks[i>>listShift][i&(listChunk-1)] }

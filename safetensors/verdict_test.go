@@ -85,6 +85,7 @@ var fieldVerdicts = []verdict{
 	{"dtype in lower case", `{` + tensor("a", "u8", "4", "0,4") + `}`, 4, safetensors.ErrDType, nil},
 	{"dtype with an escape", `{` + tensor("a", `\u00558`, "4", "0,4") + `}`, 4, nil, nil},
 	{"long dtype", `{` + tensor("a", strings.Repeat("F", 1000), "4", "0,4") + `}`, 4, safetensors.ErrDType, []string{"..."}},
+	{"long dtype, cut between characters", `{` + tensor("a", "F"+strings.Repeat("é", 500), "4", "0,4") + `}`, 4, safetensors.ErrDType, []string{`é..."`}},
 	{"no dtype", `{"a":{"shape":[4],"data_offsets":[0,4]}}`, 4, safetensors.ErrMissingField, []string{"expected dtype"}},
 	{"no shape", `{"a":{"dtype":"U8","data_offsets":[0,4]}}`, 4, safetensors.ErrMissingField, []string{"expected shape"}},
 	{"no offsets", `{"a":{"dtype":"U8","shape":[4]}}`, 4, safetensors.ErrMissingField, []string{"expected data_offsets"}},

@@ -9,7 +9,7 @@ import (
 	"github.com/coldload/coldload/safetensors"
 )
 
-// benchBytes is the source of one call: larger than L2, so that the rate is that of a Slab and not of a cache.
+// benchBytes is the source of one call: the size of a Batch. It is larger than L2 but may stay in L3.
 const benchBytes = 8 << 20
 
 // weights fills b with what a linear layer holds: normal numbers around zero, of which zeros are a given share.

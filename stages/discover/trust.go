@@ -121,12 +121,9 @@ func (t *trust) read(name string, most int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	data, err := readSized(f, info.Size(), most)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
-	}
-	if n := int64(len(data)); n > most {
-		return nil, tooLargeError{size: max(n, info.Size()), most: most}
 	}
 	return data, nil
 }
@@ -186,3 +183,16 @@ func (t *trust) fault(code stages.Code, name string, err error) (f stages.Fault,
 }
 
 func (t *trust) close() error { return t.root.Close() }
+
+// readSized reads a file of size bytes in one piece: an index has tens of megabytes, and growing a buffer would hold them several times.
+func readSized(f io.Reader, size, most int64) ([]byte, error) {
+	if size > most {
+		return nil, tooLargeError{size: size, most: most}
+	}
+	data := make([]byte, size)
+	n, err := io.ReadFull(f, data)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		err = nil // it was shortened meanwhile: what is left is judged as it is
+	}
+	return data[:n], err
+}

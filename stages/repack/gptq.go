@@ -6,31 +6,99 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// GPTQMarlin4 repacks symmetric 4-bit GPTQ codes without act-order to Marlin words.
+// GPTQMarlin makes the Op that repacks symmetric GPTQ codes of 4 or 8 bits without act-order to Marlin words.
 //
-// Input: one, rows of qweight: I32 [2R, N], 8 codes a word along K. Destination: R rows of 2N words, row r holding the input features
-// 16r..16r+15 of the Part. N is a multiple of 64.
+// Input: one, rows of qweight: I32 [R*bits/2, N], 32/bits codes a word along K. Destination: R rows of N*bits/2 words, row r holding the
+// input features 16r..16r+15 of the Part. N is a multiple of 64.
 //
-// Element (k, n) is nibble (k%16)/8 + 2((n%16)/8) + 4(k%2) of word 128(n/64) + 16(n%8) + 4((k%8)/2) + (n%64)/16 of row k/16.
-func GPTQMarlin4() stages.Op { return gptqMarlin4{} }
+// 4 bits: element (k, n) is nibble (k%16)/8 + 2((n%16)/8) + 4(k%2) of word 128(n/64) + 16(n%8) + 4((k%8)/2) + (n%64)/16 of row k/16.
+// 8 bits: byte (k%16)/8 + 2(k%2) of word 256(n/64) + 32(n%8) + 8((k%8)/2) + 2((n%64)/16) + (n%16)/8.
+func GPTQMarlin(bits int) (stages.Op, error) {
+	if bits != 4 && bits != 8 {
+		return nil, errBits(bits)
+	}
+	return gptqMarlin{bits: bits}, nil
+}
 
-type gptqMarlin4 struct{}
+func errBits(bits int) error { return fmt.Errorf("repack: marlin has 4 or 8 bits, not %d", bits) }
 
-func (gptqMarlin4) Phase() stages.Phase { return stages.PhaseRepack }
-func (gptqMarlin4) String() string      { return "repack gptq 4-bit to marlin" }
+type gptqMarlin struct{ bits int }
 
-func (op gptqMarlin4) Run(j *stages.Job) error {
-	n := j.RowBytes / 8
-	if n%tileN != 0 || j.RowBytes%8 != 0 {
-		return fmt.Errorf("%s: %d bytes a row are no whole tiles of %d columns", op, j.RowBytes, tileN)
+func (gptqMarlin) Phase() stages.Phase { return stages.PhaseRepack }
+func (op gptqMarlin) String() string   { return fmt.Sprintf("repack gptq %d-bit to marlin", op.bits) }
+
+func (op gptqMarlin) Run(j *stages.Job) error {
+	n, err := marlinColumns(op, j, op.bits)
+	if err != nil {
+		return err
 	}
 	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 		return err
 	}
-	src := j.Src[0]
 	for i := range j.Rows {
-		rows := src[i*8*n : (i+1)*8*n]
-		marlin4Row(j.Row(i), rows[:4*n], rows[4*n:])
+		marlinRow(j.Row(i), j.Src[0][i*j.RowBytes:(i+1)*j.RowBytes], n, op.bits)
+	}
+	return nil
+}
+
+// marlinColumns is N, from the bytes of a destination row.
+func marlinColumns(op stages.Op, j *stages.Job, bits int) (int, error) {
+	n := j.RowBytes / (2 * bits)
+	if n%tileN != 0 || j.RowBytes%(2*bits) != 0 {
+		return 0, fmt.Errorf("%s: %d bytes a row are no whole tiles of %d columns", op, j.RowBytes, tileN)
+	}
+	return n, nil
+}
+
+// marlinRow repacks the GPTQ rows of 16 input features, which lie one after another in src.
+func marlinRow(dst, src []byte, n, bits int) {
+	row := 4 * n
+	if bits == 4 {
+		marlin4Row(dst, src[:row], src[row:])
+		return
+	}
+	marlin8Row(dst, &[4][]byte{src[:row], src[row : 2*row], src[2*row : 3*row], src[3*row:]})
+}
+
+// GPTQMarlinActOrder is GPTQMarlin for act-order: the input features are sorted by group first, stably.
+//
+// Inputs: the whole qweight I32 [K*bits/32, N] and g_idx I32 [K]. Destination: K/16 rows of N*bits/2 words.
+func GPTQMarlinActOrder(bits, groups int) (stages.Op, error) {
+	if bits != 4 && bits != 8 {
+		return nil, errBits(bits)
+	}
+	return gptqMarlinActOrder{bits: bits, groups: groups}, nil
+}
+
+type gptqMarlinActOrder struct{ bits, groups int }
+
+func (gptqMarlinActOrder) Phase() stages.Phase { return stages.PhaseRepack }
+
+func (op gptqMarlinActOrder) String() string {
+	return fmt.Sprintf("repack gptq %d-bit act-order to marlin", op.bits)
+}
+
+func (op gptqMarlinActOrder) Run(j *stages.Job) error {
+	n, err := marlinColumns(op, j, op.bits)
+	if err != nil {
+		return err
+	}
+	if err := wantSources(op, j, j.Rows*j.RowBytes, 4*tileK*j.Rows); err != nil {
+		return err
+	}
+	o, err := sortByGroup(j, 1, op.groups)
+	if err != nil {
+		return err
+	}
+	tmp, back := borrow(j.RowBytes)
+	defer back()
+	per := 32 / op.bits
+	for i := range j.Rows {
+		for r := range tileK / per {
+			k := tileK*i + per*r
+			gatherRow(tmp[4*n*r:4*n*(r+1)], j.Src[0], o.perm[k:k+per], op.bits)
+		}
+		marlinRow(j.Row(i), tmp, n, op.bits)
 	}
 	return nil
 }
@@ -47,3 +115,6 @@ func wantSources(op stages.Op, j *stages.Job, sizes ...int) error {
 	}
 	return nil
 }
+
+// GPTQMarlin4 is GPTQMarlin of 4 bits.
+func GPTQMarlin4() stages.Op { return gptqMarlin{bits: 4} }

@@ -1,0 +1,133 @@
+package repack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// order is how act-order sorts the input features of a module: by group, those of one group in their own order. Row k of a repacked
+// weight takes source row perm[k].
+type order struct {
+	perm   []int32
+	sorted []int32 // the groups of the sorted rows
+}
+
+// sortByGroup makes the order of a g_idx: I32 [K]. groups is how many there are; every group must own K/groups features, because the
+// kernels find the group of a sorted feature by dividing.
+func sortByGroup(j *stages.Job, input int, groups int) (*order, error) {
+	b := j.Src[input]
+	k := len(b) / 4
+	counts := make([]int32, groups+1)
+	for i := range k {
+		g := int32(binary.LittleEndian.Uint32(b[4*i:]))
+		if g < 0 || int(g) >= groups {
+			return nil, &stages.DataError{
+				Tensor: j.Inputs[input].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", i),
+				Expected: fmt.Sprintf("0 to %d", groups-1), Found: fmt.Sprint(g), Advice: "the checkpoint is damaged: get it again",
+			}
+		}
+		counts[g+1]++
+	}
+	for g := range groups {
+		if int(counts[g+1])*groups != k {
+			return nil, &stages.DataError{
+				Tensor: j.Inputs[input].Tensor, Problem: fmt.Sprintf("group %d has the wrong number of input features", g),
+				Expected: fmt.Sprint(k / groups), Found: fmt.Sprint(counts[g+1]),
+				Advice: "kernels need groups of one size: use --layout raw",
+			}
+		}
+	}
+	for g := range groups {
+		counts[g+1] += counts[g]
+	}
+	o := &order{perm: make([]int32, k), sorted: make([]int32, k)}
+	for i := range k {
+		g := binary.LittleEndian.Uint32(b[4*i:])
+		at := counts[g]
+		counts[g]++
+		o.perm[at], o.sorted[at] = int32(i), int32(g)
+	}
+	return o, nil
+}
+
+// SortIndices makes the Op that writes the order of a module's input features: the stable sort of its g_idx.
+//
+// Input: one, g_idx: I32 [K]. Destination: one row, I32 [K].
+func SortIndices(groups int) stages.Op { return sortOp{groups: groups, indices: true} }
+
+// SortedGroups makes the Op that writes the g_idx of the sorted input features.
+//
+// Input: one, g_idx: I32 [K]. Destination: one row, I32 [K].
+func SortedGroups(groups int) stages.Op { return sortOp{groups: groups} }
+
+type sortOp struct {
+	groups  int
+	indices bool
+}
+
+func (sortOp) Phase() stages.Phase { return stages.PhaseRepack }
+
+func (op sortOp) String() string {
+	if op.indices {
+		return "sort input features by group"
+	}
+	return "sort g_idx"
+}
+
+func (op sortOp) Run(j *stages.Job) error {
+	if err := wantSources(op, j, j.RowBytes); err != nil {
+		return err
+	}
+	o, err := sortByGroup(j, 0, op.groups)
+	if err != nil {
+		return err
+	}
+	list := o.sorted
+	if op.indices {
+		list = o.perm
+	}
+	dst := j.Row(0)
+	for i, v := range list {
+		binary.LittleEndian.PutUint32(dst[4*i:], uint32(v))
+	}
+	return nil
+}
+
+// scratch is memory for gathered rows. Workers reuse it from module to module.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
+// borrow returns n bytes of scratch memory and what gives them back. Their content is undefined.
+func borrow(n int) (b []byte, back func()) {
+	p, ok := scratch.Get().(*[]byte)
+	if !ok || cap(*p) < n {
+		fresh := make([]byte, n)
+		p = &fresh
+	}
+	return (*p)[:n], func() { scratch.Put(p) }
+}
+
+// gatherRow makes one packed GPTQ row of N words from rows picked one by one: field i of every word is taken from source row rows[i].
+// qweight is I32 [K*bits/32, N]. len(rows) = 32/bits; bits is 2, 4 or 8.
+func gatherRow(dst, qweight []byte, rows []int32, bits int) {
+	per := 32 / bits
+	mask := uint64(1)<<bits - 1
+	mask |= mask << 32
+	n := len(dst)
+	clear(dst)
+	for i, r := range rows {
+		src := qweight[int(r)/per*n : (int(r)/per+1)*n]
+		from, to := bits*(int(r)%per), bits*i
+		at := 0
+		for ; at+8 <= n; at += 8 {
+			w := binary.LittleEndian.Uint64(src[at:]) >> from & mask << to
+			binary.LittleEndian.PutUint64(dst[at:], binary.LittleEndian.Uint64(dst[at:])|w)
+		}
+		if at < n {
+			w := binary.LittleEndian.Uint32(src[at:]) >> from & uint32(mask) << to
+			binary.LittleEndian.PutUint32(dst[at:], binary.LittleEndian.Uint32(dst[at:])|w)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package repack
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// GPTQExllama makes the Op that shuffles GPTQ codes into the order of the exllama kernels: within every 32 bits (96 for 3-bit codes) of a
+// column. Codes of 8 bits stay where they are.
+//
+// Inputs: qweight I32 [K*bits/32, N], and with act-order g_idx I32 [K]: then the rows are sorted by group first (groups > 0; whole
+// modules only, bits 2, 4 or 8). Destination: the same rows.
+func GPTQExllama(bits, groups int) (stages.Op, error) {
+	switch {
+	case bits != 2 && bits != 3 && bits != 4 && bits != 8:
+		return nil, fmt.Errorf("repack: exllama has 2, 3, 4 or 8 bits, not %d", bits)
+	case bits == 3 && groups > 0:
+		return nil, fmt.Errorf("repack: act-order of 3-bit codes is not supported for exllama")
+	}
+	return gptqExllama{bits: bits, groups: groups}, nil
+}
+
+type gptqExllama struct{ bits, groups int }
+
+func (gptqExllama) Phase() stages.Phase { return stages.PhaseRepack }
+func (op gptqExllama) String() string   { return fmt.Sprintf("shuffle gptq %d-bit for exllama", op.bits) }
+
+func (op gptqExllama) Run(j *stages.Job) error {
+	size := j.Rows * j.RowBytes
+	if op.groups == 0 {
+		if err := wantSources(op, j, size); err != nil {
+			return err
+		}
+		return op.shuffle(j, func(i int) []byte { return j.Src[0][i*j.RowBytes : (i+1)*j.RowBytes] })
+	}
+	per := 32 / op.bits
+	if err := wantSources(op, j, size, 4*per*j.Rows); err != nil {
+		return err
+	}
+	o, err := sortByGroup(j, 1, op.groups)
+	if err != nil {
+		return err
+	}
+	tmp, back := borrow(j.RowBytes)
+	defer back()
+	return op.shuffle(j, func(i int) []byte {
+		gatherRow(tmp, j.Src[0], o.perm[per*i:per*(i+1)], op.bits)
+		return tmp
+	})
+}
+
+// shuffle writes every row from what row returns for it.
+func (op gptqExllama) shuffle(j *stages.Job, row func(int) []byte) error {
+	if op.bits == 3 {
+		if j.Rows%3 != 0 {
+			return fmt.Errorf("%s: %d rows are no whole blocks of 32 codes", op, j.Rows)
+		}
+		for i := 0; i < j.Rows; i += 3 {
+			exllama3Rows([3][]byte{j.Row(i), j.Row(i + 1), j.Row(i + 2)}, [3][]byte{row(i), row(i + 1), row(i + 2)})
+		}
+		return nil
+	}
+	for i := range j.Rows {
+		exllamaRow(j.Row(i), row(i), op.bits)
+	}
+	return nil
+}
+
+// exllamaRow shuffles every word of a row: code i goes to field i/2 of the low half-word when i is even, of the high one when it is odd.
+func exllamaRow(dst, src []byte, bits int) {
+	if bits == 8 {
+		copy(dst, src)
+		return
+	}
+	for at := 0; at+4 <= len(src); at += 4 {
+		w := binary.LittleEndian.Uint32(src[at:])
+		if bits == 4 {
+			w = exllama4(w)
+		} else {
+			w = exllama2(w)
+		}
+		binary.LittleEndian.PutUint32(dst[at:], w)
+	}
+}
+
+// exllama4: new nibble p is old nibble [0,2,4,6,1,3,5,7][p]. The even nibbles close up downwards, the odd ones upwards.
+func exllama4(w uint32) uint32 {
+	even, odd := w&0x0F0F0F0F, w>>4&0x0F0F0F0F
+	even, odd = (even|even>>4)&0x00FF00FF, (odd|odd>>4)&0x00FF00FF
+	even, odd = (even|even>>8)&0xFFFF, (odd|odd>>8)&0xFFFF
+	return even | odd<<16
+}
+
+// exllama2: code i goes to bit 2(i/2) + 16(i%2).
+func exllama2(w uint32) uint32 {
+	even, odd := w&0x33333333, w>>2&0x33333333
+	even, odd = (even|even>>2)&0x0F0F0F0F, (odd|odd>>2)&0x0F0F0F0F
+	even, odd = (even|even>>4)&0x00FF00FF, (odd|odd>>4)&0x00FF00FF
+	even, odd = (even|even>>8)&0xFFFF, (odd|odd>>8)&0xFFFF
+	return even | odd<<16
+}
+
+// exllama3Rows shuffles the 32 codes of 3 bits that three words of a column hold: codes 10z..10z+9 go to word z, code c of them to bits
+// 3(c/2) + 16(c%2); bit t of code 30 to bit 15 of word t, bit t of code 31 to bit 31.
+func exllama3Rows(dst, src [3][]byte) {
+	for at := 0; at+4 <= len(src[0]); at += 4 {
+		a, b, c := binary.LittleEndian.Uint32(src[0][at:]), binary.LittleEndian.Uint32(src[1][at:]), binary.LittleEndian.Uint32(src[2][at:])
+		low, high := uint64(a)|uint64(b)<<32, uint64(b)>>16|uint64(c)<<16 // bits 0..63 and 48..95
+		code := func(i int) uint32 {
+			if i < 20 {
+				return uint32(low>>(3*i)) & 7
+			}
+			return uint32(high>>(3*i-48)) & 7
+		}
+		for z := range 3 {
+			var w uint32
+			for c := range 10 {
+				w |= code(10*z+c) << (3*(c/2) + 16*(c%2))
+			}
+			w |= code(30)>>z&1<<15 | code(31)>>z&1<<31
+			binary.LittleEndian.PutUint32(dst[z][at:], w)
+		}
+	}
+}
