@@ -3,6 +3,7 @@ package decode
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
 
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/stages"
@@ -29,8 +30,8 @@ func (op checkGroupOrder) Run(j *stages.Job) error {
 		e := &stages.DataError{
 			Tensor:   j.Inputs[0].Tensor,
 			Problem:  fmt.Sprintf("g_idx[%d] is not its group", k),
-			Expected: fmt.Sprint(k / op.group),
-			Found:    fmt.Sprint(found),
+			Expected: strconv.Itoa(k / op.group),
+			Found:    strconv.Itoa(int(found)),
 		}
 		if found < 0 || int(found) >= groups {
 			e.Problem = fmt.Sprintf("g_idx[%d] is out of range", k)
@@ -82,11 +83,5 @@ func (op checkFinite) Run(j *stages.Job) error {
 	if at < 0 {
 		return nil
 	}
-	return &stages.DataError{
-		Tensor:   j.Inputs[0].Tensor,
-		Problem:  fmt.Sprintf("element %d is not finite", at),
-		Expected: "finite " + op.dtype.String() + " values",
-		Found:    "NaN or infinity",
-		Advice:   "the checkpoint is damaged or was quantised badly: get it again",
-	}
+	return convert.NonFinite(j.Inputs[0].Tensor, op.dtype, at)
 }

@@ -66,7 +66,7 @@ func (op *marlinScales) Run(j *stages.Job) error {
 		return err
 	}
 	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
-		return nonFinite(j, op.from, i)
+		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
 	for r := range j.Rows {
 		src := j.Src[0][r*n*size : (r+1)*n*size]
@@ -96,16 +96,6 @@ func (op *marlinScales) castPermute(dst, src []byte) int {
 		dst, src, done = dst[2*n:], src[n*size:], done+n
 	}
 	return -1
-}
-
-func nonFinite(j *stages.Job, dtype stages.DType, at int) error {
-	return &stages.DataError{
-		Tensor:   j.Inputs[0].Tensor,
-		Problem:  fmt.Sprintf("element %d is not finite", at),
-		Expected: "finite " + dtype.String() + " values",
-		Found:    "NaN or infinity",
-		Advice:   "the checkpoint is damaged or was quantised badly: get it again",
-	}
 }
 
 func tooLarge(j *stages.Job, to stages.DType, at int) error {
