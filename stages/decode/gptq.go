@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strconv"
@@ -21,49 +22,119 @@ func (op checkGroupOrder) String() string   { return fmt.Sprintf("check g_idx = 
 
 func (op checkGroupOrder) Run(j *stages.Job) error {
 	b := j.Src[0]
-	groups := len(b) / 4 / op.group
+	groups := (len(b)/4 + op.group - 1) / op.group
 	for k := 0; 4*k+4 <= len(b); k++ {
 		found := int32(binary.LittleEndian.Uint32(b[4*k:]))
 		if int(found) == k/op.group {
 			continue
 		}
-		e := &stages.DataError{
-			Tensor:   j.Inputs[0].Tensor,
-			Problem:  fmt.Sprintf("g_idx[%d] is not its group", k),
-			Expected: strconv.Itoa(k / op.group),
-			Found:    strconv.Itoa(int(found)),
-		}
 		if found < 0 || int(found) >= groups {
-			e.Problem = fmt.Sprintf("g_idx[%d] is out of range", k)
-			e.Expected = fmt.Sprintf("0 to %d", groups-1)
-			e.Advice = "the checkpoint is damaged: get it again"
-			return e
+			return outOfRange(j, k, found, groups)
 		}
-		e.Advice = "the config says desc_act is false, but this module was quantised with act-order: use --act-order"
-		return e
+		return &stages.DataError{
+			Tensor: j.Inputs[0].Tensor, Problem: fmt.Sprintf("g_idx[%d] is not its group", k),
+			Expected: strconv.Itoa(k / op.group), Found: strconv.Itoa(int(found)),
+			Advice: "the config says desc_act is false, but this module was quantised with act-order: use --act-order",
+		}
 	}
 	return nil
 }
 
-// CheckZeros makes the Op that compares the packed zero points of a symmetric module with the constant they must be. Engines ignore the
-// zeros of symmetric modules, so a difference is a warning and no error.
+func outOfRange(j *stages.Job, k int, found int32, groups int) error {
+	return &stages.DataError{
+		Tensor: j.Inputs[0].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", k),
+		Expected: fmt.Sprintf("0 to %d", groups-1), Found: strconv.Itoa(int(found)), Advice: "the checkpoint is damaged: get it again",
+	}
+}
+
+// CheckGroupRange makes the Op that proves that every entry of a g_idx names one of the groups.
 //
-// Input: one, qzeros: I32 words. No destination.
-func CheckZeros(word uint32) stages.Op { return checkZeros{word: word} }
+// Input: one, g_idx: I32 [K]. No destination.
+func CheckGroupRange(groups int) stages.Op { return checkGroupRange{groups: groups} }
 
-type checkZeros struct{ word uint32 }
+type checkGroupRange struct{ groups int }
 
-func (checkZeros) Phase() stages.Phase { return stages.PhaseDecode }
-func (op checkZeros) String() string   { return fmt.Sprintf("check zero points = 0x%08X", op.word) }
+func (checkGroupRange) Phase() stages.Phase { return stages.PhaseDecode }
+func (op checkGroupRange) String() string   { return fmt.Sprintf("check g_idx < %d", op.groups) }
 
-func (op checkZeros) Run(j *stages.Job) error {
+func (op checkGroupRange) Run(j *stages.Job) error {
 	b := j.Src[0]
-	for i := 0; i+4 <= len(b); i += 4 {
-		if found := binary.LittleEndian.Uint32(b[i:]); found != op.word {
-			j.Warn("%s: word %d is 0x%08X where a symmetric module has 0x%08X; zero points of symmetric modules are ignored",
-				j.Inputs[0].Tensor, i/4, found, op.word)
+	for k := 0; 4*k+4 <= len(b); k++ {
+		if found := int32(binary.LittleEndian.Uint32(b[4*k:])); found < 0 || int(found) >= op.groups {
+			return outOfRange(j, k, found, op.groups)
+		}
+	}
+	return nil
+}
+
+// CheckSameOrder makes the Op that proves that two members of a fused module share their g_idx: the module has one.
+//
+// Inputs: the g_idx of a member and that of the first member, I32 [K] each. No destination.
+func CheckSameOrder() stages.Op { return checkSameOrder{} }
+
+type checkSameOrder struct{}
+
+func (checkSameOrder) Phase() stages.Phase { return stages.PhaseDecode }
+func (checkSameOrder) String() string      { return "check that members share g_idx" }
+
+func (checkSameOrder) Run(j *stages.Job) error {
+	if bytes.Equal(j.Src[0], j.Src[1]) {
+		return nil
+	}
+	return &stages.DataError{
+		Tensor: j.Inputs[0].Tensor, Problem: "the act-order differs from that of a member with which it fuses",
+		Expected: "the g_idx of " + j.Inputs[1].Tensor, Found: "another one", Advice: "load it unfused: --no-fuse",
+	}
+}
+
+// PackConstant is the words that repeat when every code of a packed row is v: as many as hold 32 codes.
+func PackConstant(bits int, planar bool, v uint32) []uint32 {
+	w := make([]uint32, bits)
+	for i := range 32 {
+		if !planar {
+			pos := bits * i
+			w[pos/32] |= v << (pos % 32)
+			if pos%32+bits > 32 {
+				w[pos/32+1] |= v >> (32 - pos%32)
+			}
+			continue
+		}
+		off := 0
+		for _, width := range planes[bits] {
+			per := 32 / width
+			w[off+i/per] |= v >> off & (1<<width - 1) << (width * (i % per))
+			off += width
+		}
+	}
+	return w
+}
+
+// CheckZeros makes the Op that compares the packed zero points of a symmetric module with the words that they must repeat; see
+// [PackConstant]. Engines ignore the zeros of symmetric modules, so a difference is a warning and no error.
+//
+// Input: one, qzeros: I32 [G, N*bits/32]. No destination.
+func CheckZeros(words []uint32) stages.Op {
+	pattern := make([]byte, 4*len(words))
+	for i, w := range words {
+		binary.LittleEndian.PutUint32(pattern[4*i:], w)
+	}
+	return &checkZeros{pattern: pattern}
+}
+
+type checkZeros struct{ pattern []byte }
+
+func (*checkZeros) Phase() stages.Phase { return stages.PhaseDecode }
+func (*checkZeros) String() string      { return "check symmetric zero points" }
+
+func (op *checkZeros) Run(j *stages.Job) error {
+	for b, at := j.Src[0], 0; len(b) > 0; {
+		n := min(len(b), len(op.pattern))
+		if !bytes.Equal(b[:n], op.pattern[:n]) {
+			j.Warn("%s: differs from symmetric zero points at byte %d (0x%x, expected 0x%x); zero points of symmetric modules are ignored",
+				j.Inputs[0].Tensor, at, b[:n], op.pattern[:n])
 			return nil
 		}
+		b, at = b[n:], at+n
 	}
 	return nil
 }
@@ -79,9 +150,8 @@ func (checkFinite) Phase() stages.Phase { return stages.PhaseDecode }
 func (op checkFinite) String() string   { return fmt.Sprintf("check finite %s", op.dtype) }
 
 func (op checkFinite) Run(j *stages.Job) error {
-	at := convert.FirstNonFinite(op.dtype, j.Src[0])
-	if at < 0 {
-		return nil
+	if at := convert.FirstNonFinite(op.dtype, j.Src[0]); at >= 0 {
+		return convert.NonFinite(j.Inputs[0].Tensor, op.dtype, at)
 	}
-	return convert.NonFinite(j.Inputs[0].Tensor, op.dtype, at)
+	return nil
 }
