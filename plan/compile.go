@@ -50,14 +50,14 @@ func newCompiler(in Input, opt Options) *compiler {
 	}
 	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults}
 	c.rules = rulesFor(in.Model.ModelType)
-	c.owner = make([]int32, in.Catalog.Len())
-	for i := range c.owner {
-		c.owner[i] = ownerNone
-	}
 	return c
 }
 
 func (c *compiler) run() {
+	c.owner = make([]int32, c.in.Catalog.Len())
+	for i := range c.owner {
+		c.owner[i] = ownerNone
+	}
 	c.openFormat()
 	c.ignore()
 	c.findQuantised()
@@ -125,7 +125,7 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 	m.ok = r.Module(m, &c.checks)
 	mark := int32(len(c.modules))
 	for _, t := range m.Tensors {
-		if t != none {
+		if t != none && c.owner != nil { // nil when only one module is wanted
 			c.owner[t] = mark
 		}
 	}
@@ -281,6 +281,10 @@ func castSize(n int64, from, to stages.DType) (int64, bool) {
 
 // add appends an Output with its recipe. Two Outputs of one name would overwrite each other: that is a fault.
 func (c *compiler) add(o stages.Output, r recipe) {
+	o, r, ok := c.rewrite(o, r)
+	if !ok {
+		return
+	}
 	c.plan.Outputs = append(c.plan.Outputs, o)
 	c.plan.recipes = append(c.plan.recipes, r)
 }
@@ -290,16 +294,21 @@ func (c *compiler) add(o stages.Output, r recipe) {
 func (c *compiler) checkNames() {
 	for i := range c.plan.Outputs {
 		o := &c.plan.Outputs[i]
-		if o.Kind == stages.KindKept || o.Kind == stages.KindCast {
+		renamed := len(c.opt.Rules) > 0 // then any name may be any other's
+		if !renamed && (o.Kind == stages.KindKept || o.Kind == stages.KindCast) {
 			continue
 		}
 		_, twice := c.names[o.Name]
 		c.names[o.Name] = struct{}{}
 		t, exists := c.in.Catalog.Lookup(o.Name)
-		if exists && c.owner[t] == ownerNone {
+		if !renamed && exists && c.owner[t] == ownerNone {
 			twice = true
 		}
-		if twice {
+		if twice && renamed {
+			c.faults.add(stages.Fault{
+				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: "two Outputs have this name", Advice: "change the rule that renames",
+			})
+		} else if twice {
 			c.faults.add(stages.Fault{
 				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: "would be made from its members, but the checkpoint has a tensor of that name",
 				Advice: "the checkpoint holds both the fused and the separate weights: remove one",
@@ -316,6 +325,13 @@ func (c *compiler) describe() {
 	for i := range c.in.Catalog.Len() {
 		s.BytesIn += c.in.Catalog.Extent(i).Len
 	}
+	c.sumOutputs()
+	c.describeFamily()
+}
+
+// sumOutputs adds up what was made and what the layout cannot hold.
+func (c *compiler) sumOutputs() {
+	s := &c.plan.Summary
 	for i := range c.plan.Outputs {
 		s.BytesOut += c.plan.Outputs[i].Size
 	}
@@ -323,7 +339,6 @@ func (c *compiler) describe() {
 		s.Kept = append(s.Kept, *k)
 	}
 	sort.Slice(s.Kept, func(i, j int) bool { return s.Kept[i].Reason < s.Kept[j].Reason })
-	c.describeFamily()
 }
 
 func (c *compiler) describeFamily() {

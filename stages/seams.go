@@ -41,3 +41,17 @@ type Resumer interface {
 	// Done says that the Output is already complete. It is asked after Begin and before any of its Slabs is admitted.
 	Done(o Output) bool
 }
+
+// Rule changes an Output before a byte moves.
+type Rule interface {
+	// Rewrite is asked once for every Output, in any order, with what the Plan would make. It is called from one goroutine.
+	Rewrite(o Output) Rewrite
+}
+
+// Rewrite is what a Rule wants of an Output. The zero value leaves it as it is.
+type Rewrite struct {
+	Drop bool   // do not make it; its tensors count as ignored
+	Name string // another name; "" keeps it
+	// DType is another dtype, for an Output of floating-point values in row-major order: F32, F16 or BF16. The zero value keeps it.
+	DType DType
+}
