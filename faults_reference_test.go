@@ -11,7 +11,7 @@ import (
 	"github.com/coldload/coldload/safetensors"
 )
 
-// The slow reference: one weight at a time, from the formulas of docs/formats. It knows nothing of the program but what a Module is.
+// The slow reference: one weight at a time, from the element formulas of the formats. It knows nothing of the program but what a Module is.
 
 // column is the Module and the column in it that is column n of the members side by side.
 func column(members []*ckpt.Module, n int) (m *ckpt.Module, at int) {

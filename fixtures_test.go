@@ -36,7 +36,9 @@ type fixture struct {
 	}
 }
 
-func fixturePath(name string) string { return filepath.Join("testdata", "fixtures", name, "checkpoint") }
+func fixturePath(name string) string {
+	return filepath.Join("testdata", "fixtures", name, "checkpoint")
+}
 
 func readFixture(t *testing.T, name string) fixture {
 	t.Helper()

@@ -132,7 +132,7 @@ func progress(opt Options, p *plan.Plan, work func(*stages.Batch) pipeline.Work)
 		return work
 	}
 	var mu sync.Mutex
-	now := Progress{Total: p.Summary.BytesOut}
+	now := Progress{Total: p.Summary.BytesOut - p.Summary.Skipped}
 	return func(b *stages.Batch) pipeline.Work {
 		w := work(b)
 		mu.Lock()

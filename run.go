@@ -25,6 +25,10 @@ func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, r
 	if err != nil {
 		return errors.Join(err, sink.Close())
 	}
+	if r, ok := sink.(stages.Resumer); ok {
+		p = p.Skip(func(i int) bool { return r.Done(p.Outputs[i]) }, opt.Budget)
+		res.Plan = p
+	}
 	return unwrapRefusal(ck.flow(ctx, p, sink, opt, res))
 }
 
@@ -66,7 +70,8 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 	res.takeFlow(f.run.Stats(), budget.Peak())
 	res.takeWarnings(f.warnings)
 	if err == nil && opt.Progress != nil {
-		opt.Progress(Progress{Written: p.Summary.BytesOut, Total: p.Summary.BytesOut, Done: true})
+		total := p.Summary.BytesOut - p.Summary.Skipped
+		opt.Progress(Progress{Written: total, Total: total, Done: true})
 	}
 	return err
 }

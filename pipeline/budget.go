@@ -71,7 +71,9 @@ func (b *Budget) giveBack(n int64) {
 
 // raise lifts v to at least x.
 func raise(v *atomic.Int64, x int64) {
-	for old := v.Load(); x > old && !v.CompareAndSwap(old, x); old = v.Load() {
+	old := v.Load()
+	for x > old && !v.CompareAndSwap(old, x) {
+		old = v.Load()
 	}
 }
 

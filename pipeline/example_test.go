@@ -25,7 +25,7 @@ type words struct{}
 
 func (words) Name() string { return "words" }
 func (words) Expand(_ context.Context, line string, emit func(string) error) error {
-	for _, w := range strings.Fields(line) {
+	for w := range strings.FieldsSeq(line) {
 		if err := emit(w); err != nil {
 			return err
 		}

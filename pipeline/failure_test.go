@@ -240,7 +240,7 @@ func TestOversizeAtSource(t *testing.T) {
 			var l ledger
 			var out sink[*item]
 			r := pipeline.New(t.Context(), pipeline.Config{})
-			charge := pipeline.Charge(pipeline.NewBudget(16), func(i *item) int64 { return cost })
+			charge := pipeline.Charge(pipeline.NewBudget(16), func(*item) int64 { return cost })
 			pipeline.Into(pipeline.From(r, "source", l.source(3), charge), &out)
 			if err := r.Wait(); !errors.Is(err, want) || !strings.Contains(err.Error(), "item-0") {
 				t.Errorf("error %v, want %v for item-0", err, want)

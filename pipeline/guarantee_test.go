@@ -1,10 +1,55 @@
+// Each guarantee was broken in the code, one mutant at a time, and the tests were run under -race; "matrix" stands for
+// TestFailureAnywhere, and the list is shortened where many tests failed.
+//
+//	guarantee                   mutant                                      caught by
+//	source stops soon           input drained before the cancel             matrix, TestCancelBeforeCleanup (deadlock)
+//	                            fail does not cancel                        matrix, TestParkedItemsReleased and 13 others
+//	                            no look at ctx before an item               TestParentCancelledBefore
+//	released exactly once       goroutine drops nothing when it ends        matrix, TestCloseAfterEveryStage and 8 others
+//	                            failed send does not drop                   TestExpanderDeafToEmit
+//	                            edges not drained                           TestParkedItemsReleased, matrix
+//	                            dropped again after the stage's error       matrix, TestCancelBeforeCleanup
+//	                            not released after Write                    TestSuccess, matrix
+//	                            lease lost on the stage's error             TestParkedItemsReleased, matrix
+//	                            not dropped after a panic                   TestPanicInCallbacks, matrix
+//	oversize is an error        no size check                               TestOversizeItem, TestOversizeAtSource (deadlock)
+//	no commit after a failure   cause not checked before Commit             TestNoCommitAfterUpstreamFailure,
+//	                                                                        TestNoCommitAfterParentCancelled, TestSinksCommitTogether
+//	parent's cause returned     ctx.Err instead of the cause                TestParentCancelledAnywhen, TestEveryWaitIsCancellable
+//	committed is success        cause checked after Commit as well          TestCommittedIsSuccess
+//	ordered + budget            admission outside the gate                  TestOrderedBudgetAdmitsInOrder (deadlock)
+//	                            same budget twice in a chain accepted       TestWiringFaults
+//	order kept                  turn not awaited; no turns; no gate         TestOrderKept, TestOrderKeptByFlatMap
+//	                            FlatMap passes its turn too early           TestOrderKeptByFlatMap
+//	peak <= budget              half of the cost taken                      TestSuccess, TestBudgetForOneAndAHalf
+//	leases shrink, never grow   no shrinking; innermost budget only         TestLeaseShrinks
+//	                            lease set to HeldBytes whatever it was      crash (semaphore: n < 0)
+//	children share the lease    children without a lease                    TestExpandedItemsShareTheLease
+//	Close after every stage     Close once cancelled, stages or not         TestCloseAfterEveryStage, matrix
+//	Close always, once          not after a failure; twice                  TestCloseAfterEveryStage, TestWiringFaults
+//	Close's error               not returned; hides the first cause         matrix; TestSecondaryErrorsDoNotHideTheFirst
+//	panic is an error           not recovered in a stage; in Commit, Close  crash
+//	Goexit is an error          not noticed in a stage; in Commit, Close    matrix
+//	every wait cancellable      send; turn and gate                         matrix (deadlock)
+//	                            budget                                      TestBudgetSharedByRuns
+//	                            receive                                     TestReceiveIsCancellable
+//	dangling stream             not looked for                              TestWiringFaults (deadlock)
+//	Wait after the last         Wait does not wait for the stages           TestSuccess, matrix (race)
+//	stats exact                 send as busy; no receive; late First        TestStatsExact
+//	                            budget wait not counted                     TestStatsOfBudget
+//	spans                       no links; no limit                          TestSpans
+//	                            no status; every status; open after panic   TestSpansOfFailure
+//	metrics                     gauges not unregistered                     TestMetrics
+//
+// One mutant survives because it changes nothing that can be seen: to start the stages on a wiring fault, which find
+// the run cancelled and return.
+
 package pipeline_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -30,9 +75,7 @@ func TestOrderKept(t *testing.T) {
 			r := pipeline.New(t.Context(), pipeline.Config{})
 			st := pipeline.Map(pipeline.From(r, "source", l.source(300)),
 				stage("ordered", func(ctx context.Context, i *item) (*item, error) {
-					n := open.Add(1)
-					for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-					}
+					raise(&most, open.Add(1))
 					return doze(ctx, i)
 				}), pipeline.Workers(workers), pipeline.Ordered())
 			out.write = func(context.Context, *item) error { open.Add(-1); return nil }
@@ -294,11 +337,11 @@ func TestEveryWaitIsCancellable(t *testing.T) {
 				var l ledger
 				var out sink[*item]
 				r := pipeline.New(ctx, pipeline.Config{})
-				var src iter.Seq2[*item, error] = l.source(100)
+				src := l.source(100)
 				st := stage("free", func(_ context.Context, i *item) (*item, error) { return i, nil })
 				switch {
 				case tt.sourceStuck:
-					src = func(yield func(*item, error) bool) { forever(r.Context()) }
+					src = func(func(*item, error) bool) { forever(r.Context()) }
 				case tt.sinkStuck:
 					out.write = func(ctx context.Context, _ *item) error { forever(ctx); return nil }
 				default:
@@ -464,35 +507,35 @@ func TestWiringFaults(t *testing.T) {
 	intCost := pipeline.Charge(b, func(int) int64 { return 1 })
 	tests := map[string]struct {
 		want string
-		wire func(r *pipeline.Run, st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item])
+		wire func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item])
 	}{
-		"nothing consumes": {`"id" has 0 consumers`, func(r *pipeline.Run, st pipeline.Stream[*item], id pipeline.Stage[*item, *item], _ *sink[*item]) {
+		"nothing consumes": {`"id" has 0 consumers`, func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], _ *sink[*item]) {
 			pipeline.Map(st, id)
 		}},
-		"two consume": {"2 consumers", func(r *pipeline.Run, st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
+		"two consume": {"2 consumers", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, &sink[*item]{})
 			pipeline.Into(st, out)
 		}},
-		"workers": {"Workers(0)", func(r *pipeline.Run, st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+		"workers": {"Workers(0)", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(pipeline.Map(st, id, pipeline.Workers(0)), out)
 		}},
-		"buffer": {"Buffer(-1)", func(r *pipeline.Run, st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+		"buffer": {"Buffer(-1)", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(pipeline.Map(st, id, pipeline.Buffer(-1)), out)
 		}},
-		"charge of another type": {"func(int) int64", func(r *pipeline.Run, st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+		"charge of another type": {"func(int) int64", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(pipeline.Map(st, id, intCost), out)
 		}},
-		"charge into": {"not for Into", func(r *pipeline.Run, st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
+		"charge into": {"not for Into", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, out, intCost)
 		}},
-		"charged twice": {"same budget", func(r *pipeline.Run, st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+		"charged twice": {"same budget", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
 			c := pipeline.Charge(b, costOf)
 			pipeline.Into(pipeline.Map(pipeline.Map(st, id, c), id, c), out)
 		}},
-		"measure of another type": {"func(int)", func(r *pipeline.Run, st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
+		"measure of another type": {"func(int)", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, out, pipeline.Measure(func(int) pipeline.Work { return pipeline.Work{} }))
 		}},
-		"ordered into": {"one worker only", func(r *pipeline.Run, st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
+		"ordered into": {"one worker only", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, out, pipeline.Ordered(), pipeline.Workers(2))
 		}},
 	}
@@ -503,7 +546,7 @@ func TestWiringFaults(t *testing.T) {
 				var out sink[*item]
 				r := pipeline.New(t.Context(), pipeline.Config{})
 				id := stage("id", func(_ context.Context, i *item) (*item, error) { return i, nil })
-				tt.wire(r, pipeline.From(r, "source", l.source(3)), id, &out)
+				tt.wire(pipeline.From(r, "source", l.source(3)), id, &out)
 				err := r.Wait()
 				if !errors.Is(err, pipeline.ErrWiring) || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("error %v, want one with %q", err, tt.want)

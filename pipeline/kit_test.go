@@ -73,8 +73,14 @@ func (i *item) ItemName() string { return fmt.Sprintf("item-%d", i.id) }
 // admit notes that the item has passed its admission.
 func (i *item) admit() {
 	i.admitted.Store(true)
-	now := i.ledger.bytes.Add(i.cost)
-	for p := i.ledger.peak.Load(); now > p && !i.ledger.peak.CompareAndSwap(p, now); p = i.ledger.peak.Load() {
+	raise(&i.ledger.peak, i.ledger.bytes.Add(i.cost))
+}
+
+// raise lifts v to at least x.
+func raise(v *atomic.Int64, x int64) {
+	old := v.Load()
+	for x > old && !v.CompareAndSwap(old, x) {
+		old = v.Load()
 	}
 }
 

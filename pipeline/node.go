@@ -73,7 +73,7 @@ func (n *node) begin(t time.Time) {
 		return
 	}
 	n.once.Do(func() {
-		n.ctx, n.span = n.openSpan(t)
+		n.openSpan(t)
 		n.first.Store(n.offset(t)) // last: it says that the others may be read
 	})
 }

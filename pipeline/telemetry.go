@@ -19,9 +19,10 @@ const scope = "github.com/coldload/coldload/pipeline"
 // commitStage is what [Config.SpanName] is asked for Commit's span.
 const commitStage = "commit"
 
-// openSpan opens the span of the stage, which began at t.
-func (n *node) openSpan(t time.Time) (context.Context, trace.Span) {
-	return n.run.tracer.Start(n.run.ctx, n.run.cfg.SpanName(n.name), trace.WithTimestamp(t))
+// openSpan opens the span of the stage, which began at t. The last worker to leave closes it.
+func (n *node) openSpan(t time.Time) {
+	n.ctx, n.span = n.run.tracer.Start( //nolint:spancheck // closeSpan ends it
+		n.run.ctx, n.run.cfg.SpanName(n.name), trace.WithTimestamp(t))
 }
 
 // closeSpan ends the span of the stage at its last item, with the figures of all of them. Only the stage that caused

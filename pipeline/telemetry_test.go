@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -54,7 +55,7 @@ func TestSpans(t *testing.T) {
 			ItemSpanLimit: 2,
 		}
 		out := slowSink(3 * time.Second)
-		out.commit = func(ctx context.Context) error { time.Sleep(time.Second); return nil }
+		out.commit = func(context.Context) error { time.Sleep(time.Second); return nil }
 		spans, err := traced(t, cfg, func(r *pipeline.Run) {
 			st := pipeline.From(r, "source", slowInts(3, time.Second), pipeline.ItemSpans())
 			st = pipeline.Map(st, slowStage("stage", 2*time.Second), pipeline.ItemSpans(),
@@ -66,7 +67,8 @@ func TestSpans(t *testing.T) {
 		}
 		root := spans["root"][0]
 		for name, times := range map[string][2]time.Duration{ // as in TestStatsExact
-			"phase.source": {0, 6}, "phase.stage": {1, 9}, "phase.sink": {3, 12}, "phase.commit": {12, 13},
+			"phase.source": {0, 6 * time.Second}, "phase.stage": {1 * time.Second, 9 * time.Second},
+			"phase.sink": {3 * time.Second, 12 * time.Second}, "phase.commit": {12 * time.Second, 13 * time.Second},
 		} {
 			if len(spans[name]) != 1 {
 				t.Fatalf("%d spans %q", len(spans[name]), name)
@@ -75,7 +77,7 @@ func TestSpans(t *testing.T) {
 			if s.Parent.SpanID() != root.SpanContext.SpanID() {
 				t.Errorf("%s is not a child of the caller's span", name)
 			}
-			if s.StartTime.Sub(start) != times[0]*time.Second || s.EndTime.Sub(start) != times[1]*time.Second {
+			if s.StartTime.Sub(start) != times[0] || s.EndTime.Sub(start) != times[1] {
 				t.Errorf("%s from %v to %v", name, s.StartTime.Sub(start), s.EndTime.Sub(start))
 			}
 			if s.Status.Code != codes.Unset {
@@ -189,14 +191,15 @@ type meter struct {
 }
 
 func (m *meter) add(name string, attrs attribute.Set, v float64) {
+	parts := []string{name}
 	for _, key := range []attribute.Key{"pipeline.stage.name", "pipeline.direction", "pipeline.purpose"} {
 		if a, ok := attrs.Value(key); ok {
-			name += " " + a.AsString()
+			parts = append(parts, a.AsString())
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.sums[name] += v
+	m.sums[strings.Join(parts, " ")] += v
 }
 
 func (m *meter) callback() metric.Callback {

@@ -74,7 +74,7 @@ func FlatMap[In, Out any](s Stream[In], st Expander[In, Out], opts ...Option) St
 		w.lap(&w.busy)
 		w.got.takeLease().release()
 		w.endItemSpan(nil)
-		err := w.turn.await(w.run.ctx) // where it has emitted nothing
+		err := w.turn.await(ctx) // where it has emitted nothing
 		w.lap(&w.waitOut)
 		w.turn.pass()
 		return err
@@ -103,7 +103,7 @@ func Into[T any](s Stream[T], sink Sink[T], opts ...Option) {
 			w.count(measured(measure, w.got.value))
 			w.endItemSpan(nil)
 			w.got.drop()
-			w.metrics.recordBusy(w.ctx, w.lap(&w.busy))
+			w.metrics.recordBusy(ctx, w.lap(&w.busy))
 			w.handedOn()
 			return nil
 		}

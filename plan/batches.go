@@ -42,7 +42,34 @@ func (p *Plan) layOut(target int64) {
 	if !slices.IsSortedFunc(p.units, byPlace) {
 		slices.SortFunc(p.units, byPlace)
 	}
+	p.orderOutputs()
 	p.cut(target)
+}
+
+// orderOutputs puts the Outputs into the order in which their last Slabs come: the order of completion when every Batch takes as long as
+// the next. A Sink that fills files one after another relies on it, and it depends on nothing but the checkpoint and the options.
+func (p *Plan) orderOutputs() {
+	last := make([]int32, len(p.Outputs)) // 0 for an Output without Slabs
+	for i, u := range p.units {
+		last[u.output] = int32(i + 1)
+	}
+	if slices.IsSorted(last) {
+		return
+	}
+	order := make([]int32, len(last)) // from new place to old
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(last[a], last[b]) })
+	outputs, recipes := make([]stages.Output, len(order)), make([]recipe, len(order))
+	for to, from := range order {
+		outputs[to], recipes[to] = p.Outputs[from], p.recipes[from]
+		last[from] = int32(to) // from here on: from old place to new
+	}
+	p.Outputs, p.recipes = outputs, recipes
+	for i := range p.units {
+		p.units[i].output = last[p.units[i].output]
+	}
 }
 
 // cut fills p.ends with the end of every Batch among the units.
@@ -61,6 +88,26 @@ func (p *Plan) cut(target int64) {
 	if len(p.units) > 0 {
 		p.ends = append(p.ends, len(p.units))
 	}
+}
+
+// Skip is the Plan without the work for Outputs that are done already. The Outputs stay, with their numbers; Summary.Skipped says how many
+// bytes of them need not be made again. budget is what it was when the Plan was made.
+func (p *Plan) Skip(done func(output int) bool, budget int64) *Plan {
+	rest := *p
+	rest.units, rest.ends = nil, nil
+	skip := make([]bool, len(p.Outputs))
+	for i := range skip {
+		if skip[i] = done(i); skip[i] {
+			rest.Summary.Skipped += p.Outputs[i].Size
+		}
+	}
+	for _, u := range p.units {
+		if !skip[u.output] {
+			rest.units = append(rest.units, u)
+		}
+	}
+	rest.cut(TargetBatch(budget))
+	return &rest
 }
 
 // BatchCount is the number of Batches.

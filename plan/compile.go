@@ -111,6 +111,7 @@ func (c *compiler) findQuantised() {
 		}
 	}
 	c.findOrphans(parts)
+	c.findUnannounced()
 }
 
 // addModule collects the tensors of a Module and has its format check them.
@@ -162,7 +163,7 @@ func (c *compiler) findDense() {
 		if !ok {
 			continue
 		}
-		if _, ok := c.rules.locate(base); ok {
+		if _, ok := c.rules.locate(base); ok || c.rules.misnumbered(base) && !c.opt.NoFuse {
 			c.addModule(base, r.Parts(), r)
 		}
 	}
@@ -285,23 +286,25 @@ func (c *compiler) add(o stages.Output, r recipe) {
 	c.plan.recipes = append(c.plan.recipes, r)
 }
 
-// checkNames reports Outputs that share a name: a fused name that a tensor of the checkpoint already has. Names of kept tensors are
-// unique, so only the made ones need to be looked up.
+// checkNames reports Outputs that share a name: a fused name that a tensor of the checkpoint already has, or that two Groups get. Names
+// of tensors that are kept one by one are unique, so only those of Groups need to be looked up.
 func (c *compiler) checkNames() {
 	for i := range c.plan.Outputs {
-		o := &c.plan.Outputs[i]
-		if o.Kind == stages.KindKept || o.Kind == stages.KindCast {
+		if _, one := c.plan.recipes[i].(single); one {
 			continue
 		}
-		_, twice := c.names[o.Name]
-		c.names[o.Name] = struct{}{}
-		t, exists := c.in.Catalog.Lookup(o.Name)
-		if exists && c.owner[t] == ownerNone {
-			twice = true
+		o := &c.plan.Outputs[i]
+		problem := ""
+		if t, exists := c.in.Catalog.Lookup(o.Name); exists && c.owner[t] == ownerNone {
+			problem = "would be made from its members, but the checkpoint has a tensor of that name"
 		}
-		if twice {
+		if _, twice := c.names[o.Name]; twice {
+			problem = "would be made twice, from different modules"
+		}
+		c.names[o.Name] = struct{}{}
+		if problem != "" {
 			c.faults.add(stages.Fault{
-				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: "would be made from its members, but the checkpoint has a tensor of that name",
+				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: problem,
 				Advice: "the checkpoint holds both the fused and the separate weights: remove one",
 			})
 		}

@@ -182,6 +182,18 @@ func expertNumber(s string) (int, bool) {
 	return n, err == nil && n < mostExperts
 }
 
+// misnumbered is the problem with a module that lies where an expert lies, below a number that is none.
+const misnumbered = "is numbered as no expert of this family is"
+
+// misnumbered reports whether a module of a known family lies below experts.<digits>, and the digits are no expert's number.
+func (r *rules) misnumbered(base string) bool {
+	scope, _ := cutLast(base)
+	above, number := cutLast(scope)
+	_, parent := cutLast(above)
+	_, ok := expertNumber(number)
+	return r.known && len(r.experts) > 0 && parent == expertsScope && !ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
 func contains(list []string, s string) bool {
 	for _, x := range list {
 		if x == s {

@@ -68,19 +68,24 @@ func (c *compiler) openFormat() {
 	c.faults.add(fault)
 }
 
-// findUnannounced reports tensors that only quantised checkpoints have when nothing says how they were quantised. Nothing is reported
-// when the config was at fault already.
+// findUnannounced reports tensors that only quantised checkpoints have and that no Module took: nothing says how they were quantised, or
+// the config says something else. Nothing is reported when the config was at fault already.
 func (c *compiler) findUnannounced() {
-	if c.in.Quant != nil {
+	if c.in.Quant != nil && c.reader == nil {
 		return
 	}
 	found := map[string]int{}
-	for i := range c.owner {
+	for i, o := range c.owner {
 		method, ok := c.quantisedBy(i)
-		if !ok {
+		if !ok || o != ownerNone {
 			continue
 		}
 		if found[method]++; found[method] > 1 {
+			continue
+		}
+		if c.in.Quant != nil {
+			c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised in another way than "+c.in.Quant.Where+" says", c.method, method,
+				"give the checkpoint the config that its quantiser wrote")
 			continue
 		}
 		c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",

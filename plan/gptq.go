@@ -158,7 +158,7 @@ func (r *gptqReader) shapes(m *Module, c *Checks, p gptqParams) bool {
 	if !ok || !sOK || !zOK {
 		return false
 	}
-	if rows == 0 || cols == 0 || rows > 1<<40 || cols > 1<<40 || sRows == 0 {
+	if rows == 0 || cols == 0 || rows > 1<<40 || cols > 1<<40 {
 		c.Fault(q, stages.CodeShape, "has an impossible shape", "rows and columns", formatShape([]int64{rows, cols}), "")
 		return false
 	}
@@ -275,7 +275,7 @@ func (r *gptqReader) marlin(g *Group, b *Builder) string {
 	if keeps(scales) {
 		scales = spec.scales
 	}
-	if reason := marlinHolds(g, spec, scales); reason != "" {
+	if reason := marlinHolds(g, spec, scales, keeps(b.DType())); reason != "" {
 		return reason
 	}
 	perm := repack.Single
@@ -347,8 +347,9 @@ func (r *gptqReader) zeroWord(spec gptqSpec) uint32 {
 }
 
 // marlinHolds says why the Marlin kernels cannot hold a Group; "" when they can. The limits are those of the kernels' tile shapes: dense
-// (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128 hidden and whole groups of intermediate features.
-func marlinHolds(g *Group, spec gptqSpec, scales stages.DType) string {
+// (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128 hidden and whole groups of intermediate features. scales is the
+// dtype that the scales get; keep says that the bias keeps its own.
+func marlinHolds(g *Group, spec gptqSpec, scales stages.DType, keep bool) string {
 	m := g.First()
 	switch {
 	case scales != safetensors.F16 && scales != safetensors.BF16:
@@ -363,8 +364,8 @@ func marlinHolds(g *Group, spec gptqSpec, scales stages.DType) string {
 			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
 		}
 	}
-	if spec.bias == safetensors.F32 {
-		return "Marlin takes an F16 or BF16 bias, this one is F32"
+	if spec.bias == safetensors.F32 && keep {
+		return "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
 	}
 	if g.Stacked() {
 		return marlinHoldsExperts(g, spec)

@@ -21,6 +21,9 @@ func gptqOpen(q *discover.QuantConfig) (*gptqReader, []stages.Fault) {
 	return r, c.Faults()
 }
 
+// mostGroup bounds what counts as a group size: no layer has as many input features.
+const mostGroup = 1 << 30
+
 // gptqReadParams reads what a Module is quantised to; what is not said is as in otherwise.
 func gptqReadParams(c *ConfigReader, otherwise gptqParams) gptqParams {
 	p := gptqParams{
@@ -39,8 +42,8 @@ func gptqReadParams(c *ConfigReader, otherwise gptqParams) gptqParams {
 	default:
 		c.Unknown("bits", p.bits, "2, 3, 4 or 8")
 	}
-	if p.group != -1 && p.group <= 0 {
-		c.Unknown("group_size", p.group, "-1 or a positive number")
+	if p.group != -1 && (p.group <= 0 || p.group > mostGroup) {
+		c.Unknown("group_size", p.group, fmt.Sprintf("-1 or a positive number up to %d", mostGroup))
 	}
 	if p.group == -1 {
 		p.descAct = false // one group has no order

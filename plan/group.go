@@ -60,6 +60,10 @@ func (c *compiler) collect() []*siblings {
 	for i, m := range c.modules {
 		at, ok := c.rules.locate(m.Base)
 		if !ok {
+			if c.rules.misnumbered(m.Base) {
+				m.ok = false
+				c.checks.ModuleFault(m, stages.CodeMember, misnumbered, "experts.0 and so on, without leading zeros", m.Base, "")
+			}
 			continue
 		}
 		key := siblingKey{at.scope, at.rule, at.expert >= 0}
@@ -208,7 +212,8 @@ func (c *compiler) groupExperts(s *siblings, strict bool) {
 	for _, m := range s.members {
 		count = max(count, m.expert+1)
 	}
-	if want := c.in.Model.NumExperts; want > 0 && c.rules.known && count != want {
+	// A family that is not in the table may number experts of several kinds in one row: more of them than the config says are no fault.
+	if want := c.in.Model.NumExperts; count < want || want > 0 && c.rules.known && count > want {
 		c.wrongExperts(s, count, want, names[:])
 		return
 	}

@@ -33,7 +33,7 @@ type Input struct {
 
 // Plan is everything that will happen, as data. It is immutable once made.
 type Plan struct {
-	Outputs []stages.Output
+	Outputs []stages.Output // in the order in which they are planned to be complete
 	Summary Summary
 	Notes   []string
 	Faults  []stages.Fault
@@ -57,6 +57,7 @@ type Summary struct {
 	BytesIn    int64 // tensor data, used or ignored, each once
 	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges
 	BytesOut   int64
+	Skipped    int64 // bytes of Outputs that a Sink has already: see Plan.Skip
 	Ignored    int   // tensors
 	IgnoredIn  int64 // their bytes
 	LargestOut int64 // bytes of the largest Batch's Slabs

@@ -64,8 +64,8 @@ func slabOf(n int64) int64 { return min(n, mostSlab) }
 
 func (r *segments) first(c Catalog, s int) stages.Extent {
 	var best stages.Extent
-	r.each(c, s, func(i int, _, _ int64, src stages.Extent) {
-		if i == 0 || before(src, best) {
+	r.each(c, s, func(_ int, _, _ int64, src stages.Extent) {
+		if best.Len == 0 || before(src, best) {
 			best = src
 		}
 	})
@@ -89,7 +89,7 @@ func (r *segments) at(s int) int {
 	return sort.Search(len(r.ends), func(i int) bool { return r.ends[i] > start })
 }
 
-// each calls f for every segment in Slab s: its number among them, its place in the Slab, and its source bytes.
+// each calls f for every segment in Slab s that has bytes: its number among them, its place in the Slab, and its source bytes.
 func (r *segments) each(c Catalog, s int, f func(i int, off, n int64, src stages.Extent)) {
 	start := int64(s) * r.slab
 	end := min(start+r.slab, r.ends[len(r.ends)-1])
@@ -100,6 +100,9 @@ func (r *segments) each(c Catalog, s int, f func(i int, off, n int64, src stages
 			segStart = r.ends[i-1]
 		}
 		n := min(end, r.ends[i]) - start
+		if n == 0 {
+			continue
+		}
 		ext := c.Extent(int(r.tensors[i]))
 		src := stages.Extent{Shard: ext.Shard, Off: ext.Off + (start-segStart)/r.to*r.from, Len: n / r.to * r.from}
 		f(i-first, start-int64(s)*r.slab, n, src)

@@ -30,6 +30,14 @@ type Sink interface {
 	Close() error
 }
 
+// BatchWriter is implemented by a Sink that writes several Slabs at once for less than one by one: adjacent small ones cost one system
+// call instead of one each.
+type BatchWriter interface {
+	// WriteBatch is Write for several Slabs, bufs[i] being the bytes of slabs[i]. The Sink owns all bufs again, on error too, and then
+	// it does not matter which Slabs were written: the load has failed. Called from several goroutines at once, and beside Write.
+	WriteBatch(ctx context.Context, slabs []Slab, bufs [][]byte) error
+}
+
 // Stager is implemented by a Sink that does not hand out final memory.
 type Stager interface {
 	// StagingBytes is what the Sink holds for s from Reserve to the end of Write, in bytes.

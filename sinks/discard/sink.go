@@ -9,6 +9,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/coldload/coldload/internal/staging"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -27,8 +28,8 @@ type Sink struct {
 	outputs []stages.Output
 	begun   bool
 	closed  bool
-	pool    *pool
-	held    map[slabID]block
+	pool    *staging.Pool
+	held    map[slabID]staging.Block
 	left    int64 // Slabs not yet written
 	slabs   int64
 	bytes   int64
@@ -43,7 +44,7 @@ var (
 )
 
 // New makes a Sink for one load. It holds nothing before the first Reserve.
-func New() *Sink { return &Sink{pool: newPool(), held: make(map[slabID]block)} }
+func New() *Sink { return &Sink{pool: staging.New(), held: make(map[slabID]staging.Block)} }
 
 // Begin keeps the slice of outputs, which must not change until Close. It refuses an Output with bytes and without a slab size, a second
 // call, and a context that has ended.
@@ -73,7 +74,7 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 }
 
 // StagingBytes is the size of the buffer that Reserve will hand out for the Slab, in bytes.
-func (s *Sink) StagingBytes(slab stages.Slab) int64 { return blockBytes(slab.Len) }
+func (s *Sink) StagingBytes(slab stages.Slab) int64 { return staging.BlockBytes(slab.Len) }
 
 // Reserve hands out a buffer of slab.Len bytes. It holds anything: buffers are used again and not cleared. It never blocks on memory and
 // does not look at the context. It fails for a Slab that does not exist or is reserved now, and when the system gives no memory.
@@ -87,12 +88,12 @@ func (s *Sink) Reserve(_ context.Context, slab stages.Slab) ([]byte, error) {
 	if _, ok := s.held[id]; ok {
 		return nil, fmt.Errorf("discard: reserve: slab %d of %s is reserved already", slab.Index, s.outputs[slab.Output].Name)
 	}
-	b, err := s.pool.get(slab.Len)
+	b, err := s.pool.Get(slab.Len)
 	if err != nil {
 		return nil, fmt.Errorf("discard: reserve slab %d of %s: %w", slab.Index, s.outputs[slab.Output].Name, err)
 	}
 	s.held[id] = b
-	return b.bytes(slab.Len), nil
+	return b.Bytes(slab.Len), nil
 }
 
 // Write counts the Slab and takes its buffer back. b is what Reserve gave for it; anything else is an error. It does not look at the
@@ -108,14 +109,14 @@ func (s *Sink) Write(_ context.Context, slab stages.Slab, b []byte) error {
 	if !ok {
 		return fmt.Errorf("discard: write: slab %d of %s is not reserved", slab.Index, s.outputs[slab.Output].Name)
 	}
-	if want := mine.bytes(slab.Len); len(b) != len(want) || unsafe.SliceData(b) != unsafe.SliceData(want) {
+	if want := mine.Bytes(slab.Len); len(b) != len(want) || unsafe.SliceData(b) != unsafe.SliceData(want) {
 		return fmt.Errorf("discard: write: slab %d of %s: these are not the bytes that Reserve gave", slab.Index, s.outputs[slab.Output].Name)
 	}
 	delete(s.held, id)
 	s.left--
 	s.slabs++
 	s.bytes += slab.Len
-	return s.pool.put(mine)
+	return s.pool.Put(mine)
 }
 
 // check says whether the Slab exists and the Sink takes Slabs now.
@@ -170,5 +171,5 @@ func (s *Sink) Close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	clear(s.held)
-	return s.pool.close()
+	return s.pool.Close()
 }

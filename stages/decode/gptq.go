@@ -21,7 +21,7 @@ func (op checkGroupOrder) String() string   { return fmt.Sprintf("check g_idx = 
 
 func (op checkGroupOrder) Run(j *stages.Job) error {
 	b := j.Src[0]
-	groups := len(b) / 4 / op.group
+	groups := (len(b)/4 + op.group - 1) / op.group
 	for k := 0; 4*k+4 <= len(b); k++ {
 		found := int32(binary.LittleEndian.Uint32(b[4*k:]))
 		if int(found) == k/op.group {

@@ -48,7 +48,8 @@ func New(sink stages.Sink, outputs []stages.Output, opt Options) *Stage {
 // Name is the stage's name.
 func (s *Stage) Name() string { return stages.PhaseUpload.String() }
 
-// Write hands every Slab of the Batch to the Sink, in the Batch's order, and stops at the first error, which names the Output. The Batch
+// Write hands every Slab of the Batch to the Sink, in the Batch's order, and stops at the first error, which names the Output. A Sink that
+// is a stages.BatchWriter gets the Slabs of a Batch in one call. The Batch
 // has no Dst afterwards, on error too: what was handed over is the Sink's, and what was not is settled by Close. Several Batches may be
 // written at once.
 func (s *Stage) Write(ctx context.Context, b *stages.Batch) error {
@@ -57,15 +58,29 @@ func (s *Stage) Write(ctx context.Context, b *stages.Batch) error {
 	if len(dst) != len(b.Slabs) {
 		return fmt.Errorf("%d slabs with %d destinations: the batch was not fetched, or was written before", len(b.Slabs), len(dst))
 	}
+	if w, ok := s.sink.(stages.BatchWriter); ok && len(b.Slabs) > 1 {
+		if err := w.WriteBatch(ctx, b.Slabs, dst); err != nil {
+			return fmt.Errorf("batch of %d slabs from %s on: %w", len(b.Slabs), s.outputs[b.Slabs[0].Output].Name, err)
+		}
+		for _, slab := range b.Slabs {
+			s.written(slab)
+		}
+		return nil
+	}
 	for i, slab := range b.Slabs {
 		if err := s.sink.Write(ctx, slab, dst[i]); err != nil {
 			return fmt.Errorf("output %s, slab %d: %w", s.outputs[slab.Output].Name, slab.Index, err)
 		}
-		if s.missing != nil && s.missing[slab.Output].Add(-1) == 0 {
-			s.opt.Completed(slab.Output)
-		}
+		s.written(slab)
 	}
 	return nil
+}
+
+// written tells when the Slab was its Output's last one.
+func (s *Stage) written(slab stages.Slab) {
+	if s.missing != nil && s.missing[slab.Output].Add(-1) == 0 {
+		s.opt.Completed(slab.Output)
+	}
 }
 
 // Commit verifies the Source, then commits the Sink.

@@ -171,3 +171,34 @@ func TestCompletesEachOutputOnce(t *testing.T) {
 		}
 	}
 }
+
+// batcher takes the Slabs of a Batch in one call.
+type batcher struct{ *journal }
+
+func (b batcher) WriteBatch(_ context.Context, slabs []stages.Slab, bufs [][]byte) error {
+	text := "write together:"
+	for i, s := range slabs {
+		text += fmt.Sprintf(" %d/%d %s", s.Output, s.Index, bufs[i])
+	}
+	return b.note(text)
+}
+
+func TestBatchWriterGetsSeveralSlabsAtOnce(t *testing.T) {
+	j, out := &journal{failAt: 3}, outputs()
+	var completed []int
+	s := upload.New(batcher{j}, out, upload.Options{Completed: func(i int) { completed = append(completed, i) }})
+	one, three := batch(out[2].Slab(2, 0)), batch(out[2].Slab(2, 1), out[0].Slab(0, 0), out[0].Slab(0, 1))
+	if err := errors.Join(s.Write(t.Context(), one), s.Write(t.Context(), three)); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"write 2/0 00", "write together: 2/1 00 0/0 11 0/1 22"}; !slices.Equal(j.calls, want) {
+		t.Errorf("calls %q, want %q", j.calls, want)
+	}
+	if !slices.Equal(completed, []int{2}) {
+		t.Errorf("completed %v", completed)
+	}
+	err := s.Write(t.Context(), batch(out[0].Slab(0, 2), out[2].Slab(2, 0)))
+	if !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "2 slabs from a on") {
+		t.Errorf("got %v", err)
+	}
+}

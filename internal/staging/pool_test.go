@@ -1,4 +1,4 @@
-package discard
+package staging
 
 import (
 	"errors"
@@ -24,34 +24,34 @@ func TestBlockBytes(t *testing.T) {
 		{8 << 20, 8 << 20},
 		{8<<20 + 1, 10 << 20},
 	} {
-		if got := blockBytes(c.n); got != c.want {
-			t.Errorf("blockBytes(%d) = %d, want %d", c.n, got, c.want)
+		if got := BlockBytes(c.n); got != c.want {
+			t.Errorf("BlockBytes(%d) = %d, want %d", c.n, got, c.want)
 		}
 	}
 	for n := int64(1); n < 1<<20; n += 1 + n/50 {
-		if b := blockBytes(n); b < n || b%64 != 0 || b-n > max(63, b/5) || blockBytes(b) != b {
-			t.Errorf("blockBytes(%d) = %d", n, b)
+		if b := BlockBytes(n); b < n || b%64 != 0 || b-n > max(63, b/5) || BlockBytes(b) != b {
+			t.Errorf("BlockBytes(%d) = %d", n, b)
 		}
 	}
 }
 
 // TestPoolKeepsItsBounds drives the pool at random, with phases of small and of large blocks, and checks its books after each step.
 func TestPoolKeepsItsBounds(t *testing.T) {
-	p := newPool()
+	p := New()
 	rng := rand.New(rand.NewPCG(7, 7))
 	type lent struct {
-		block
+		Block
 		n    int64
 		mark byte
 	}
 	var out []lent
 	for step := range 20_000 {
 		if n := size(rng, step); rng.IntN(100) < 52 && p.used+n < 64<<20 {
-			b, err := p.get(n)
+			b, err := p.Get(n)
 			if err != nil {
 				t.Fatal(err)
 			}
-			data := b.bytes(n)
+			data := b.Bytes(n)
 			if uintptr(unsafe.Pointer(&data[0]))%64 != 0 {
 				t.Fatalf("block of %d bytes at %p", n, data)
 			}
@@ -61,12 +61,12 @@ func TestPoolKeepsItsBounds(t *testing.T) {
 		} else if len(out) > 0 {
 			i := rng.IntN(len(out))
 			l := out[i]
-			if data := l.bytes(l.n); data[0] != l.mark || data[l.n-1] != l.mark {
+			if data := l.Bytes(l.n); data[0] != l.mark || data[l.n-1] != l.mark {
 				t.Fatalf("step %d: a block of %d bytes was written by another owner", step, l.n)
 			}
 			out[i] = out[len(out)-1]
 			out = out[:len(out)-1]
-			if err := p.put(l.block); err != nil {
+			if err := p.Put(l.Block); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -74,7 +74,7 @@ func TestPoolKeepsItsBounds(t *testing.T) {
 			audit(t, p)
 		}
 	}
-	if err := p.close(); err != nil {
+	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if p.mapped != 0 || len(p.regions) != 0 {
@@ -90,7 +90,7 @@ func size(rng *rand.Rand, step int) int64 {
 }
 
 // audit recomputes the books from the regions.
-func audit(t *testing.T, p *pool) {
+func audit(t *testing.T, p *Pool) {
 	t.Helper()
 	var mapped, used, idle, unused int64
 	for r := range p.regions {
@@ -113,16 +113,16 @@ func audit(t *testing.T, p *pool) {
 
 // TestPoolMakesRoom: large blocks of a new size replace idle ones of another instead of coming on top.
 func TestPoolMakesRoom(t *testing.T) {
-	p := newPool()
+	p := New()
 	defer func() {
-		if err := p.close(); err != nil {
+		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
 	for _, n := range []int64{6 << 20, 5 << 20, 7 << 20, 6 << 20} {
-		var held []block
+		var held []Block
 		for range 4 {
-			b, err := p.get(n)
+			b, err := p.Get(n)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ func TestPoolMakesRoom(t *testing.T) {
 			}
 		}
 		for _, b := range held {
-			if err := p.put(b); err != nil {
+			if err := p.Put(b); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -144,29 +144,29 @@ func TestPoolMakesRoom(t *testing.T) {
 
 // TestSmallBlocksCostNoMapping: half a million blocks of 4 KiB, and as many of two sizes in turn, with few in use at once.
 func TestSmallBlocksCostNoMapping(t *testing.T) {
-	p := newPool()
+	p := New()
 	mappings := 0
 	p.alloc = func(n int64) (*offheap.Region, error) { mappings++; return offheap.Alloc(n) }
 	for i := range 500_000 {
-		a, errA := p.get(4096)
-		b, errB := p.get(int64(100 + i%2*3000))
-		if err := errors.Join(errA, errB, p.put(a), p.put(b)); err != nil {
+		a, errA := p.Get(4096)
+		b, errB := p.Get(int64(100 + i%2*3000))
+		if err := errors.Join(errA, errB, p.Put(a), p.Put(b)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if mappings > 4 {
 		t.Errorf("%d mappings", mappings)
 	}
-	if err := p.close(); err != nil {
+	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestPoolReportsMemoryThatTheSystemDoesNotGive(t *testing.T) {
-	p := newPool()
+	p := New()
 	refused := errors.New("no memory")
 	p.alloc = func(int64) (*offheap.Region, error) { return nil, refused }
-	if _, err := p.get(100); !errors.Is(err, refused) {
+	if _, err := p.Get(100); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
 	if p.used != 0 || p.mapped != 0 || p.idle.bytes != 0 {

@@ -1,4 +1,5 @@
-package discard
+// Package staging lends out buffers outside the Go heap, for sinks that do not hand out final memory.
+package staging
 
 import (
 	"errors"
@@ -15,9 +16,9 @@ const (
 	maxCarved = 64 << 10
 )
 
-// blockBytes is the size of the block for n bytes: n rounded up to a quarter of the power of two below it, and to 64 bytes, so that every
+// BlockBytes is the size of the block for n bytes: n rounded up to a quarter of the power of two below it, and to 64 bytes, so that every
 // block starts at a multiple of 64 and sizes that differ little share their blocks.
-func blockBytes(n int64) int64 {
+func BlockBytes(n int64) int64 {
 	step := int64(64)
 	if n > 256 {
 		step = 1 << (bits.Len64(uint64(n-1)) - 3)
@@ -34,9 +35,15 @@ func regionBytes(block int64) int64 {
 	return max(16*block, 64<<10) / block * block
 }
 
-// pool hands out blocks of anonymous memory. It needs a lock around it. All its work is constant per block, but for system calls and the
+// Pool hands out blocks of anonymous memory. It needs a lock around it. All its work is constant per block, but for system calls and the
 // freeing of regions, which is constant per region.
-type pool struct {
+//
+// A block takes its length, rounded up to 64 bytes and by at most a fifth of the block (BlockBytes). Blocks up to 64 KiB are cut from
+// regions of 64 KiB to 1 MiB, larger ones are regions of their own. A region without a block in use is idle and is used again, so that a
+// block costs no system call. Never more than 16 MiB are idle, and no large region is mapped while idle ones would take the Pool past the
+// most that was ever in use at once: those that were idle longest are freed first. So the Pool holds at most what is in use, plus 16 MiB,
+// plus the unused part of regions with small blocks in them.
+type Pool struct {
 	alloc   func(int64) (*offheap.Region, error)
 	classes map[int64]*class
 	regions map[*region]struct{} // all there are
@@ -66,22 +73,23 @@ type region struct {
 	prev, next *region
 }
 
-// block is a piece of a region that one owner has.
-type block struct {
+// Block is a piece of a region that one owner has.
+type Block struct {
 	region *region
 	off    int64
 }
 
-// bytes is the first n of the block's bytes.
-func (b block) bytes(n int64) []byte { return b.region.mem.Bytes()[b.off : b.off+n : b.off+n] }
+// Bytes is the first n of the block's bytes.
+func (b Block) Bytes(n int64) []byte { return b.region.mem.Bytes()[b.off : b.off+n : b.off+n] }
 
-func newPool() *pool {
-	return &pool{alloc: offheap.Alloc, classes: make(map[int64]*class), regions: make(map[*region]struct{})}
+// New makes an empty Pool.
+func New() *Pool {
+	return &Pool{alloc: offheap.Alloc, classes: make(map[int64]*class), regions: make(map[*region]struct{})}
 }
 
-// get hands out a block of at least n bytes, n > 0.
-func (p *pool) get(n int64) (block, error) {
-	size := blockBytes(n)
+// Get hands out a block of at least n bytes, n > 0.
+func (p *Pool) Get(n int64) (Block, error) {
+	size := BlockBytes(n)
 	c := p.classes[size]
 	if c == nil {
 		c = &class{block: size}
@@ -89,7 +97,7 @@ func (p *pool) get(n int64) (block, error) {
 	}
 	if len(c.avail) == 0 {
 		if err := p.grow(c); err != nil {
-			return block{}, err
+			return Block{}, err
 		}
 	}
 	p.used += size
@@ -99,7 +107,7 @@ func (p *pool) get(n int64) (block, error) {
 
 // grow maps one more region for c. For one of a large block, idle regions of other sizes make room first when all would be more than was
 // ever in use. Small ones do not drive others out: blocks of two sizes in turn would cost a system call each.
-func (p *pool) grow(c *class) error {
+func (p *Pool) grow(c *class) error {
 	size := regionBytes(c.block)
 	if c.block > maxCarved {
 		tooMuch := p.mapped + size - max(p.peak, p.used+c.block, maxIdle)
@@ -120,11 +128,11 @@ func (p *pool) grow(c *class) error {
 }
 
 // take hands out a block of r, which has one: the one that came back last, because the caches still know it.
-func (p *pool) take(r *region) block {
+func (p *Pool) take(r *region) Block {
 	if r.inUse == 0 {
 		p.idle.remove(r)
 	}
-	b := block{region: r}
+	b := Block{region: r}
 	if n := len(r.free); n > 0 {
 		b.off, r.free = int64(r.free[n-1]), r.free[:n-1]
 	} else {
@@ -138,8 +146,8 @@ func (p *pool) take(r *region) block {
 	return b
 }
 
-// put takes a block back, and frees the regions that were idle longest when too many are.
-func (p *pool) put(b block) error {
+// Put takes a block back, and frees the regions that were idle longest when too many are.
+func (p *Pool) Put(b Block) error {
 	r := b.region
 	r.free = append(r.free, int32(b.off))
 	r.inUse--
@@ -155,7 +163,7 @@ func (p *pool) put(b block) error {
 }
 
 // trim frees the regions that were idle longest until no more than keep bytes are idle, or none.
-func (p *pool) trim(keep int64) error {
+func (p *Pool) trim(keep int64) error {
 	for p.idle.bytes > max(keep, 0) {
 		if err := p.unmap(p.idle.oldest()); err != nil {
 			return err
@@ -165,7 +173,7 @@ func (p *pool) trim(keep int64) error {
 }
 
 // unmap frees an idle region.
-func (p *pool) unmap(r *region) error {
+func (p *Pool) unmap(r *region) error {
 	p.idle.remove(r)
 	r.class.remove(r)
 	p.mapped -= r.size
@@ -173,13 +181,13 @@ func (p *pool) unmap(r *region) error {
 	return r.mem.Free()
 }
 
-// close frees everything, in use or not.
-func (p *pool) close() error {
+// Close frees everything, in use or not.
+func (p *Pool) Close() error {
 	var errs []error
 	for r := range p.regions {
 		errs = append(errs, r.mem.Free())
 	}
-	*p = *newPool()
+	*p = *New()
 	return errors.Join(errs...)
 }
 
