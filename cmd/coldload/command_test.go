@@ -1,0 +1,377 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coldload/coldload/stages"
+)
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gptq := fixture(gptqFixture)
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		says string // on stderr
+	}{
+		{"plan", []string{"plan", gptq}, exitDone, ""},
+		{"load", []string{"load", gptq}, exitDone, ""},
+		{"load and discard", []string{"load", gptq, "--to", "discard", "--dtype=bf16", "--budget", "1MiB", "--workers", "1", "--io", "pread"}, exitDone, ""},
+		{"synth", []string{"synth", filepath.Join(t.TempDir(), "new"), "--model", "micro", "--format", "none"}, exitDone, ""},
+		{"help", []string{"load", "--help"}, exitDone, ""},
+		{"version", []string{"--version"}, exitDone, ""},
+
+		{"bad bytes", []string{"load", broken(t)}, exitFailed, "scales"},
+
+		{"nothing", nil, exitUsage, "a command is needed"},
+		{"unknown command", []string{"lode"}, exitUsage, `unknown command "lode" (known: demo, help, load, plan, synth)`},
+		{"unknown flag", []string{"load", gptq, "--fast"}, exitUsage, "unknown flag: --fast"},
+		{"no path", []string{"load"}, exitUsage, "load needs one PATH"},
+		{"two paths", []string{"plan", "a", "b"}, exitUsage, `not also "b"`},
+		{"demo with a path", []string{"demo", "a"}, exitUsage, "demo takes no arguments"},
+		{"bad number", []string{"load", gptq, "--workers", "many"}, exitUsage, "--workers many"},
+		{"negative workers", []string{"load", gptq, "--workers", "-1"}, exitUsage, "--workers -1: must not be negative"},
+		{"bad size", []string{"load", gptq, "--budget", "12 parsecs"}, exitUsage, "--budget 12 parsecs is no size"},
+		{"unknown layout", []string{"load", gptq, "--layout", "zigzag"}, exitUsage, "--layout zigzag is not known (known: marlin)"},
+		{"f32 with marlin", []string{"load", gptq, "--dtype", "f32"}, exitUsage, "layout marlin"},
+		{"f32 with marlin in plan", []string{"plan", gptq, "--dtype", "f32"}, exitUsage, "layout marlin"},
+		{"unknown model", []string{"synth", filepath.Join(t.TempDir(), "x"), "--model", "gpt-9"}, exitUsage, "unknown model"},
+		{"zero bits", []string{"synth", filepath.Join(t.TempDir(), "x"), "--bits", "0"}, exitUsage, "must not be 0"},
+		{"full folder", []string{"synth", full}, exitUsage, "choose a folder that is absent or empty"},
+		{"folder is a file", []string{"synth", filepath.Join(full, "file")}, exitUsage, "choose another folder"},
+		{"folder below a file", []string{"synth", filepath.Join(full, "file", "x")}, exitUsage, "choose another folder"},
+
+		{"missing shard", []string{"plan", damaged(t)}, exitRefused, "checkpoint refused: 1 fault"},
+		{"missing shard in load", []string{"load", damaged(t)}, exitRefused, "checkpoint refused: 1 fault"},
+		{"no such folder", []string{"load", "./no/such/folder"}, exitRefused, "does not exist"},
+		{"empty folder", []string{"plan", t.TempDir()}, exitRefused, "checkpoint refused"},
+		{"small budget", []string{"load", gptq, "--budget", "1000"}, exitRefused, "larger than the budget"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := command(t, c.args...)
+			if r.code != c.code || !strings.Contains(r.err, c.says) {
+				t.Errorf("exit code %d, stderr:\n%s\nwant code %d and %q", r.code, r.err, c.code, c.says)
+			}
+			if (r.code == exitDone) != (r.err == "") {
+				t.Errorf("stderr of a run that exits with %d:\n%s", r.code, r.err)
+			}
+			if r.code != exitDone && !strings.HasPrefix(lastParagraph(r.err), "coldload: ") {
+				t.Errorf("the message does not begin with the program's name:\n%s", r.err)
+			}
+			if r.code == exitUsage && !strings.Contains(r.err, "--help") {
+				t.Errorf("a usage error does not say where help is:\n%s", r.err)
+			}
+		})
+	}
+}
+
+// lastParagraph skips a help text before the message.
+func lastParagraph(s string) string {
+	if i := strings.LastIndex(s, "\ncoldload: "); i >= 0 {
+		return s[i+1:]
+	}
+	return s
+}
+
+// What the contract has and this version has not is refused by name, and no help shows it.
+func TestLaterAbilities(t *testing.T) {
+	t.Parallel()
+	gptq := fixture(gptqFixture)
+	lines := [][]string{
+		{"pack", gptq, "out"},
+		{"verify", "out"},
+		{"report", "a.json", "b.json"},
+		{"load", gptq, "--to", "file:out"},
+		{"load", gptq, "--io", "direct"},
+		{"plan", gptq, "--names", "vllm"},
+	}
+	for _, l := range []string{"raw", "exllama", "dequant"} {
+		lines = append(lines, []string{"load", gptq, "--layout", l}, []string{"plan", gptq, "--layout=" + l})
+	}
+	for _, f := range []string{
+		"--no-fuse", "--strict", "--act-order", "--include=*", "--exclude=*", "--alias", "--report=a.html", "--trace=a.json",
+		"--trace-batches",
+	} {
+		lines = append(lines, []string{"load", gptq, f}, []string{"plan", f, gptq})
+	}
+	for _, args := range lines {
+		r := command(t, args...)
+		if r.code != exitUsage || !strings.Contains(r.err, "is not in this version yet") || r.out != "" {
+			t.Errorf("%q: exit code %d, stdout %q, stderr %q", args, r.code, r.out, r.err)
+		}
+	}
+	var texts []string
+	for _, c := range []string{"plan", "load", "synth", "demo", "help"} {
+		texts = append(texts, command(t, c, "--help").out)
+	}
+	help := strings.Join(texts, "\n")
+	for _, f := range laterFlags {
+		if strings.Contains(help, "--"+f+" ") {
+			t.Errorf("the help shows --%s", f)
+		}
+	}
+	for _, c := range []string{"exllama", "direct", "verify", "pack "} {
+		if strings.Contains(help, c) {
+			t.Errorf("the help shows %s", c)
+		}
+	}
+}
+
+func TestHelpTeaches(t *testing.T) {
+	t.Parallel()
+	for _, c := range newRoot(testEnv(nil, nil)).Commands() {
+		if !strings.Contains(c.Long, "Exit codes:") || !strings.Contains(c.Example, "coldload "+c.Name()) {
+			t.Errorf("the help of %s lacks exit codes or an example", c.Name())
+		}
+		for line := range strings.Lines(c.Long) {
+			if len(line) > 121 {
+				t.Errorf("a line of the help of %s is %d long: %s", c.Name(), len(line), line)
+			}
+		}
+	}
+}
+
+func TestFailureJSON(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		args   []string
+		code   int
+		faults int
+	}{
+		{"usage", []string{"load", "--json"}, exitUsage, 0},
+		{"flag read after the wrong one", []string{"load", "x", "--strict", "--json"}, exitUsage, 0},
+		{"unknown command", []string{"lode", "--json=1"}, exitUsage, 0},
+		{"target", []string{"synth", ".", "--json"}, exitUsage, 0},
+		{"refused", []string{"load", damaged(t), "--json"}, exitRefused, 1},
+		{"refused plan", []string{"plan", damaged(t), "--json"}, exitRefused, 1},
+		{"bad bytes", []string{"load", broken(t), "--json"}, exitFailed, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := command(t, c.args...)
+			o := r.object(t)
+			faults, ok := o["faults"].([]any)
+			if message, _ := o["error"].(string); r.code != c.code || message == "" || !ok || len(faults) != c.faults {
+				t.Errorf("exit code %d, object %v", r.code, o)
+			}
+			if !strings.Contains(r.err, "coldload: ") {
+				t.Errorf("stderr: %q", r.err)
+			}
+		})
+	}
+}
+
+// A refusal by the plan has what the plan understood beside the faults.
+func TestRefusedPlanHasData(t *testing.T) {
+	t.Parallel()
+	args := []string{"plan", fixture(gptqFixture), "--budget", "1000"}
+	r := command(t, append(args, "--json")...)
+	o := r.object(t)
+	faults, _ := o["faults"].([]any)
+	if r.code != exitRefused || o["error"] == nil || len(faults) == 0 || o["family"] != "Qwen3-MoE" || o["tensors"] != 71.0 {
+		t.Errorf("exit code %d, object %v", r.code, o)
+	}
+	r = command(t, args...)
+	if !strings.Contains(r.out, "larger than the budget") || !strings.Contains(r.err, "larger than the budget") {
+		t.Errorf("stdout:\n%s\nstderr:\n%s", r.out, r.err)
+	}
+	// On a terminal that shows both, once is enough.
+	var out, err bytes.Buffer
+	e := testEnv(&out, &err)
+	e.outTTY = func() (int, bool) { return 100, true }
+	e.errTTY = e.outTTY
+	if code := execute(t.Context(), e, args); code != exitRefused || !strings.Contains(err.String(), "1 fault, listed above\n") {
+		t.Errorf("exit code %d, stderr:\n%s", code, &err)
+	}
+}
+
+func TestLoadJSON(t *testing.T) {
+	t.Parallel()
+	for _, to := range []string{toHost, toDiscard} {
+		o := command(t, "load", fixture(gptqFixture), "--to", to, "--json").object(t)
+		for _, key := range []string{"seconds", "bytes_in", "bytes_out", "tensors_in", "outputs", "peak_anon_bytes", "budget_peak_bytes"} {
+			if n, ok := o[key].(float64); !ok || n <= 0 {
+				t.Errorf("--to %s: %s is %v", to, key, o[key])
+			}
+		}
+		for key, want := range map[string]any{
+			"layout": "marlin", "dtype": "keep", "sink": to, "bound_by": "", "path": fixture(gptqFixture), "version": "0.1.0",
+			"budget": 268435456.0, "tensors_in": 71.0, "outputs": 15.0,
+		} {
+			if o[key] != want {
+				t.Errorf("--to %s: %s is %v, want %v", to, key, o[key], want)
+			}
+		}
+		for _, key := range []string{"notes", "warnings"} {
+			if _, ok := o[key].([]any); !ok {
+				t.Errorf("--to %s: %s is %v", to, key, o[key])
+			}
+		}
+		want := 0.0
+		if to == toHost {
+			want, _ = o["bytes_out"].(float64)
+		}
+		if o["result_bytes"] != want {
+			t.Errorf("--to %s: result_bytes is %v, want %v", to, o["result_bytes"], want)
+		}
+		checkPhases(t, o["phases"])
+	}
+}
+
+// checkPhases wants all phases in order, each with all figures.
+func checkPhases(t *testing.T, v any) {
+	t.Helper()
+	list, _ := v.([]any)
+	var names []string
+	for _, p := range list {
+		phase, _ := p.(map[string]any)
+		name, _ := phase["name"].(string)
+		names = append(names, name)
+		for _, key := range []string{"workers", "items", "bytes_in", "bytes_out", "busy_seconds", "wait_in_seconds", "wait_out_seconds"} {
+			if n, ok := phase[key].(float64); !ok || n < 0 || n > 1e9 {
+				t.Errorf("phase %s: %s is %v", name, key, phase[key])
+			}
+		}
+	}
+	var want []string
+	for _, p := range stages.Phases() {
+		want = append(want, p.String())
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("phases %v, want %v", names, want)
+	}
+}
+
+func TestLoadText(t *testing.T) {
+	t.Parallel()
+	r := command(t, "load", fixture(plainFixture))
+	for _, want := range []string{"loaded ", " in host memory, took ", "wait out s", "\ncommit "} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("%q is not in\n%s", want, r.out)
+		}
+	}
+	if r := command(t, "load", fixture(plainFixture), "--quiet"); strings.Count(r.out, "\n") != 1 {
+		t.Errorf("--quiet prints\n%s", r.out)
+	}
+	if r := command(t, "plan", fixture(plainFixture), "--quiet"); strings.Count(r.out, "\n") != 1 {
+		t.Errorf("--quiet prints\n%s", r.out)
+	}
+}
+
+func TestHubCache(t *testing.T) {
+	t.Parallel()
+	hub := t.TempDir()
+	snapshot := filepath.Join(hub, "models--org--name", "snapshots", strings.Repeat("a", 40))
+	refs := filepath.Join(hub, "models--org--name", "refs")
+	if err := os.CopyFS(snapshot, os.DirFS(fixture(plainFixture))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(refs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(refs, "main"), []byte(strings.Repeat("a", 40)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, err bytes.Buffer
+	e := testEnv(&out, &err)
+	e.hubCache = hub
+	if code := execute(t.Context(), e, []string{"plan", "org/name", "--quiet"}); code != exitDone {
+		t.Errorf("exit code %d: %s", code, &err)
+	}
+}
+
+func TestSynthJSON(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "ck")
+	o := command(t, "synth", dir, "--model", "micro", "--layers", "1", "--seed", "7", "--shard-size", "100KB", "--json").object(t)
+	if o["dir"] != dir || o["model"] != "micro" || o["shards"] == 1.0 {
+		t.Error(o)
+	}
+	if r := command(t, "load", dir); r.code != exitDone {
+		t.Error(r.err)
+	}
+}
+
+// microDemo is the demo with the smallest model.
+func microDemo(e *env) *cobra.Command {
+	c := newDemo(e, "micro")
+	c.SilenceErrors, c.SilenceUsage = true, true
+	return c
+}
+
+// cancelWhen cancels a context when a text goes by.
+type cancelWhen struct {
+	text   string
+	cancel func()
+}
+
+func (w *cancelWhen) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(w.text)) {
+		w.cancel()
+	}
+	return len(b), nil
+}
+
+func TestDemo(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	var out, err bytes.Buffer
+	e := testEnv(&out, &err)
+	if code := run(t.Context(), e, microDemo(e), []string{}); code != exitDone || err.Len() > 0 {
+		t.Fatalf("exit code %d, stderr %q", code, &err)
+	}
+	for _, want := range []string{"1. A checkpoint", "wrote ", "2. Loading", "loaded ", "phase ", "The temporary folder is removed."} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &out)
+		}
+	}
+	out.Reset()
+	if code := run(t.Context(), e, microDemo(e), []string{"--json"}); code != exitDone {
+		t.Fatalf("exit code %d, stderr %q", code, &err)
+	}
+	o := result{out: out.String()}.object(t)
+	checkPhases(t, o["phases"])
+	if written, _ := o["synth"].(map[string]any); written["model"] != "micro" {
+		t.Error(o)
+	}
+	wantEmpty(t, os.Getenv("TMPDIR"))
+}
+
+func TestDemoCleansUp(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	for _, when := range []string{"1. A checkpoint", "2. Loading"} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		var err bytes.Buffer
+		out := &cancelWhen{text: when, cancel: func() { cancel(&interruptError{signal: os.Interrupt}) }}
+		e := testEnv(out, &err)
+		if code := run(ctx, e, microDemo(e), []string{}); code != 130 || !strings.Contains(err.String(), "stopped by a signal") {
+			t.Errorf("interrupted at %q: exit code %d, stderr %q", when, code, &err)
+		}
+		wantEmpty(t, os.Getenv("TMPDIR"))
+	}
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		t.Errorf("%s is left behind", e.Name())
+	}
+}

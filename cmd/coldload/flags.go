@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sources/file"
+	"github.com/coldload/coldload/stages"
+)
+
+// choice is a flag with a few values. Those of a later version are refused by name.
+type choice struct {
+	value        string
+	known, later []string
+}
+
+// chooseFrom makes a choice among known values, of which the first is the default.
+func chooseFrom(known []string, later ...string) choice {
+	return choice{value: known[0], known: known, later: later}
+}
+
+func (c *choice) Set(s string) error {
+	switch kind, _, _ := strings.Cut(s, ":"); {
+	case slices.Contains(c.known, s):
+		c.value = s
+		return nil
+	case slices.Contains(c.later, kind):
+		return errLater
+	default:
+		return fmt.Errorf("is not known (known: %s)", strings.Join(c.known, ", "))
+	}
+}
+
+func (c *choice) String() string { return c.value }
+func (c *choice) Type() string   { return strings.Join(c.known, "|") }
+
+// outputFlags say how a command speaks.
+type outputFlags struct{ json, quiet bool }
+
+func (f *outputFlags) AddFlags(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.json, "json", false, "print the result as one JSON object on stdout")
+	fs.BoolVar(&f.quiet, "quiet", false, "no progress, and only one line of result")
+}
+
+// planFlags say what is to be made, and within what memory.
+type planFlags struct {
+	outputFlags
+
+	layout, dtype, names, io choice
+	budget                   size
+	workers                  int
+}
+
+func newPlanFlags() planFlags {
+	return planFlags{
+		layout: chooseFrom([]string{string(stages.LayoutMarlin)}, string(stages.LayoutRaw), string(stages.LayoutExllama), string(stages.LayoutDequant)),
+		dtype:  chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
+		names:  chooseFrom([]string{"hf"}, "vllm"),
+		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String()}, "direct"),
+		budget: coldload.DefaultBudget,
+	}
+}
+
+func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
+	f.outputFlags.AddFlags(fs)
+	fs.Var(&f.layout, "layout", "layout of quantised modules")
+	fs.Var(&f.dtype, "dtype", "dtype of floating-point tensors and of scales; f32 does not go with layout marlin")
+	fs.Var(&f.names, "names", "how outputs are named")
+	fs.Var(&f.budget, "budget", "most bytes in flight: what is read and not yet in its final place (KiB, MiB, GiB, KB, MB, GB)")
+	fs.IntVar(&f.workers, "workers", 0, "goroutines of every stage; 0 lets each stage choose")
+	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest")
+}
+
+var dtypes = map[string]stages.DType{
+	"keep": safetensors.Invalid, "f16": safetensors.F16, "bf16": safetensors.BF16, "f32": safetensors.F32,
+}
+
+// options are the flags as the library takes them.
+func (f *planFlags) options(e *env) (coldload.Options, error) {
+	if f.workers < 0 {
+		return coldload.Options{}, usagef("--workers %d: must not be negative", f.workers)
+	}
+	mode, err := file.ParseMode(f.io.value)
+	if err != nil {
+		return coldload.Options{}, usagef("--io: %w", err)
+	}
+	n := f.workers
+	return coldload.Options{
+		Layout: stages.Layout(f.layout.value), DType: dtypes[f.dtype.value], Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
+	}, nil
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/report"
+	"github.com/coldload/coldload/sinks/discard"
+	"github.com/coldload/coldload/sinks/host"
+	"github.com/coldload/coldload/stages"
+)
+
+// The sinks that load has.
+const (
+	toHost    = "host"
+	toDiscard = "discard"
+)
+
+// loadFlags are the options of load.
+type loadFlags struct {
+	planFlags
+
+	to choice
+}
+
+func newLoadFlags() loadFlags {
+	return loadFlags{planFlags: newPlanFlags(), to: chooseFrom([]string{toHost, toDiscard}, "file")}
+}
+
+func (f *loadFlags) AddFlags(fs *pflag.FlagSet) {
+	f.planFlags.AddFlags(fs)
+	fs.Var(&f.to, "to", "where the result goes")
+}
+
+func newLoad(e *env) *cobra.Command {
+	o := newLoadFlags()
+	cmd := &cobra.Command{
+		Use:   "load PATH",
+		Short: "Load a checkpoint and say where the time went",
+		Long: `load reads a checkpoint, brings every tensor into its final form and says
+where the time went, phase by phase, as measured. It checks everything that the
+headers tell before it reads a weight byte, and what only the bytes tell while
+it reads.
+
+--to host keeps the result in memory until the program ends; --to discard does
+the same work and throws every tensor away, which needs no more memory than
+--budget and what describes the checkpoint. On a terminal a line shows the
+bytes written, the rate and the time to the very end.
+
+` + pathHelp + `
+
+With --json, peak_anon_bytes is the most anonymous memory that the process had,
+sampled every 10 ms (on systems other than Linux: what the Go runtime took from
+the system, without the result). Times of phases are summed over their workers.
+
+` + exitCodes,
+		Example: `  coldload load ./my-model
+  coldload load ./my-model --to discard --dtype bf16 --budget 1GiB
+  coldload load org/name --json | jq '.phases[] | {name, busy_seconds}'`,
+		Args: exactly(1, "one PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := load(cmd.Context(), e, &o, args[0], e.start)
+			if err != nil {
+				return err
+			}
+			return errors.Join(l.print(e, &o), l.close())
+		},
+	}
+	o.AddFlags(cmd.Flags())
+	return cmd
+}
+
+// loaded is a load that succeeded.
+type loaded struct {
+	report.Load
+
+	path   string
+	budget int64
+	memory *host.Memory // nil when nothing was kept
+}
+
+// load runs a load whose time is counted from start.
+func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Time) (*loaded, error) {
+	opt, err := o.options(e)
+	if err != nil {
+		return nil, err
+	}
+	sink := stages.Sink(discard.New())
+	where := ", discarded"
+	if o.to.value == toHost {
+		sink, where = host.New(host.Options{}), " in host memory"
+	}
+	peak := startPeak()
+	bar := startBar(e, o.quiet, "loading", "committing")
+	if bar != nil {
+		opt.Progress = bar.load
+	}
+	res, err := coldload.Load(ctx, path, sink, opt)
+	took := time.Since(start)
+	bar.stop()
+	l := &loaded{
+		Load: report.Load{Result: res, Took: took, Where: where, PeakAnon: peak.stop()},
+		path: path, budget: opt.Budget,
+	}
+	if err != nil {
+		return nil, err
+	}
+	if h, ok := sink.(*host.Sink); ok {
+		l.memory = h.Memory()
+	}
+	return l, nil
+}
+
+// close gives the result's memory back.
+func (l *loaded) close() error {
+	if l.memory == nil {
+		return nil
+	}
+	return l.memory.Close()
+}
+
+// resultBytes is what of the result is in memory.
+func (l *loaded) resultBytes() int64 {
+	if l.memory == nil {
+		return 0
+	}
+	return l.memory.Bytes()
+}
+
+func (l *loaded) print(e *env, o *loadFlags) error {
+	width, _ := e.outTTY()
+	switch {
+	case o.json:
+		return writeJSON(e.out, l.object(o))
+	case o.quiet:
+		return write(e.out, l.Headline()+"\n")
+	default:
+		return write(e.out, l.Text(width))
+	}
+}
+
+// loadJSON is the JSON object of load.
+type loadJSON struct {
+	Path    string `json:"path"`
+	Sink    string `json:"sink"`
+	Version string `json:"version"`
+	Layout  string `json:"layout"`
+	DType   string `json:"dtype"`
+
+	Seconds   float64 `json:"seconds"` // from the start of main to the last byte in its final layout
+	BytesIn   int64   `json:"bytes_in"`
+	BytesOut  int64   `json:"bytes_out"`
+	TensorsIn int     `json:"tensors_in"`
+	Outputs   int     `json:"outputs"`
+
+	PeakAnon    int64 `json:"peak_anon_bytes"`
+	ResultBytes int64 `json:"result_bytes"` // in memory; 0 when nothing is kept there
+	Budget      int64 `json:"budget"`
+	BudgetPeak  int64 `json:"budget_peak_bytes"`
+
+	BoundBy  string      `json:"bound_by"` // empty: this version does not judge
+	Phases   []phaseJSON `json:"phases"`
+	Notes    []string    `json:"notes"`
+	Warnings []string    `json:"warnings"`
+}
+
+// phaseJSON is one phase; times are summed over its workers.
+type phaseJSON struct {
+	Name     string  `json:"name"`
+	Workers  int     `json:"workers"`
+	Items    int64   `json:"items"`
+	BytesIn  int64   `json:"bytes_in"`
+	BytesOut int64   `json:"bytes_out"`
+	Busy     float64 `json:"busy_seconds"`
+	WaitIn   float64 `json:"wait_in_seconds"`
+	WaitOut  float64 `json:"wait_out_seconds"`
+}
+
+func (l *loaded) object(o *loadFlags) loadJSON {
+	res := l.Result
+	j := loadJSON{
+		Path: l.path, Sink: o.to.value, Version: coldload.Version, Layout: o.layout.value, DType: o.dtype.value,
+		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
+		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
+		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak,
+		Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
+	}
+	for _, p := range res.Phases {
+		j.Phases = append(j.Phases, phaseJSON{
+			Name: p.Name, Workers: p.Workers, Items: p.Items, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
+			Busy: p.Busy.Seconds(), WaitIn: p.WaitIn.Seconds(), WaitOut: p.WaitOut.Seconds(),
+		})
+	}
+	return j
+}

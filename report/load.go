@@ -1,0 +1,101 @@
+package report
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coldload/coldload"
+)
+
+// Load is what there is to say of a finished load.
+type Load struct {
+	Result *coldload.Result
+	// Took is what the user waited: from the start of the program to the last byte in its final layout.
+	Took time.Duration
+	// Where says where the result is and follows its size: " in host memory", ", discarded".
+	Where string
+	// PeakAnon is the most anonymous memory that the process had, in bytes; 0 when the system does not tell.
+	PeakAnon int64
+}
+
+// Headline is the load in one line.
+func (l Load) Headline() string {
+	s := l.Result.Plan.Summary
+	line := fmt.Sprintf("loaded %s (%s) as %s%s, took %s", Bytes(s.BytesIn), Plural(int64(l.Result.TensorsIn), "tensor"),
+		Bytes(s.BytesOut), l.Where, Duration(l.Took))
+	if r := rate(s.BytesIn, l.Took); r != "-" {
+		line += ", " + r + " GB/s"
+	}
+	if l.PeakAnon > 0 {
+		line += ", peak memory " + Bytes(l.PeakAnon)
+	}
+	return line
+}
+
+// Text is the headline, the phase table and what was odd, at most width columns wide where that is possible; 0 sets no bound.
+func (l Load) Text(width int) string {
+	var b strings.Builder
+	b.WriteString(l.Headline() + "\n\n")
+	b.WriteString(Phases(l.Result.Phases, l.Result.Duration, width))
+	writeList(&b, "notes", l.Result.Notes)
+	writeList(&b, "warnings", l.Result.Warnings)
+	return b.String()
+}
+
+// Phases is the table of phases of a load that took the given time. Times are as measured, summed over the workers of a phase.
+func Phases(phases []coldload.Phase, took time.Duration, width int) string {
+	t := table{columns: []column{
+		{title: "phase"},
+		{title: "workers", right: true, drop: 3},
+		{title: "items", right: true, drop: 4},
+		{title: "in", right: true, drop: 2},
+		{title: "out", right: true, drop: 1},
+		{title: "busy s", right: true},
+		{title: "wait in s", right: true},
+		{title: "wait out s", right: true},
+		{title: "used", right: true, drop: 5},
+		{title: "GB/s", right: true, drop: 6},
+	}}
+	for _, p := range phases {
+		used := "-"
+		if whole := time.Duration(p.Workers) * took; whole > 0 && p.Busy > 0 {
+			used = fmt.Sprintf("%.0f %%", 100*p.Busy.Seconds()/whole.Seconds())
+		}
+		t.add(p.Name, strconv.Itoa(p.Workers), Count(p.Items), bytesOrDash(p.BytesIn), bytesOrDash(p.BytesOut),
+			seconds(p.Busy), seconds(p.WaitIn), seconds(p.WaitOut), used, speed(p, took))
+	}
+	var b strings.Builder
+	t.write(&b, width)
+	b.WriteString("\nTimes are summed over the workers. used: the part of the load that a worker\nwas busy. GB/s: of one worker while it was busy.\n")
+	return b.String()
+}
+
+// speed is what one busy worker does; "-" when it was busy for too short a time to tell.
+func speed(p coldload.Phase, took time.Duration) string {
+	if p.Busy < took*time.Duration(p.Workers)/100 {
+		return "-"
+	}
+	return rate(max(p.BytesIn, p.BytesOut), p.Busy)
+}
+
+func bytesOrDash(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return Bytes(n)
+}
+
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) }
+
+// writeList prints lines under a title; nothing when there are none.
+func writeList(b *strings.Builder, title string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	b.WriteString("\n" + title + "\n")
+	for _, l := range lines {
+		b.WriteString("  - " + Clean(l) + "\n")
+	}
+}
