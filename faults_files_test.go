@@ -180,7 +180,7 @@ func TestPathsThatLeave(t *testing.T) {
 		name: "link within the folder", build: only(func(b *ckpt.Builder) {
 			b.Shard("blob.safetensors", u8("a", "one")).Symlink(single, "blob.safetensors")
 		}),
-		check: func(t *testing.T, got loaded) { got.same(t, "a", safetensors.U8, []int64{3}, []byte("one")) },
+		check: func(got loaded) { got.same("a", safetensors.U8, []int64{3}, []byte("one")) },
 	}})
 }
 
@@ -260,66 +260,66 @@ func TestHeaderFaults(t *testing.T) {
 
 // TestOddFilesThatLoad has the other half of SAFETENSORS 5.
 func TestOddFilesThatLoad(t *testing.T) {
-	four := func(t *testing.T, got loaded) {
-		t.Helper()
-		got.same(t, "a", safetensors.U8, []int64{4}, []byte("four"))
+	four := func(got loaded) {
+		got.t.Helper()
+		got.same("a", safetensors.U8, []int64{4}, []byte("four"))
 	}
 	long := strings.Repeat("very.long.", 400)
 	loads(t, []row{
 		{name: "plain", build: rawHeader(`{`+good+`}`, "four"), check: four},
-		{name: "unknown field", build: rawHeader(`{"a":{"dtype":"U8","x":[{}],"shape":[4],"data_offsets":[0,4]}}`, "four"), check: func(t *testing.T, got loaded) {
-			four(t, got)
-			notes(t, got.res.Notes, single, "x")
+		{name: "unknown field", build: rawHeader(`{"a":{"dtype":"U8","x":[{}],"shape":[4],"data_offsets":[0,4]}}`, "four"), check: func(got loaded) {
+			four(got)
+			notes(got.t, got.res.Notes, single, "x")
 		}},
 		{name: "trailing spaces", build: rawHeader(`{`+good+`}   `, "four"), check: four},
-		{name: "unaligned data", build: rawHeader(`{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"F64","shape":[1],"data_offsets":[3,11]}}`, "abc12345678"), check: func(t *testing.T, got loaded) {
-			got.same(t, "b", safetensors.F64, []int64{1}, []byte("12345678"))
+		{name: "unaligned data", build: rawHeader(`{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"F64","shape":[1],"data_offsets":[3,11]}}`, "abc12345678"), check: func(got loaded) {
+			got.same("b", safetensors.F64, []int64{1}, []byte("12345678"))
 		}},
-		{name: "no tensors", build: rawHeader(`{}`, ""), check: func(t *testing.T, got loaded) { got.names(t) }},
-		{name: "metadata alone", build: rawHeader(`{"__metadata__":{}}`, ""), check: func(t *testing.T, got loaded) { got.names(t) }},
-		{name: "scalar", build: rawHeader(`{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}`, "four"), check: func(t *testing.T, got loaded) {
-			got.same(t, "a", safetensors.F32, nil, []byte("four"))
+		{name: "no tensors", build: rawHeader(`{}`, ""), check: func(got loaded) { got.names() }},
+		{name: "metadata alone", build: rawHeader(`{"__metadata__":{}}`, ""), check: func(got loaded) { got.names() }},
+		{name: "scalar", build: rawHeader(`{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}`, "four"), check: func(got loaded) {
+			got.same("a", safetensors.F32, nil, []byte("four"))
 		}},
-		{name: "zero dims", build: rawHeader(`{`+good+`,"z":{"dtype":"U8","shape":[576460752303423488,0],"data_offsets":[4,4]},"y":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}`, "four"), check: func(t *testing.T, got loaded) {
-			four(t, got)
-			got.same(t, "z", safetensors.U8, []int64{1 << 59, 0}, nil)
-			got.same(t, "y", safetensors.U8, []int64{0}, nil)
+		{name: "zero dims", build: rawHeader(`{`+good+`,"z":{"dtype":"U8","shape":[576460752303423488,0],"data_offsets":[4,4]},"y":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}`, "four"), check: func(got loaded) {
+			four(got)
+			got.same("z", safetensors.U8, []int64{1 << 59, 0}, nil)
+			got.same("y", safetensors.U8, []int64{0}, nil)
 		}},
-		{name: "zero size only", build: rawHeader(`{"z":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}`, ""), check: func(t *testing.T, got loaded) {
-			got.same(t, "z", safetensors.F32, []int64{0}, nil)
+		{name: "zero size only", build: rawHeader(`{"z":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}`, ""), check: func(got loaded) {
+			got.same("z", safetensors.F32, []int64{0}, nil)
 		}},
-		{name: "names that look like paths", build: rawHeader(`{"../x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"/abs":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}`, "four"), check: func(t *testing.T, got loaded) {
-			got.same(t, "../x", safetensors.U8, []int64{2}, []byte("fo"))
-			got.same(t, "/abs", safetensors.U8, []int64{2}, []byte("ur"))
+		{name: "names that look like paths", build: rawHeader(`{"../x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"/abs":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}`, "four"), check: func(got loaded) {
+			got.same("../x", safetensors.U8, []int64{2}, []byte("fo"))
+			got.same("/abs", safetensors.U8, []int64{2}, []byte("ur"))
 		}},
-		{name: "long name", build: rawHeader(`{"`+long+`":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}`, "four"), check: func(t *testing.T, got loaded) {
-			got.same(t, long, safetensors.U8, []int64{4}, []byte("four"))
+		{name: "long name", build: rawHeader(`{"`+long+`":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}`, "four"), check: func(got loaded) {
+			got.same(long, safetensors.U8, []int64{4}, []byte("four"))
 		}},
-		{name: "names that end like a format's", build: rawHeader(`{"qweight":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"scales":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}`, "four"), check: func(t *testing.T, got loaded) {
-			got.names(t, "qweight", "scales")
+		{name: "names that end like a format's", build: rawHeader(`{"qweight":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"scales":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}`, "four"), check: func(got loaded) {
+			got.names("qweight", "scales")
 		}},
 		{name: "depth 64", build: rawHeader(`{"a":{"x":`+strings.Repeat("[", 62)+strings.Repeat("]", 62)+`,"dtype":"U8","shape":[4],"data_offsets":[0,4]}}`, "four"), check: four},
-		{name: "tensors out of order", build: rawHeader(`{"b":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},`+good+`}`, "fourBB"), check: func(t *testing.T, got loaded) {
-			four(t, got)
-			got.same(t, "b", safetensors.U8, []int64{2}, []byte("BB"))
+		{name: "tensors out of order", build: rawHeader(`{"b":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},`+good+`}`, "fourBB"), check: func(got loaded) {
+			four(got)
+			got.same("b", safetensors.U8, []int64{2}, []byte("BB"))
 		}},
-		{name: "dtypes of 4 and 6 bits", build: rawHeader(`{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},"b":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[2,5]}}`, "abcde"), check: func(t *testing.T, got loaded) {
-			got.same(t, "b", safetensors.F6E2M3, []int64{4}, []byte("cde"))
+		{name: "dtypes of 4 and 6 bits", build: rawHeader(`{"a":{"dtype":"F4","shape":[4],"data_offsets":[0,2]},"b":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[2,5]}}`, "abcde"), check: func(got loaded) {
+			got.same("b", safetensors.F6E2M3, []int64{4}, []byte("cde"))
 		}},
 		{name: "single file that agrees with the index", build: only(func(b *ckpt.Builder) {
 			pair(b)
 			b.AutoIndex().Shard(single, u8("c", "THREE"), u8("a", "ONE"), u8("b", "TWO"))
-		}), check: func(t *testing.T, got loaded) {
-			got.same(t, "a", safetensors.U8, []int64{3}, []byte("one")) // the index wins
-			notes(t, got.res.Notes, single, index)
+		}), check: func(got loaded) {
+			got.same("a", safetensors.U8, []int64{3}, []byte("one")) // the index wins
+			notes(got.t, got.res.Notes, single, index)
 		}},
-		{name: "set without an index", build: only(pair), check: func(t *testing.T, got loaded) { got.names(t, "a", "b", "c") }},
+		{name: "set without an index", build: only(pair), check: func(got loaded) { got.names("a", "b", "c") }},
 		{name: "named file", build: func(b *ckpt.Builder) string {
 			pair(b)
 			return filepath.Join(b.AutoIndex().Write(), shard2)
-		}, check: func(t *testing.T, got loaded) { got.names(t, "c") }},
-		{name: "no config", build: only(func(b *ckpt.Builder) { b.Shard(single, u8("a", "one")) }), check: func(t *testing.T, got loaded) {
-			notes(t, got.res.Notes, "no model_type")
+		}, check: func(got loaded) { got.names("c") }},
+		{name: "no config", build: only(func(b *ckpt.Builder) { b.Shard(single, u8("a", "one")) }), check: func(got loaded) {
+			notes(got.t, got.res.Notes, "no model_type")
 		}},
 	})
 }

@@ -235,32 +235,32 @@ func TestQuantisedThatLoads(t *testing.T) {
 	strange := ckpt.GPTQ(oProj, 256, 128, 4, 16, ckpt.GPTQOptions{})
 	partial := ckpt.GPTQ(oProj, 96, 128, 4, 64, ckpt.GPTQOptions{})
 	head := ckpt.GPTQ("lm_head", 128, 192, 4, 64, ckpt.GPTQOptions{})
-	marlin := func(m *ckpt.Module, d stages.DType) func(t *testing.T, got loaded) {
-		return func(t *testing.T, got loaded) {
-			t.Helper()
+	marlin := func(m *ckpt.Module, d stages.DType) func(got loaded) {
+		return func(got loaded) {
+			got.t.Helper()
 			groups := int64(len(m.Scales) / m.N)
-			got.same(t, m.Base+".qweight", safetensors.I32, []int64{int64(m.K / 16), int64(2 * m.N)}, marlinWords(m))
-			got.same(t, m.Base+".scales", d, []int64{groups, int64(m.N)}, marlinScales(d, m))
+			got.same(m.Base+".qweight", safetensors.I32, []int64{int64(m.K / 16), int64(2 * m.N)}, marlinWords(m))
+			got.same(m.Base+".scales", d, []int64{groups, int64(m.N)}, marlinScales(d, m))
 			if m.Bias == nil {
-				got.names(t, m.Base+".qweight", m.Base+".scales")
+				got.names(m.Base+".qweight", m.Base+".scales")
 			} else {
-				got.same(t, m.Base+".bias", safetensors.F16, []int64{int64(m.N)}, biases(true, m))
+				got.same(m.Base+".bias", safetensors.F16, []int64{int64(m.N)}, biases(true, m))
 			}
 			if len(got.res.Warnings) > 0 {
-				t.Errorf("warnings: %q", got.res.Warnings)
+				got.t.Errorf("warnings: %q", got.res.Warnings)
 			}
 		}
 	}
-	raw := func(m *ckpt.Module, reasons ...string) func(t *testing.T, got loaded) {
-		return func(t *testing.T, got loaded) {
-			t.Helper()
+	raw := func(m *ckpt.Module, reasons ...string) func(got loaded) {
+		return func(got loaded) {
+			got.t.Helper()
 			for _, x := range m.Tensors() {
-				got.same(t, x.Name, x.DType, x.Shape, x.Data)
+				got.same(x.Name, x.DType, x.Shape, x.Data)
 			}
-			got.names(t, names(m)...)
+			got.names(names(m)...)
 			kept := fmt.Sprint(got.res.Plan.Summary.Kept)
 			if !containsAll(kept, reasons) || (len(reasons) == 0) != (len(got.res.Plan.Summary.Kept) == 0) {
-				t.Errorf("kept %s, want %q", kept, reasons)
+				got.t.Errorf("kept %s, want %q", kept, reasons)
 			}
 		}
 	}
@@ -284,15 +284,15 @@ func TestQuantisedThatLoads(t *testing.T) {
 		{name: "dynamic groups", build: gptqWith("llama", map[string]any{"group_size": 128, "dynamic": map[string]any{
 			`-:.*v_proj`: map[string]any{}, `+:model\.layers\.\d+\.self_attn\.o_proj$`: map[string]any{"group_size": 64},
 		}}, o(ckpt.GPTQOptions{})), check: marlin(o(ckpt.GPTQOptions{}), safetensors.F16)},
-		{name: "config without a quantised module", build: gptq(ckpt.Dense(oProj+".weight", safetensors.F16, 1, 4, 4)), check: func(t *testing.T, got loaded) {
-			got.names(t, oProj+".weight")
+		{name: "config without a quantised module", build: gptq(ckpt.Dense(oProj+".weight", safetensors.F16, 1, 4, 4)), check: func(got loaded) {
+			got.names(oProj+".weight")
 		}},
-		{name: "a bias without its weight", build: gptq(o(ckpt.GPTQOptions{}), ckpt.Dense("model.norm.bias", safetensors.F16, 1, 4)), check: func(t *testing.T, got loaded) {
-			got.names(t, oProj+".qweight", oProj+".scales", "model.norm.bias")
+		{name: "a bias without its weight", build: gptq(o(ckpt.GPTQOptions{}), ckpt.Dense("model.norm.bias", safetensors.F16, 1, 4)), check: func(got loaded) {
+			got.names(oProj+".qweight", oProj+".scales", "model.norm.bias")
 		}},
-		{name: "ignored tensors", build: gptq(o(ckpt.GPTQOptions{}), i32(oProj+".workspace", 16), ckpt.Dense(attn+"rotary_emb.inv_freq", safetensors.F32, 1, 8)), check: func(t *testing.T, got loaded) {
-			got.names(t, oProj+".qweight", oProj+".scales")
-			notes(t, got.res.Notes, "2 tensors are ignored")
+		{name: "ignored tensors", build: gptq(o(ckpt.GPTQOptions{}), i32(oProj+".workspace", 16), ckpt.Dense(attn+"rotary_emb.inv_freq", safetensors.F32, 1, 8)), check: func(got loaded) {
+			got.names(oProj+".qweight", oProj+".scales")
+			notes(got.t, got.res.Notes, "2 tensors are ignored")
 		}},
 	})
 }
@@ -310,27 +310,27 @@ func TestF32Scales(t *testing.T) {
 	exact := ckpt.Replace(m, scalesOf(m, -1, 0))
 	f16 := coldload.Options{DType: safetensors.F16}
 	loads(t, []row{
-		{name: "keep", build: gptq(exact), check: func(t *testing.T, got loaded) {
-			got.same(t, oProj+".scales", safetensors.F32, []int64{4, 128}, rawScales(safetensors.F32, m))
-			got.same(t, oProj+".qweight", safetensors.I32, []int64{32, 128}, rawWords(m))
+		{name: "keep", build: gptq(exact), check: func(got loaded) {
+			got.same(oProj+".scales", safetensors.F32, []int64{4, 128}, rawScales(safetensors.F32, m))
+			got.same(oProj+".qweight", safetensors.I32, []int64{32, 128}, rawWords(m))
 			if k := got.res.Plan.Summary.Kept; len(k) != 1 || !strings.Contains(k[0].Reason, "F16 or BF16 scales, these are F32") {
-				t.Errorf("kept: %v", k)
+				got.t.Errorf("kept: %v", k)
 			}
 		}},
-		{name: "f16", opt: f16, build: gptq(exact), check: func(t *testing.T, got loaded) {
-			got.same(t, oProj+".scales", safetensors.F16, []int64{4, 128}, marlinScales(safetensors.F16, m))
-			got.same(t, oProj+".qweight", safetensors.I32, []int64{16, 256}, marlinWords(m))
+		{name: "f16", opt: f16, build: gptq(exact), check: func(got loaded) {
+			got.same(oProj+".scales", safetensors.F16, []int64{4, 128}, marlinScales(safetensors.F16, m))
+			got.same(oProj+".qweight", safetensors.I32, []int64{16, 256}, marlinWords(m))
 		}},
-		{name: "f16, F32 bias", opt: f16, build: gptq(ckpt.Replace(o(ckpt.GPTQOptions{Bias: true}), f32s(oProj+".bias", []int64{128}, ones(128)...))), check: func(t *testing.T, got loaded) {
+		{name: "f16, F32 bias", opt: f16, build: gptq(ckpt.Replace(o(ckpt.GPTQOptions{Bias: true}), f32s(oProj+".bias", []int64{128}, ones(128)...))), check: func(got loaded) {
 			var want []byte
 			for range 128 {
 				want = appendFloat(want, safetensors.F16, 1)
 			}
-			got.same(t, oProj+".bias", safetensors.F16, []int64{128}, want)
-			got.same(t, oProj+".qweight", safetensors.I32, []int64{16, 256}, marlinWords(m))
+			got.same(oProj+".bias", safetensors.F16, []int64{128}, want)
+			got.same(oProj+".qweight", safetensors.I32, []int64{16, 256}, marlinWords(m))
 		}},
-		{name: "raw f16", opt: coldload.Options{DType: safetensors.F16, Layout: stages.LayoutRaw}, build: gptq(exact), check: func(t *testing.T, got loaded) {
-			got.same(t, oProj+".scales", safetensors.F16, []int64{4, 128}, rawScales(safetensors.F16, m))
+		{name: "raw f16", opt: coldload.Options{DType: safetensors.F16, Layout: stages.LayoutRaw}, build: gptq(exact), check: func(got loaded) {
+			got.same(oProj+".scales", safetensors.F16, []int64{4, 128}, rawScales(safetensors.F16, m))
 		}},
 	})
 	refuses(t, []row{{
@@ -408,22 +408,22 @@ func TestOddZeros(t *testing.T) {
 	zeros.Data = append([]byte(nil), zeros.Data...)
 	zeros.Data[4*5] = 0x78
 	build := gptq(ckpt.Replace(m, zeros))
-	warned := func(t *testing.T, got loaded) {
-		t.Helper()
-		notes(t, got.res.Warnings, oProj+".qzeros", "word 5", "0x77777778", "0x77777777")
+	warned := func(got loaded) {
+		got.t.Helper()
+		notes(got.t, got.res.Warnings, oProj+".qzeros", "word 5", "0x77777778", "0x77777777")
 	}
 	loads(t, []row{
-		{name: "marlin", build: build, check: func(t *testing.T, got loaded) {
-			warned(t, got)
-			got.same(t, oProj+".qweight", safetensors.I32, []int64{16, 256}, marlinWords(m))
-			got.same(t, oProj+".scales", safetensors.F16, []int64{4, 128}, marlinScales(safetensors.F16, m))
+		{name: "marlin", build: build, check: func(got loaded) {
+			warned(got)
+			got.same(oProj+".qweight", safetensors.I32, []int64{16, 256}, marlinWords(m))
+			got.same(oProj+".scales", safetensors.F16, []int64{4, 128}, marlinScales(safetensors.F16, m))
 		}},
-		{name: "raw", opt: coldload.Options{Layout: stages.LayoutRaw}, build: build, check: func(t *testing.T, got loaded) {
-			warned(t, got)
-			got.same(t, oProj+".qzeros", safetensors.I32, []int64{4, 16}, zeros.Data)
+		{name: "raw", opt: coldload.Options{Layout: stages.LayoutRaw}, build: build, check: func(got loaded) {
+			warned(got)
+			got.same(oProj+".qzeros", safetensors.I32, []int64{4, 16}, zeros.Data)
 		}},
-		{name: "v2 zeros under a v1 config", build: gptq(o(ckpt.GPTQOptions{V2: true})), check: func(t *testing.T, got loaded) {
-			notes(t, got.res.Warnings, oProj+".qzeros", "word 0", "0x88888888", "0x77777777")
+		{name: "v2 zeros under a v1 config", build: gptq(o(ckpt.GPTQOptions{V2: true})), check: func(got loaded) {
+			notes(got.t, got.res.Warnings, oProj+".qzeros", "word 0", "0x88888888", "0x77777777")
 		}},
 	})
 }

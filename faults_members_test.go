@@ -183,41 +183,41 @@ func TestMembersThatLoad(t *testing.T) {
 	w := experts(3, 256, 128, 64, [3]string{"w1", "w3", "w2"}, ckpt.GPTQOptions{Bias: true})
 	one := experts(2, 128, 64, -1, proj, ckpt.GPTQOptions{})
 	narrow := experts(2, 128, 48, -1, proj, ckpt.GPTQOptions{}) // K 48 is no multiple of 32: the packer allows it where words are whole
-	marlin := func(all []*ckpt.Module) func(t *testing.T, got loaded) {
-		return func(t *testing.T, got loaded) {
-			t.Helper()
-			checkStack(t, got, all, true)
+	marlin := func(all []*ckpt.Module) func(got loaded) {
+		return func(got loaded) {
+			got.t.Helper()
+			checkStack(got, all, true)
 		}
 	}
-	kept := func(all []*ckpt.Module, reason string) func(t *testing.T, got loaded) {
-		return func(t *testing.T, got loaded) {
-			t.Helper()
-			checkStack(t, got, all, false)
+	kept := func(all []*ckpt.Module, reason string) func(got loaded) {
+		return func(got loaded) {
+			got.t.Helper()
+			checkStack(got, all, false)
 			if s := fmt.Sprint(got.res.Plan.Summary.Kept); !strings.Contains(s, reason) {
-				t.Errorf("kept %s, want %q", s, reason)
+				got.t.Errorf("kept %s, want %q", s, reason)
 			}
 		}
 	}
 	shuffled := list(four[7], four[2], four[11], four[0], four[4], four[9], four[1], four[3], four[10], four[8], four[5], four[6])
 	dense := three(safetensors.BF16, ".weight")
 	loads(t, []row{
-		{name: "q, k, v", build: gptq(v, q, k), check: func(t *testing.T, got loaded) {
-			got.same(t, attn+"qkv_proj.qweight", safetensors.I32, []int64{16, 2 * 448}, marlinWords(q, k, v))
-			got.same(t, attn+"qkv_proj.scales", safetensors.F16, []int64{4, 448}, marlinScales(safetensors.F16, q, k, v))
-			got.same(t, attn+"qkv_proj.bias", safetensors.F16, []int64{448}, biases(true, q, k, v))
-			got.names(t, attn+"qkv_proj.qweight", attn+"qkv_proj.scales", attn+"qkv_proj.bias")
+		{name: "q, k, v", build: gptq(v, q, k), check: func(got loaded) {
+			got.same(attn+"qkv_proj.qweight", safetensors.I32, []int64{16, 2 * 448}, marlinWords(q, k, v))
+			got.same(attn+"qkv_proj.scales", safetensors.F16, []int64{4, 448}, marlinScales(safetensors.F16, q, k, v))
+			got.same(attn+"qkv_proj.bias", safetensors.F16, []int64{448}, biases(true, q, k, v))
+			got.names(attn+"qkv_proj.qweight", attn+"qkv_proj.scales", attn+"qkv_proj.bias")
 		}},
-		{name: "q, k, v raw", opt: raw, build: gptq(v, q, k), check: func(t *testing.T, got loaded) {
-			got.same(t, attn+"qkv_proj.qweight", safetensors.I32, []int64{32, 448}, rawWords(q, k, v))
-			got.same(t, attn+"qkv_proj.scales", safetensors.F16, []int64{4, 448}, rawScales(safetensors.F16, q, k, v))
-			got.same(t, attn+"qkv_proj.qzeros", safetensors.I32, []int64{4, 56}, rawZeros(q, k, v))
-			got.same(t, attn+"qkv_proj.g_idx", safetensors.I32, []int64{256}, dataOf(q, attn+"q_proj.g_idx"))
-			got.same(t, attn+"qkv_proj.bias", safetensors.F16, []int64{448}, biases(false, q, k, v))
+		{name: "q, k, v raw", opt: raw, build: gptq(v, q, k), check: func(got loaded) {
+			got.same(attn+"qkv_proj.qweight", safetensors.I32, []int64{32, 448}, rawWords(q, k, v))
+			got.same(attn+"qkv_proj.scales", safetensors.F16, []int64{4, 448}, rawScales(safetensors.F16, q, k, v))
+			got.same(attn+"qkv_proj.qzeros", safetensors.I32, []int64{4, 56}, rawZeros(q, k, v))
+			got.same(attn+"qkv_proj.g_idx", safetensors.I32, []int64{256}, dataOf(q, attn+"q_proj.g_idx"))
+			got.same(attn+"qkv_proj.bias", safetensors.F16, []int64{448}, biases(false, q, k, v))
 		}},
-		{name: "q, k, v unfused", opt: coldload.Options{NoFuse: true}, build: gptq(q, k, v), check: func(t *testing.T, got loaded) {
+		{name: "q, k, v unfused", opt: coldload.Options{NoFuse: true}, build: gptq(q, k, v), check: func(got loaded) {
 			for _, m := range []*ckpt.Module{q, k, v} {
-				got.same(t, m.Base+".bias", safetensors.F16, []int64{int64(m.N)}, biases(true, m))
-				got.same(t, m.Base+".qweight", safetensors.I32, []int64{16, int64(2 * m.N)}, marlinWords(m))
+				got.same(m.Base+".bias", safetensors.F16, []int64{int64(m.N)}, biases(true, m))
+				got.same(m.Base+".qweight", safetensors.I32, []int64{16, int64(2 * m.N)}, marlinWords(m))
 			}
 		}},
 		{name: "experts", build: moe(4, list(four...)), check: marlin(four)},
@@ -228,50 +228,50 @@ func TestMembersThatLoad(t *testing.T) {
 			b.Shard(shard1, shuffled[:7]).Shard(shard2, shuffled[7:]).AutoIndex().JSON("config.json", c)
 		}), check: marlin(four)},
 		{name: "experts raw", opt: raw, build: moe(4, shuffled), check: kept(four, "")},
-		{name: "experts of an unknown family", build: gptqWith("novel", nil, shuffled), check: func(t *testing.T, got loaded) {
-			marlin(four)(t, got)
-			notes(t, got.res.Notes, `"novel" is not in the table`)
+		{name: "experts of an unknown family", build: gptqWith("novel", nil, shuffled), check: func(got loaded) {
+			marlin(four)(got)
+			notes(got.t, got.res.Notes, `"novel" is not in the table`)
 		}},
 		{name: "experts w1, w3, w2 with bias", build: gptqWith("mixtral", nil, list(w...)), check: marlin(w)},
 		{name: "experts of one group", build: gptqWith("qwen3_moe", map[string]any{"group_size": -1}, list(one...)), check: marlin(one)},
 		{name: "experts of N 48", build: gptqWith("qwen3_moe", map[string]any{"group_size": -1}, list(narrow...)), check: kept(narrow, "48 output features are not a multiple of 64")},
-		{name: "dense members", build: family("llama", dense), check: func(t *testing.T, got loaded) {
-			got.same(t, attn+"qkv_proj.weight", safetensors.BF16, []int64{16, 4}, joinBytes(dense, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight"))
+		{name: "dense members", build: family("llama", dense), check: func(got loaded) {
+			got.same(attn+"qkv_proj.weight", safetensors.BF16, []int64{16, 4}, joinBytes(dense, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight"))
 		}},
-		{name: "k_proj is missing, unknown family", build: family("novel", ckpt.Without(dense, "k_proj.weight")), check: func(t *testing.T, got loaded) {
-			got.names(t, attn+"q_proj.weight", attn+"v_proj.weight")
-			notes(t, got.res.Notes, "novel", "unfused")
+		{name: "k_proj is missing, unknown family", build: family("novel", ckpt.Without(dense, "k_proj.weight")), check: func(got loaded) {
+			got.names(attn+"q_proj.weight", attn+"v_proj.weight")
+			notes(got.t, got.res.Notes, "novel", "unfused")
 		}},
-		{name: "up_proj is missing, unknown family", build: gptqWith("novel", nil, ckpt.GPTQ(mlp+"gate_proj", 256, 128, 4, 64, ckpt.GPTQOptions{})), check: func(t *testing.T, got loaded) {
-			got.names(t, mlp+"gate_proj.qweight", mlp+"gate_proj.scales")
+		{name: "up_proj is missing, unknown family", build: gptqWith("novel", nil, ckpt.GPTQ(mlp+"gate_proj", 256, 128, 4, 64, ckpt.GPTQOptions{})), check: func(got loaded) {
+			got.names(mlp+"gate_proj.qweight", mlp+"gate_proj.scales")
 		}},
-		{name: "a family without names that fuse", build: family("novel", ckpt.Dense("transformer.h.0.attn.c_attn.weight", safetensors.F16, 1, 6, 2)), check: func(t *testing.T, got loaded) {
-			got.names(t, "transformer.h.0.attn.c_attn.weight")
-			notes(t, got.res.Notes, "unknown family", "novel", "unfused")
+		{name: "a family without names that fuse", build: family("novel", ckpt.Dense("transformer.h.0.attn.c_attn.weight", safetensors.F16, 1, 6, 2)), check: func(got loaded) {
+			got.names("transformer.h.0.attn.c_attn.weight")
+			notes(got.t, got.res.Notes, "unknown family", "novel", "unfused")
 		}},
-		{name: "one layer quantised, the other dense", build: gptq(q, k, v, layer2(dense)), check: func(t *testing.T, got loaded) {
-			got.same(t, attn+"qkv_proj.qweight", safetensors.I32, []int64{16, 2 * 448}, marlinWords(q, k, v))
-			got.same(t, "model.layers.1.self_attn.qkv_proj.weight", safetensors.BF16, []int64{16, 4}, joinBytes(dense, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight"))
+		{name: "one layer quantised, the other dense", build: gptq(q, k, v, layer2(dense)), check: func(got loaded) {
+			got.same(attn+"qkv_proj.qweight", safetensors.I32, []int64{16, 2 * 448}, marlinWords(q, k, v))
+			got.same("model.layers.1.self_attn.qkv_proj.weight", safetensors.BF16, []int64{16, 4}, joinBytes(dense, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight"))
 		}},
-		{name: "dense router beside quantised experts", build: moe(4, list(four...), ckpt.Dense(mlp+"gate.weight", safetensors.BF16, 1, 4, 256)), check: func(t *testing.T, got loaded) {
-			got.same(t, mlp+"gate.weight", safetensors.BF16, []int64{4, 256}, dataOf(ckpt.Dense(mlp+"gate.weight", safetensors.BF16, 1, 4, 256), mlp+"gate.weight"))
+		{name: "dense router beside quantised experts", build: moe(4, list(four...), ckpt.Dense(mlp+"gate.weight", safetensors.BF16, 1, 4, 256)), check: func(got loaded) {
+			got.same(mlp+"gate.weight", safetensors.BF16, []int64{4, 256}, dataOf(ckpt.Dense(mlp+"gate.weight", safetensors.BF16, 1, 4, 256), mlp+"gate.weight"))
 		}},
-		{name: "members of no bytes", build: family("llama", ckpt.Dense(attn+"q_proj.weight", safetensors.F16, 1, 0, 4), ckpt.Dense(attn+"k_proj.weight", safetensors.F16, 2, 0, 4), ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 3, 0, 4)), check: func(t *testing.T, got loaded) {
-			got.same(t, attn+"qkv_proj.weight", safetensors.F16, []int64{0, 4}, nil)
+		{name: "members of no bytes", build: family("llama", ckpt.Dense(attn+"q_proj.weight", safetensors.F16, 1, 0, 4), ckpt.Dense(attn+"k_proj.weight", safetensors.F16, 2, 0, 4), ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 3, 0, 4)), check: func(got loaded) {
+			got.same(attn+"qkv_proj.weight", safetensors.F16, []int64{0, 4}, nil)
 		}},
 		{name: "one member of no bytes, in another shard", build: only(func(b *ckpt.Builder) {
 			b.Shard(shard1, ckpt.Dense(attn+"q_proj.weight", safetensors.F16, 1, 2, 4), ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 2, 2, 4))
 			b.Shard(shard2, ckpt.Dense(attn+"k_proj.weight", safetensors.F16, 3, 0, 4)).AutoIndex().JSON("config.json", map[string]any{"model_type": "llama"})
-		}), check: func(t *testing.T, got loaded) {
+		}), check: func(got loaded) {
 			item := ckpt.List{ckpt.Dense(attn+"q_proj.weight", safetensors.F16, 1, 2, 4), ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 2, 2, 4)}
-			got.same(t, attn+"qkv_proj.weight", safetensors.F16, []int64{4, 4}, joinBytes(item, attn+"q_proj.weight", attn+"v_proj.weight"))
+			got.same(attn+"qkv_proj.weight", safetensors.F16, []int64{4, 4}, joinBytes(item, attn+"q_proj.weight", attn+"v_proj.weight"))
 		}},
-		{name: "members of no input features", build: family("llama", ckpt.Dense(attn+"q_proj.weight", safetensors.F16, 1, 1<<58, 0), ckpt.Dense(attn+"k_proj.weight", safetensors.F16, 2, 1<<58, 0), ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 3, 1<<58, 0)), check: func(t *testing.T, got loaded) {
-			got.same(t, attn+"qkv_proj.weight", safetensors.F16, []int64{3 << 58, 0}, nil)
+		{name: "members of no input features", build: family("llama", ckpt.Dense(attn+"q_proj.weight", safetensors.F16, 1, 1<<58, 0), ckpt.Dense(attn+"k_proj.weight", safetensors.F16, 2, 1<<58, 0), ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 3, 1<<58, 0)), check: func(got loaded) {
+			got.same(attn+"qkv_proj.weight", safetensors.F16, []int64{3 << 58, 0}, nil)
 		}},
 		{name: "tied embeddings", build: only(func(b *ckpt.Builder) {
 			b.Shard(single, ckpt.Dense("model.embed_tokens.weight", safetensors.BF16, 1, 4, 4)).JSON("config.json", map[string]any{"model_type": "llama", "tie_word_embeddings": true})
-		}), check: func(t *testing.T, got loaded) { got.names(t, "model.embed_tokens.weight") }},
+		}), check: func(got loaded) { got.names("model.embed_tokens.weight") }},
 	})
 	strict := moe(2, list(narrow...))
 	refuses(t, []row{{
@@ -283,8 +283,8 @@ func TestMembersThatLoad(t *testing.T) {
 }
 
 // checkStack compares the stacked Outputs of experts with the reference.
-func checkStack(t *testing.T, got loaded, all []*ckpt.Module, marlin bool) {
-	t.Helper()
+func checkStack(got loaded, all []*ckpt.Module, marlin bool) {
+	got.t.Helper()
 	count := int64(len(all) / 3)
 	for name, members := range map[string]func(e int) []*ckpt.Module{
 		"gate_up_proj": func(e int) []*ckpt.Module { return all[3*e : 3*e+2] },
@@ -307,15 +307,15 @@ func checkStack(t *testing.T, got loaded, all []*ckpt.Module, marlin bool) {
 		}
 		base := expertsAt + name
 		if marlin {
-			got.same(t, base+".qweight", safetensors.I32, []int64{count, k / 16, 2 * n}, words)
+			got.same(base+".qweight", safetensors.I32, []int64{count, k / 16, 2 * n}, words)
 		} else {
-			got.same(t, base+".qweight", safetensors.I32, []int64{count, k / 8, n}, words)
-			got.same(t, base+".qzeros", safetensors.I32, []int64{count, groups, n / 8}, zeros)
-			got.same(t, base+".g_idx", safetensors.I32, []int64{count, k}, order)
+			got.same(base+".qweight", safetensors.I32, []int64{count, k / 8, n}, words)
+			got.same(base+".qzeros", safetensors.I32, []int64{count, groups, n / 8}, zeros)
+			got.same(base+".g_idx", safetensors.I32, []int64{count, k}, order)
 		}
-		got.same(t, base+".scales", safetensors.F16, []int64{count, groups, n}, scales)
+		got.same(base+".scales", safetensors.F16, []int64{count, groups, n}, scales)
 		if bias != nil {
-			got.same(t, base+".bias", safetensors.F16, []int64{count, n}, bias)
+			got.same(base+".bias", safetensors.F16, []int64{count, n}, bias)
 		}
 	}
 }

@@ -162,10 +162,10 @@ func TestBudgetFaults(t *testing.T) {
 			build: gptq(o(ckpt.GPTQOptions{})),
 		},
 	})
-	loads(t, []row{{name: "just enough", opt: coldload.Options{Budget: 2 << 20}, build: only(func(b *ckpt.Builder) { b.Shard(single, wide) }), check: func(t *testing.T, got loaded) {
+	loads(t, []row{{name: "just enough", opt: coldload.Options{Budget: 2 << 20}, build: only(func(b *ckpt.Builder) { b.Shard(single, wide) }), check: func(got loaded) {
 		if got.res.BudgetPeak > 2<<20 {
-			t.Errorf("the Batches cost %d bytes", got.res.BudgetPeak)
+			got.t.Errorf("the Batches cost %d bytes", got.res.BudgetPeak)
 		}
-		got.same(t, "wide.weight", safetensors.BF16, []int64{1024, 2048}, dataOf(wide, "wide.weight"))
+		got.same("wide.weight", safetensors.BF16, []int64{1024, 2048}, dataOf(wide, "wide.weight"))
 	}}})
 }

@@ -21,11 +21,12 @@ type row struct {
 	opt   coldload.Options
 	code  stages.Code // refused with a Fault of this code...
 	says  []string    // ...whose line has all of these; or the parts of a *stages.DataError's text
-	check func(t *testing.T, got loaded)
+	check func(got loaded)
 }
 
 // loaded is a load that went well.
 type loaded struct {
+	t   *testing.T
 	mem *host.Memory
 	res *coldload.Result
 }
@@ -140,25 +141,25 @@ func loads(t *testing.T, rows []row) {
 				}
 			})
 			if r.check != nil {
-				r.check(t, loaded{mem, res})
+				r.check(loaded{t, mem, res})
 			}
 		})
 	}
 }
 
 // same checks one Output.
-func (l loaded) same(t *testing.T, name string, d stages.DType, shape []int64, want []byte) {
-	t.Helper()
+func (l loaded) same(name string, d stages.DType, shape []int64, want []byte) {
+	l.t.Helper()
 	got, ok := l.mem.Lookup(name)
 	if !ok {
-		t.Errorf("%s: no such output", name)
+		l.t.Errorf("%s: no such output", name)
 		return
 	}
 	if got.DType != d || !equal(got.Shape, shape) {
-		t.Errorf("%s: %s %v, want %s %v", name, got.DType, got.Shape, d, shape)
+		l.t.Errorf("%s: %s %v, want %s %v", name, got.DType, got.Shape, d, shape)
 	}
 	if string(got.Bytes) != string(want) {
-		t.Errorf("%s: other bytes than the reference", name)
+		l.t.Errorf("%s: other bytes than the reference", name)
 	}
 }
 
@@ -175,14 +176,14 @@ func equal(a, b []int64) bool {
 }
 
 // names checks which Outputs there are.
-func (l loaded) names(t *testing.T, want ...string) {
-	t.Helper()
+func (l loaded) names(want ...string) {
+	l.t.Helper()
 	if n := len(l.mem.Outputs()); n != len(want) {
-		t.Errorf("%d outputs, want %d", n, len(want))
+		l.t.Errorf("%d outputs, want %d", n, len(want))
 	}
 	for _, name := range want {
 		if _, ok := l.mem.Lookup(name); !ok {
-			t.Errorf("%s: no such output", name)
+			l.t.Errorf("%s: no such output", name)
 		}
 	}
 }

@@ -28,7 +28,7 @@ type compiler struct {
 	groups  []*Group // in file order of their first tensor
 	groupOf []int32  // per module: index into groups, or -1
 	names   map[string]struct{}
-	fused   map[string]int // rule name -> Groups made
+	fused   map[string]*Fused // by members and name
 	kept    map[string]*Kept
 }
 
@@ -46,7 +46,7 @@ func newCompiler(in Input, opt Options) *compiler {
 	c := &compiler{
 		in: in, opt: opt, formats: slices.Concat(opt.Formats, formats),
 		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
-		names: map[string]struct{}{}, fused: map[string]int{}, kept: map[string]*Kept{},
+		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
 	c.checks = Checks{Catalog: in.Catalog, faults: &c.faults}
 	c.rules = rulesFor(in.Model.ModelType)
@@ -65,6 +65,7 @@ func (c *compiler) run() {
 	c.group()
 	c.compile()
 	c.describe()
+	c.countSlabs()
 	if len(c.faults.list) == 0 {
 		c.plan.layOut(TargetBatch(c.opt.Budget))
 		c.measure()
@@ -73,6 +74,23 @@ func (c *compiler) run() {
 		c.note("%d more faults are not listed", c.faults.dropped)
 	}
 	c.plan.Faults = c.faults.list
+}
+
+// mostSlabs bounds the list of Slabs, which takes memory for bytes that a sparse file only claims to have. They are 16 TiB.
+const mostSlabs = 1 << 23
+
+// countSlabs refuses what no machine could load.
+func (c *compiler) countSlabs() {
+	n := 0
+	for i := range c.plan.Outputs {
+		n += c.plan.Outputs[i].Slabs()
+	}
+	if n > mostSlabs {
+		c.faults.add(stages.Fault{
+			Code: stages.CodeUnsupported, Problem: "the checkpoint is larger than anything that this version loads",
+			Expected: fmt.Sprintf("at most %d slabs of up to %d bytes", mostSlabs, mostSlab), Found: fmt.Sprint(n),
+		})
+	}
 }
 
 func (c *compiler) note(format string, args ...any) {
@@ -326,6 +344,12 @@ func (c *compiler) describe() {
 		s.Kept = append(s.Kept, *k)
 	}
 	sort.Slice(s.Kept, func(i, j int) bool { return s.Kept[i].Reason < s.Kept[j].Reason })
+	for _, f := range c.fused {
+		s.Fused = append(s.Fused, *f)
+	}
+	sort.Slice(s.Fused, func(i, j int) bool {
+		return s.Fused[i].Into+s.Fused[i].Members[0] < s.Fused[j].Into+s.Fused[j].Members[0]
+	})
 	c.describeFamily()
 }
 

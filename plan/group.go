@@ -111,7 +111,7 @@ func (c *compiler) groupFused(s *siblings, strict bool) {
 		}
 		return
 	}
-	g := &Group{Name: s.scope + "." + rule.fused, Members: rule.members, Modules: found, rule: rule.name}
+	g := &Group{Name: s.scope + "." + rule.fused, Members: rule.members, Modules: found}
 	c.form(g, s.members)
 }
 
@@ -145,8 +145,21 @@ func (c *compiler) form(g *Group, members []sibling) {
 		c.spoil(members)
 		return
 	}
-	c.fused[g.rule]++
+	c.countFused(g)
 	c.addGroup(g, members)
+}
+
+// countFused notes for the Plan's summary what became one.
+func (c *compiler) countFused(g *Group) {
+	_, into := cutLast(g.Name)
+	key := into + " " + strings.Join(g.Members, " ")
+	f := c.fused[key]
+	if f == nil {
+		f = &Fused{Into: into, Members: g.Members, Stacked: g.Stacked(), Example: g.Name}
+		c.fused[key] = f
+	}
+	f.Groups++
+	f.Modules += len(g.Modules)
 }
 
 func (c *compiler) addGroup(g *Group, members []sibling) {
@@ -237,8 +250,8 @@ func (c *compiler) groupExperts(s *siblings, strict bool) {
 			down = append(down, m)
 		}
 	}
-	gu := &Group{Name: s.scope + "." + fusedGateUp, Experts: count, Members: names[:2], Modules: c.modulesOf(gateUp), rule: rule.name}
-	d := &Group{Name: s.scope + "." + fusedDown, Experts: count, Members: names[2:], Modules: c.modulesOf(down), rule: rule.name}
+	gu := &Group{Name: s.scope + "." + fusedGateUp, Experts: count, Members: names[:2], Modules: c.modulesOf(gateUp)}
+	d := &Group{Name: s.scope + "." + fusedDown, Experts: count, Members: names[2:], Modules: c.modulesOf(down)}
 	if c.expertsAgree(gu, d) {
 		c.form(gu, gateUp)
 		c.form(d, down)

@@ -46,7 +46,6 @@ type Group struct {
 	Experts int       // 0 when it is not stacked
 	Members []string  // last name components of the members; one entry when nothing fuses
 	Modules []*Module // expert by expert, members in order
-	rule    string    // why the members fuse; "" for a single Module
 }
 
 // Stacked reports whether the Outputs have a leading axis of experts.

@@ -64,7 +64,18 @@ type Summary struct {
 	// LargestBatch is the most that a Batch costs at admission, in bytes, and LargestName what it makes.
 	LargestBatch int64
 	LargestName  string
-	Kept         []Kept // what the layout cannot hold, by reason
+	Fused        []Fused // what became one, by the name that it got
+	Kept         []Kept  // what the layout cannot hold, by reason
+}
+
+// Fused is one way in which Modules became one, and how often.
+type Fused struct {
+	Into    string   `json:"into"`    // last name component of the result
+	Members []string `json:"members"` // of the parts
+	Stacked bool     `json:"stacked"` // experts on a leading axis
+	Groups  int      `json:"groups"`  // results
+	Modules int      `json:"modules"` // parts
+	Example string   `json:"example"`
 }
 
 // Kept is one reason why Modules stay raw.

@@ -33,6 +33,7 @@ func (p Plan) Text(width int) string {
 	var b strings.Builder
 	p.writeSource(&b)
 	p.writeKinds(&b)
+	p.writeFused(&b)
 	p.writeOutputs(&b, width)
 	p.writeKept(&b)
 	if len(p.Plan.Faults) == 0 {
@@ -126,6 +127,25 @@ func (p Plan) writeKinds(b *strings.Builder) {
 	t.add("all", Count(int64(len(p.Plan.Outputs))), Bytes(p.Plan.Summary.BytesOut), "")
 	b.WriteString("\noutputs by kind\n")
 	t.write(b, 0)
+}
+
+// writeFused says what became one.
+func (p Plan) writeFused(b *strings.Builder) {
+	if len(p.Plan.Summary.Fused) == 0 {
+		return
+	}
+	b.WriteString("\nfused and stacked\n")
+	for _, f := range p.Plan.Summary.Fused {
+		how := "fused"
+		if f.Stacked {
+			how = "fused and stacked by expert"
+			if len(f.Members) == 1 {
+				how = "stacked by expert"
+			}
+		}
+		fmt.Fprintf(b, "  %s -> %s: %s into %s, %s (%s)\n", Clean(strings.Join(f.Members, ", ")), Clean(f.Into),
+			Plural(int64(f.Modules), "module"), Count(int64(f.Groups)), how, Clean(f.Example))
+	}
 }
 
 func (p Plan) writeKept(b *strings.Builder) {

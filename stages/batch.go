@@ -76,7 +76,7 @@ type Views interface {
 // Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch.
 type Batch struct {
 	Seq    int
-	Name   string // of its first Output, for errors and spans
+	Name   string // its number, for errors and spans: what is at fault says so itself
 	Slabs  []Slab
 	Parts  []Part
 	Ranges []Extent // coalesced, sorted by shard and offset, not overlapping

@@ -106,6 +106,7 @@ type planJSON struct {
 	DiskBytes     int64  `json:"disk_bytes"`
 
 	Kinds  map[stages.Kind]report.KindTotal `json:"kinds"`
+	Fused  []plan.Fused                     `json:"fused"`
 	Kept   []plan.Kept                      `json:"kept"`
 	Notes  []string                         `json:"notes"`
 	Faults []stages.Fault                   `json:"faults"`
@@ -120,7 +121,7 @@ func planObject(r report.Plan, err error) planJSON {
 		Outputs: len(p.Outputs), Parts: s.Parts, Batches: p.BatchCount(), BytesIn: s.BytesIn, Read: s.BytesRead, BytesOut: s.BytesOut,
 		Budget: r.Budget, LargestBatch: s.LargestBatch, LargestName: s.LargestName,
 		PredictedPeak: p.PredictedPeak(r.Budget, true), PeakNoResult: p.PredictedPeak(r.Budget, false), DiskBytes: p.DiskBytes(),
-		Kinds: report.Kinds(p.Outputs), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),
+		Kinds: report.Kinds(p.Outputs), Fused: notNil(s.Fused), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),
 	}
 	if err != nil {
 		o.Error = err.Error()

@@ -99,14 +99,15 @@ func (op sortOp) Run(j *stages.Job) error {
 // scratch is memory for gathered rows. Workers reuse it from module to module.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
-// borrow returns n bytes of scratch memory and what gives them back. Their content is undefined.
-func borrow(n int) (b []byte, back func()) {
+// borrow returns n bytes of scratch memory, to be given back with scratch.Put. Their content is undefined.
+func borrow(n int) *[]byte {
 	p, ok := scratch.Get().(*[]byte)
 	if !ok || cap(*p) < n {
 		fresh := make([]byte, n)
-		p = &fresh
+		return &fresh
 	}
-	return (*p)[:n], func() { scratch.Put(p) }
+	*p = (*p)[:n]
+	return p
 }
 
 // gatherRow makes one packed GPTQ row of N words from rows picked one by one: field i of every word is taken from source row rows[i].

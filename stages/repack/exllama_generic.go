@@ -43,8 +43,9 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	tmp, back := borrow(j.RowBytes)
-	defer back()
+	borrowed := borrow(j.RowBytes)
+	defer scratch.Put(borrowed)
+	tmp := *borrowed
 	return op.shuffle(j, func(i int) []byte {
 		gatherRow(tmp, j.Src[0], o.perm[per*i:per*(i+1)], op.bits)
 		return tmp

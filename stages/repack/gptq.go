@@ -90,8 +90,9 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	tmp, back := borrow(j.RowBytes)
-	defer back()
+	borrowed := borrow(j.RowBytes)
+	defer scratch.Put(borrowed)
+	tmp := *borrowed
 	per := 32 / op.bits
 	for i := range j.Rows {
 		for r := range tileK / per {

@@ -68,27 +68,30 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
 		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
+	if op.from == op.to {
+		for r := range j.Rows {
+			op.perm.row(j.Row(r), j.Src[0][r*n*size:(r+1)*n*size])
+		}
+		return nil
+	}
+	tmp := borrow(2 * castBlock)
+	defer scratch.Put(tmp)
 	for r := range j.Rows {
-		src := j.Src[0][r*n*size : (r+1)*n*size]
-		if at := op.castPermute(j.Row(r), src); at >= 0 {
+		if at := op.castPermute(j.Row(r), j.Src[0][r*n*size:(r+1)*n*size], *tmp); at >= 0 {
 			return tooLarge(j, op.to, r*n+at)
 		}
 	}
 	return nil
 }
 
-// castPermute handles one row in blocks that stay in the first-level cache. It returns the index of the first value that the target
-// cannot hold, or -1.
-func (op *marlinScales) castPermute(dst, src []byte) int {
-	if op.from == op.to {
-		op.perm.row(dst, src)
-		return -1
-	}
-	const most = 1024 // elements; a multiple of both blocks
-	var tmp [2 * most]byte
+// castBlock is how many elements are cast before they are permuted: a multiple of both blocks that stays in the first-level cache.
+const castBlock = 1024
+
+// castPermute handles one row, block by block through tmp. It returns the index of the first value that the target cannot hold, or -1.
+func (op *marlinScales) castPermute(dst, src, tmp []byte) int {
 	size := op.from.Bits() / 8
 	for done := 0; len(dst) > 0; {
-		n := min(most, len(dst)/2)
+		n := min(castBlock, len(dst)/2)
 		if at := op.cast(tmp[:2*n], src[:n*size]); at >= 0 {
 			return done + at
 		}
