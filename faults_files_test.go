@@ -19,7 +19,7 @@ const (
 	index  = "model.safetensors.index.json"
 )
 
-func u8(name string, data string) ckpt.T {
+func u8(name, data string) ckpt.T {
 	return ckpt.T{Name: name, DType: safetensors.U8, Shape: []int64{int64(len(data))}, Data: []byte(data)}
 }
 

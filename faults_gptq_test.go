@@ -285,7 +285,7 @@ func TestQuantisedThatLoads(t *testing.T) {
 			`-:.*v_proj`: map[string]any{}, `+:model\.layers\.\d+\.self_attn\.o_proj$`: map[string]any{"group_size": 64},
 		}}, o(ckpt.GPTQOptions{})), check: marlin(o(ckpt.GPTQOptions{}), safetensors.F16)},
 		{name: "config without a quantised module", build: gptq(ckpt.Dense(oProj+".weight", safetensors.F16, 1, 4, 4)), check: func(got loaded) {
-			got.names(oProj+".weight")
+			got.names(oProj + ".weight")
 		}},
 		{name: "a bias without its weight", build: gptq(o(ckpt.GPTQOptions{}), ckpt.Dense("model.norm.bias", safetensors.F16, 1, 4)), check: func(got loaded) {
 			got.names(oProj+".qweight", oProj+".scales", "model.norm.bias")

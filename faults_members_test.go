@@ -49,7 +49,8 @@ func moe(count int, items ...ckpt.Item) func(b *ckpt.Builder) string {
 }
 
 // three are dense q, k and v.
-func three(d safetensors.DType, suffix string) ckpt.List {
+func three(suffix string) ckpt.List {
+	const d = safetensors.BF16
 	return ckpt.List{
 		ckpt.Dense(attn+"q_proj"+suffix, d, 1, 8, 4), ckpt.Dense(attn+"k_proj"+suffix, d, 2, 2, 4), ckpt.Dense(attn+"v_proj"+suffix, d, 3, 6, 4),
 	}
@@ -72,7 +73,7 @@ func family(model string, items ...ckpt.Item) func(b *ckpt.Builder) string {
 
 func TestMemberFaults(t *testing.T) {
 	bf := safetensors.BF16
-	dense := three(bf, ".weight")
+	dense := three(".weight")
 	noK := ckpt.Without(dense, "k_proj.weight")
 	gate, up := ckpt.GPTQ(mlp+"gate_proj", 256, 128, 4, 64, ckpt.GPTQOptions{}), ckpt.GPTQ(mlp+"up_proj", 256, 128, 4, 64, ckpt.GPTQOptions{Seed: 5})
 	q, k, v := qkv(ckpt.GPTQOptions{})
@@ -92,7 +93,7 @@ func TestMemberFaults(t *testing.T) {
 		{name: "kv_a_proj_with_mqa is missing", code: stages.CodeMember, says: []string{attn + "q_a_proj", "expected kv_a_proj_with_mqa"}, build: family("deepseek_v3", ckpt.Dense(attn+"q_a_proj.weight", bf, 1, 4, 4))},
 		{name: "q_proj's bias without q_proj", code: stages.CodeMember, says: []string{attn, "expected q_proj"}, build: family("qwen2", ckpt.Without(dense, "q_proj.weight"), ckpt.Dense(attn+"q_proj.bias", bf, 1, 8))},
 		{name: "bias on one member", code: stages.CodeMismatch, says: []string{single, attn + "k_proj", "dense BF16 with BF16 bias", "--no-fuse"}, build: family("qwen2", dense, ckpt.Dense(attn+"q_proj.bias", bf, 1, 8))},
-		{name: "biases of different dtypes", code: stages.CodeMismatch, says: []string{attn + "k_proj", "BF16 bias", "F32 bias"}, build: family("qwen2", dense, three(bf, ".x"), ckpt.Dense(attn+"q_proj.bias", bf, 1, 8), ckpt.Dense(attn+"k_proj.bias", safetensors.F32, 1, 2), ckpt.Dense(attn+"v_proj.bias", bf, 1, 6))},
+		{name: "biases of different dtypes", code: stages.CodeMismatch, says: []string{attn + "k_proj", "BF16 bias", "F32 bias"}, build: family("qwen2", dense, three(".x"), ckpt.Dense(attn+"q_proj.bias", bf, 1, 8), ckpt.Dense(attn+"k_proj.bias", safetensors.F32, 1, 2), ckpt.Dense(attn+"v_proj.bias", bf, 1, 6))},
 		{name: "bias of the wrong length", code: stages.CodeShape, says: []string{attn + "q_proj.bias", "[8]", "[7]"}, build: family("qwen2", dense, ckpt.Dense(attn+"q_proj.bias", bf, 1, 7))},
 		{name: "dtypes differ", code: stages.CodeMismatch, says: []string{attn + "v_proj", "dense BF16", "dense F16"}, build: family("llama", ckpt.Replace(dense, ckpt.Dense(attn+"v_proj.weight", safetensors.F16, 1, 6, 4)))},
 		{name: "K differs", code: stages.CodeMismatch, says: []string{attn + "v_proj", "input features", "expected 4", "found 5"}, build: family("llama", ckpt.Replace(dense, ckpt.Dense(attn+"v_proj.weight", bf, 1, 6, 5)))},
@@ -152,7 +153,7 @@ func TestEveryFaultIsTold(t *testing.T) {
 		ckpt.Without(o(ckpt.GPTQOptions{}), "scales"),
 		ckpt.GPTQ("lm_head", 256, 128, 8, 64, ckpt.GPTQOptions{}),
 		ckpt.Without(ckpt.GPTQ("a", 256, 128, 4, 64, ckpt.GPTQOptions{}), "qweight", "scales"),
-		ckpt.Without(three(safetensors.BF16, ".weight"), "k_proj.weight"),
+		ckpt.Without(three(".weight"), "k_proj.weight"),
 	)
 	_, _, err := tryLoad(t, row{build: bad})
 	refused, ok := errors.AsType[*stages.RefusedError](err)
@@ -199,7 +200,7 @@ func TestMembersThatLoad(t *testing.T) {
 		}
 	}
 	shuffled := list(four[7], four[2], four[11], four[0], four[4], four[9], four[1], four[3], four[10], four[8], four[5], four[6])
-	dense := three(safetensors.BF16, ".weight")
+	dense := three(".weight")
 	loads(t, []row{
 		{name: "q, k, v", build: gptq(v, q, k), check: func(got loaded) {
 			got.same(attn+"qkv_proj.qweight", safetensors.I32, []int64{16, 2 * 448}, marlinWords(q, k, v))

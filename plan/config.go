@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/discover"
@@ -57,12 +58,9 @@ func (r *ConfigReader) Text(otherwise string, keys ...string) string {
 
 // Need reports that one of the keys must be there.
 func (r *ConfigReader) Need(keys ...string) {
-	for _, k := range keys {
-		if r.Has(k) {
-			return
-		}
+	if !slices.ContainsFunc(keys, r.Has) {
+		r.add(stages.CodeConfig, fmt.Sprintf("%q is missing", keys[0]), "", "", "")
 	}
-	r.add(stages.CodeConfig, fmt.Sprintf("%q is missing", keys[0]), "", "", "")
 }
 
 // Unknown reports a value that means nothing.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -72,10 +73,8 @@ var families = []Family{
 // familyOf finds the family of a model_type.
 func familyOf(modelType string) (Family, bool) {
 	for _, f := range families {
-		for _, t := range f.ModelTypes {
-			if t == modelType {
-				return f, true
-			}
+		if slices.Contains(f.ModelTypes, modelType) {
+			return f, true
 		}
 	}
 	return Family{}, false
@@ -93,17 +92,7 @@ type rules struct {
 func rulesFor(modelType string) rules {
 	f, known := familyOf(modelType)
 	r := rules{family: f, known: known}
-	applies := func(name string) bool {
-		if !known {
-			return true
-		}
-		for _, n := range f.Rules {
-			if n == name {
-				return true
-			}
-		}
-		return false
-	}
+	applies := func(name string) bool { return !known || slices.Contains(f.Rules, name) }
 	for _, f := range fuseRules {
 		if applies(f.name) {
 			r.fuse = append(r.fuse, f)
@@ -138,7 +127,7 @@ func (r *rules) locate(base string) (place, bool) {
 		}
 	}
 	for i, f := range r.fuse {
-		if !contains(f.parents, parent) {
+		if !slices.Contains(f.parents, parent) {
 			continue
 		}
 		for j, m := range f.members {
@@ -192,13 +181,4 @@ func (r *rules) misnumbered(base string) bool {
 	_, parent := cutLast(above)
 	_, ok := expertNumber(number)
 	return r.known && len(r.experts) > 0 && parent == expertsScope && !ok && number != "" && strings.Trim(number, "0123456789") == ""
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }

@@ -2,12 +2,10 @@ package plan_test
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/plan"
 	"github.com/coldload/coldload/safetensors"
@@ -115,17 +113,13 @@ func TestRealFamilies(t *testing.T) {
 	for _, f := range families {
 		for _, format := range []synth.Format{synth.FormatGPTQ, synth.FormatNone} {
 			t.Run(f.model+" "+string(format), func(t *testing.T) {
-				dir := filepath.Join(t.TempDir(), "model")
-				o := synth.Options{Model: f.model, Layers: f.layers, Format: format, Sparse: true}
-				if _, err := synth.Write(t.Context(), dir, o); err != nil {
-					t.Fatal(err)
-				}
-				ck, err := coldload.Open(t.Context(), dir, coldload.Options{})
+				o := synth.Options{Model: f.model, Layers: f.layers, Format: format}
+				cat := catalogOf(t, o)
+				config, err := synth.Config(o)
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer ck.Close()
-				p, err := ck.Plan(coldload.Options{}, nil)
+				p, err := plan.Make(newConfigs(t).input(t, cat, config), plan.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -133,19 +127,7 @@ func TestRealFamilies(t *testing.T) {
 				for _, m := range f.outputs {
 					checkMade(t, p, m, format)
 				}
-				specs, err := synth.Tensors(o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				tensors := make([]stages.Tensor, len(specs))
-				for i := range specs {
-					x, ok := ck.Tensor(specs[i].Name)
-					if !ok {
-						t.Fatalf("%s is not there", specs[i].Name)
-					}
-					tensors[i] = x
-				}
-				covers(t, p, tensors)
+				covers(t, p, cat.tensors)
 				batchesAreSmall(t, p, 8<<20)
 				if s := p.Summary; s.BytesRead > s.BytesIn+s.BytesIn/50 {
 					t.Errorf("%d bytes are read of %d: more than 2 %% twice", s.BytesRead, s.BytesIn)
@@ -153,6 +135,22 @@ func TestRealFamilies(t *testing.T) {
 			})
 		}
 	}
+}
+
+// catalogOf is what the headers of a synthetic checkpoint would say.
+func catalogOf(t *testing.T, o synth.Options) *catalog {
+	t.Helper()
+	shards, err := synth.Shards(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists := make([][]stages.Tensor, len(shards))
+	for i, s := range shards {
+		for _, x := range s.Specs {
+			lists[i] = append(lists[i], tensor(x.Name, x.DType, x.Shape...))
+		}
+	}
+	return newCatalog(lists...)
 }
 
 func checkFamily(t *testing.T, p *plan.Plan, family string, format synth.Format) {

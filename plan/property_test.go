@@ -221,15 +221,16 @@ func drawShape(t *rapid.T) []int64 {
 
 // drawName makes names of the words that mean something.
 func drawName(t *rapid.T) string {
-	name := rapid.SampledFrom([]string{"", "model.layers.0.", "."}).Draw(t, "prefix")
+	var name strings.Builder
+	name.WriteString(rapid.SampledFrom([]string{"", "model.layers.0.", "."}).Draw(t, "prefix"))
 	words := []string{
 		"self_attn", "mlp", "experts", "0", "1", "00", "999999", "12345678", "q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj",
 		"gate_up_proj", "down_proj", "w1", "w2", "w3", "q_a_proj", "kv_a_proj_with_mqa", "rotary_emb", "feed_forward", "",
 	}
 	for range rapid.IntRange(0, 5).Draw(t, "words") {
-		name += rapid.SampledFrom(words).Draw(t, "word") + "."
+		name.WriteString(rapid.SampledFrom(words).Draw(t, "word") + ".")
 	}
-	return name + rapid.SampledFrom([]string{
+	return name.String() + rapid.SampledFrom([]string{
 		"weight", "bias", "qweight", "scales", "qzeros", "g_idx", "workspace", "inv_freq", "weight_packed", "x_blocks", "x_scales", "weight_scale", "",
 	}).Draw(t, "suffix")
 }

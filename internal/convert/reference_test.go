@@ -92,7 +92,7 @@ func encode(dtype safetensors.DType, e element) (u uint64, overflow bool) {
 	r := formats[dtype].round(e.value)
 	overflow = math.IsInf(r, 0) && !math.IsInf(e.value, 0)
 	f := float32(r) // exact: r is a number of the target
-	switch dtype {  //nolint:exhaustive // only the targets of this package
+	switch dtype {
 	case safetensors.F32:
 		return uint64(math.Float32bits(f)), overflow
 	case safetensors.BF16:

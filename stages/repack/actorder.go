@@ -17,7 +17,7 @@ type order struct {
 
 // sortByGroup makes the order of a g_idx: I32 [K]. groups is how many there are; every group must own K/groups features, because the
 // kernels find the group of a sorted feature by dividing.
-func sortByGroup(j *stages.Job, input int, groups int) (*order, error) {
+func sortByGroup(j *stages.Job, input, groups int) (*order, error) {
 	b := j.Src[input]
 	k := len(b) / 4
 	counts := make([]int32, groups+1)

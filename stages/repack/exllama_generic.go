@@ -2,6 +2,7 @@ package repack
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/coldload/coldload/stages"
@@ -17,7 +18,7 @@ func GPTQExllama(bits, groups int) (stages.Op, error) {
 	case bits != 2 && bits != 3 && bits != 4 && bits != 8:
 		return nil, fmt.Errorf("repack: exllama has 2, 3, 4 or 8 bits, not %d", bits)
 	case bits == 3 && groups > 0:
-		return nil, fmt.Errorf("repack: act-order of 3-bit codes is not supported for exllama")
+		return nil, errors.New("repack: act-order of 3-bit codes is not supported for exllama")
 	}
 	return gptqExllama{bits: bits, groups: groups}, nil
 }

@@ -176,11 +176,12 @@ func TestCompletesEachOutputOnce(t *testing.T) {
 type batcher struct{ *journal }
 
 func (b batcher) WriteBatch(_ context.Context, slabs []stages.Slab, bufs [][]byte) error {
-	text := "write together:"
+	var text strings.Builder
+	text.WriteString("write together:")
 	for i, s := range slabs {
-		text += fmt.Sprintf(" %d/%d %s", s.Output, s.Index, bufs[i])
+		fmt.Fprintf(&text, " %d/%d %s", s.Output, s.Index, bufs[i])
 	}
-	return b.note(text)
+	return b.note(text.String())
 }
 
 func TestBatchWriterGetsSeveralSlabsAtOnce(t *testing.T) {
