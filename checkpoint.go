@@ -46,7 +46,9 @@ func open(ctx context.Context, path string, opt Options, res *Result) (*Checkpoi
 
 func (ck *Checkpoint) discover(ctx context.Context, path string, res *Result) error {
 	return res.timed(ctx, ck.opt, stages.PhaseDiscover, func(ctx context.Context) (w pipeline.Work, err error) {
-		ck.found, err = discover.Discover(ctx, path, discover.Options{HubCache: ck.opt.HubCache})
+		ck.found, err = discover.Discover(ctx, path, discover.Options{
+			HubCache: ck.opt.HubCache, Refused: func(found *discover.Checkpoint) []stages.Fault { return ck.headerFaults(ctx, found) },
+		})
 		if err == nil {
 			w.Items = int64(len(ck.found.Shards))
 			res.Notes = append(res.Notes, ck.found.Notes...)
@@ -56,11 +58,7 @@ func (ck *Checkpoint) discover(ctx context.Context, path string, res *Result) er
 }
 
 func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
-	run := pipeline.New(ctx, ck.opt.pipelineConfig())
-	collector := &index.Collector{Checkpoint: ck.found}
-	shards := pipeline.From(run, "shards", index.Shards(ck.found))
-	headers := pipeline.Map(shards, index.Stage{Checkpoint: ck.found}, pipeline.Workers(ck.opt.Workers.Index), pipeline.Measure(index.Work))
-	pipeline.Into(headers, collector)
+	collector, run := ck.readHeaders(ctx, ck.found)
 	err := run.Wait()
 	res.takeIndex(run.Stats())
 	if err != nil {
@@ -71,6 +69,31 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 	res.TensorsIn = ck.catalog.Len()
 	res.Notes = append(res.Notes, ck.catalog.Notes()...)
 	return ck.openSource(collector.Files)
+}
+
+// readHeaders wires the index stage.
+func (ck *Checkpoint) readHeaders(ctx context.Context, found *discover.Checkpoint) (*index.Collector, *pipeline.Run) {
+	run := pipeline.New(ctx, ck.opt.pipelineConfig())
+	collector := &index.Collector{Checkpoint: found}
+	shards := pipeline.From(run, "shards", index.Shards(found))
+	headers := pipeline.Map(shards, index.Stage{Checkpoint: found}, pipeline.Workers(ck.opt.Workers.Index), pipeline.Measure(index.Work))
+	pipeline.Into(headers, collector)
+	return collector, run
+}
+
+// headerFaults are the faults in the headers of a checkpoint that is refused anyway. Its index is left out: what does not agree with it
+// may be in what is missing.
+func (ck *Checkpoint) headerFaults(ctx context.Context, found *discover.Checkpoint) []stages.Fault {
+	found.Index, found.Single = nil, ""
+	collector, run := ck.readHeaders(ctx, found)
+	err := run.Wait()
+	for _, f := range collector.Files {
+		_ = f.Close() // opened for reading: nothing can be lost
+	}
+	if refused, ok := errors.AsType[*stages.RefusedError](err); ok {
+		return refused.Faults
+	}
+	return nil
 }
 
 func (ck *Checkpoint) openSource(files []*os.File) (err error) {

@@ -17,6 +17,9 @@ import (
 type Options struct {
 	// HubCache is the folder of the Hugging Face cache, for Checkpoints named by id; see [HubCacheFromEnv]. Empty: there is none.
 	HubCache string
+	// Refused, when set, is asked before a Checkpoint is refused what else is wrong with it: the Shards that were found can be opened
+	// until it returns. So a missing Shard does not hide what is wrong with the others.
+	Refused func(*Checkpoint) []stages.Fault
 }
 
 // Kind says how a Checkpoint was named.
@@ -76,9 +79,18 @@ func Discover(ctx context.Context, path string, opt Options) (*Checkpoint, error
 		trust: p.trust, sub: p.sub,
 	}}
 	if err := d.run(ctx); err != nil {
-		return nil, wrap(path, errors.Join(err, p.trust.close()))
+		return nil, wrap(path, errors.Join(also(err, d.ck, opt), p.trust.close()))
 	}
 	return d.ck, nil
+}
+
+// also adds to a refusal what Options.Refused finds.
+func also(err error, ck *Checkpoint, opt Options) error {
+	refusal, ok := errors.AsType[*stages.RefusedError](err)
+	if !ok || opt.Refused == nil || len(ck.Shards) == 0 {
+		return err
+	}
+	return stages.Refuse(slices.Concat(refusal.Faults, opt.Refused(ck))...)
 }
 
 // wrap names the Checkpoint in an error, unless it is a refusal: that says itself what it is about.
