@@ -25,7 +25,7 @@ func main() {
 	// A write to a closed pipe becomes an error, so that a command still cleans up.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, cancel := context.WithCancelCause(context.Background())
-	go cancelOnSignal(cancel)
+	cancelOnSignal(cancel)
 	os.Exit(execute(ctx, processEnv(), os.Args[1:]))
 }
 
@@ -36,8 +36,10 @@ func cancelOnSignal(cancel context.CancelCauseFunc) {
 		wanted = append(wanted, syscall.SIGHUP)
 	}
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, wanted...)
-	s := <-signals
-	signal.Reset(wanted...)
-	cancel(&interruptError{signal: s})
+	signal.Notify(signals, wanted...) // before anything is done that would have to be cleaned up
+	go func() {
+		s := <-signals
+		signal.Reset(wanted...)
+		cancel(&interruptError{signal: s})
+	}()
 }
