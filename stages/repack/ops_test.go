@@ -422,7 +422,7 @@ func TestRunDoesNotAllocate(t *testing.T) {
 			if err := test.op.Run(j); err != nil {
 				t.Fatal(err)
 			}
-		}); allocs > 0 {
+		}); allocs > 0 && (!raceEnabled || test.op != scales) { // only the cast takes memory from a pool
 			t.Errorf("%s: %v allocations", test.op, allocs)
 		}
 	}

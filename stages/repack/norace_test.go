@@ -1,0 +1,5 @@
+//go:build !race
+
+package repack
+
+const raceEnabled = false
