@@ -63,7 +63,7 @@ func (k kernel) bench(b *testing.B, size int) {
 	copy(dst, job.Src[0])
 	times := max(1, (64<<20)/size) // a round takes some milliseconds
 	all := race(b,
-		contender{"op", func() (func() error, error) {
+		contender{"op", nil, func() (func() error, error) {
 			for range times {
 				if err := k.op.Run(&job); err != nil {
 					return nil, err
@@ -71,7 +71,7 @@ func (k kernel) bench(b *testing.B, size int) {
 			}
 			return nil, nil
 		}},
-		contender{"copy", func() (func() error, error) {
+		contender{"copy", nil, func() (func() error, error) {
 			for range times {
 				copy(dst, job.Src[0])
 			}

@@ -9,6 +9,8 @@ import (
 // contender is one of several things that are timed against each other.
 type contender struct {
 	name string
+	// before prepares the machine for run, outside the clock; nil for nothing.
+	before func() error
 	// run does the work once. What it returns is called after the clock has stopped; nil for nothing to clean up.
 	run func() (cleanUp func() error, err error)
 }
@@ -28,6 +30,11 @@ func race(b *testing.B, list ...contender) map[string]times {
 	all := map[string]times{}
 	for b.Loop() {
 		for _, c := range list {
+			if c.before != nil {
+				if err := c.before(); err != nil {
+					b.Fatalf("%s: %v", c.name, err)
+				}
+			}
 			start := time.Now()
 			cleanUp, err := c.run()
 			took := time.Since(start)
