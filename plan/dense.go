@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -15,12 +16,12 @@ const (
 // denseSpec is what dense members must have in common.
 type denseSpec struct {
 	dtype stages.DType
-	bias  bool
+	bias  stages.DType // Invalid for none
 }
 
 func (s denseSpec) String() string {
-	if s.bias {
-		return "dense " + s.dtype.String() + " with bias"
+	if s.bias != safetensors.Invalid {
+		return "dense " + s.dtype.String() + " with " + s.bias.String() + " bias"
 	}
 	return "dense " + s.dtype.String()
 }
@@ -36,11 +37,14 @@ func (dense) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.K, m.N = k, n
-	m.Spec = denseSpec{dtype: c.Catalog.DType(int(w)), bias: m.Has(denseBias)}
+	spec := denseSpec{dtype: c.Catalog.DType(int(w))}
+	m.Spec = spec
 	if !m.Has(denseBias) {
 		return true
 	}
 	b := m.Tensors[denseBias]
+	spec.bias = c.Catalog.DType(int(b))
+	m.Spec = spec
 	if s := shapeOf(c.Catalog, int(b)); len(s) != 1 || s[0] != n {
 		c.Fault(b, stages.CodeShape, "is the bias of "+m.Base, formatShape([]int64{n}), formatShape(s), "")
 		return false

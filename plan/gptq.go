@@ -109,9 +109,7 @@ func (r *gptqReader) Module(m *Module, c *Checks) bool {
 	if !r.members(m, c) || !r.shapes(m, c, p) {
 		return false
 	}
-	if c.ActOrder && p.group != -1 && m.Has(gptqGIdx) {
-		p.descAct = true
-	}
+	p.descAct = p.group != -1 && (p.descAct || c.ActOrder && m.Has(gptqGIdx)) // one group has no order
 	if p.descAct && !m.Has(gptqGIdx) {
 		c.Fault(m.Tensors[gptqQweight], stages.CodeMember, "the config says act-order (desc_act), but there is no g_idx", m.Base+".g_idx", "",
 			"the checkpoint is incomplete: get it again")
@@ -198,8 +196,12 @@ func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, rows, cols, sCo
 			"correct `bits` in "+r.where+", or get the checkpoint again")
 		return false
 	}
-	if m.N*p.bits%32 != 0 || rows*32%p.bits != 0 || (r.blocks(p) && m.K%32 != 0) {
-		c.Fault(q, stages.CodeShape, "does not fill whole words", fmt.Sprintf("features that are a multiple of %d", 32/gcd(32, p.bits)),
+	multiple := int64(32)
+	if !r.blocks(p) {
+		multiple = 32 / gcd(32, p.bits)
+	}
+	if rows*32%p.bits != 0 || m.K%multiple != 0 || m.N%multiple != 0 {
+		c.Fault(q, stages.CodeShape, "does not fill whole words", fmt.Sprintf("features that are a multiple of %d", multiple),
 			fmt.Sprintf("%d input, %d output features", m.K, m.N), "")
 		return false
 	}
@@ -251,7 +253,7 @@ func (r *gptqReader) vectors(m *Module, c *Checks) bool {
 	return ok
 }
 
-// blocks reports whether codes come in blocks of 32 that fill whole words only together.
+// blocks reports whether codes and zero points come in blocks of 32 that fill whole words only together.
 func (r *gptqReader) blocks(p gptqParams) bool { return r.planar || 32%p.bits != 0 }
 
 // stream reports whether the codes lie as the kernels' repacking expects: one field after the other. Planes of a whole field are that too.
@@ -287,7 +289,7 @@ func (r *gptqReader) Compile(g *Group, b *Builder) string {
 		return o.exllama()
 	case stages.LayoutDequant:
 		return o.dequant()
-	default:
-		return o.raw()
+	case stages.LayoutRaw:
 	}
+	return o.raw()
 }

@@ -49,9 +49,6 @@ func gptqReadParams(c *ConfigReader, otherwise gptqParams) gptqParams {
 	if p.group != -1 && p.group <= 0 {
 		c.Unknown("group_size", p.group, "-1 or a positive number")
 	}
-	if p.group == -1 {
-		p.descAct = false // one group has no order
-	}
 	return p
 }
 

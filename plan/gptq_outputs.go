@@ -223,7 +223,11 @@ func (o *gptqOutputs) exllama() string {
 		Sides: o.orderSides(), Whole: o.spec.order() || o.spec.bits == 3, Checks: o.checks(true),
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutExllama)
-	o.zeros(stages.LayoutExllama)
+	var checks []Check
+	if !o.spec.sym && !o.r.v2 {
+		checks = append(checks, Check{Part: gptqQzeros, Op: decode.CheckZeroFields(int(o.spec.bits), int(o.groups()))})
+	}
+	o.zeros(stages.LayoutExllama, checks)
 	if o.spec.order() {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(groups), stages.LayoutExllama)
 	}
@@ -259,7 +263,7 @@ func (o *gptqOutputs) raw() string {
 		Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words, Checks: o.checks(false),
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutRaw)
-	o.zeros(stages.LayoutRaw)
+	o.zeros(stages.LayoutRaw, nil)
 	if o.spec.gIdx {
 		all := func(m *Module) int64 { return m.K * 4 }
 		o.b.Grid(Grid{
@@ -284,7 +288,7 @@ func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) {
 }
 
 // zeros adds the zero points as they are.
-func (o *gptqOutputs) zeros(l stages.Layout) {
+func (o *gptqOutputs) zeros(l stages.Layout, checks []Check) {
 	kind := o.b.Kind()
 	if l != stages.LayoutRaw {
 		kind = stages.KindRepacked
@@ -292,7 +296,7 @@ func (o *gptqOutputs) zeros(l stages.Layout) {
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 32 * 4 }
 	o.b.Grid(Grid{
 		Suffix: "qzeros", Part: gptqQzeros, DType: safetensors.I32, Layout: l, Kind: kind, Op: o.b.Copy(),
-		Rows: o.groups(), Cols: o.g.N() * o.spec.bits / 32, Width: width, Source: width,
+		Rows: o.groups(), Cols: o.g.N() * o.spec.bits / 32, Width: width, Source: width, Checks: checks,
 	})
 }
 

@@ -10,6 +10,14 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
+// wantInputs checks that a Job has n inputs.
+func wantInputs(op stages.Op, j *stages.Job, n int) error {
+	if len(j.Src) != n {
+		return fmt.Errorf("%s: %d inputs, want %d", op, len(j.Src), n)
+	}
+	return nil
+}
+
 // CheckGroupOrder makes the Op that proves that a g_idx is trivial: g_idx[k] = k/group (0 everywhere when group is the whole of K).
 //
 // Input: one, g_idx: I32 [K]. No destination.
@@ -21,6 +29,9 @@ func (checkGroupOrder) Phase() stages.Phase { return stages.PhaseDecode }
 func (op checkGroupOrder) String() string   { return fmt.Sprintf("check g_idx = k/%d", op.group) }
 
 func (op checkGroupOrder) Run(j *stages.Job) error {
+	if err := wantInputs(op, j, 1); err != nil {
+		return err
+	}
 	b := j.Src[0]
 	groups := (len(b)/4 + op.group - 1) / op.group
 	for k := 0; 4*k+4 <= len(b); k++ {
@@ -29,7 +40,7 @@ func (op checkGroupOrder) Run(j *stages.Job) error {
 			continue
 		}
 		if found < 0 || int(found) >= groups {
-			return outOfRange(j, k, found, groups)
+			return outOfRange(j, 0, k, found, groups)
 		}
 		return &stages.DataError{
 			Tensor: j.Inputs[0].Tensor, Problem: fmt.Sprintf("g_idx[%d] is not its group", k),
@@ -40,9 +51,10 @@ func (op checkGroupOrder) Run(j *stages.Job) error {
 	return nil
 }
 
-func outOfRange(j *stages.Job, k int, found int32, groups int) error {
+// outOfRange is the error for entry k of the g_idx that is an input.
+func outOfRange(j *stages.Job, input, k int, found int32, groups int) error {
 	return &stages.DataError{
-		Tensor: j.Inputs[0].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", k),
+		Tensor: j.Inputs[input].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", k),
 		Expected: fmt.Sprintf("0 to %d", groups-1), Found: strconv.Itoa(int(found)), Advice: "the checkpoint is damaged: get it again",
 	}
 }
@@ -58,10 +70,13 @@ func (checkGroupRange) Phase() stages.Phase { return stages.PhaseDecode }
 func (op checkGroupRange) String() string   { return fmt.Sprintf("check g_idx < %d", op.groups) }
 
 func (op checkGroupRange) Run(j *stages.Job) error {
+	if err := wantInputs(op, j, 1); err != nil {
+		return err
+	}
 	b := j.Src[0]
 	for k := 0; 4*k+4 <= len(b); k++ {
 		if found := int32(binary.LittleEndian.Uint32(b[4*k:])); found < 0 || int(found) >= op.groups {
-			return outOfRange(j, k, found, op.groups)
+			return outOfRange(j, 0, k, found, op.groups)
 		}
 	}
 	return nil
@@ -77,7 +92,10 @@ type checkSameOrder struct{}
 func (checkSameOrder) Phase() stages.Phase { return stages.PhaseDecode }
 func (checkSameOrder) String() string      { return "check that members share g_idx" }
 
-func (checkSameOrder) Run(j *stages.Job) error {
+func (op checkSameOrder) Run(j *stages.Job) error {
+	if err := wantInputs(op, j, 2); err != nil {
+		return err
+	}
 	if bytes.Equal(j.Src[0], j.Src[1]) {
 		return nil
 	}
@@ -90,21 +108,17 @@ func (checkSameOrder) Run(j *stages.Job) error {
 // PackConstant is the words that repeat when every code of a packed row is v: as many as hold 32 codes.
 func PackConstant(bits int, planar bool, v uint32) []uint32 {
 	w := make([]uint32, bits)
-	for i := range 32 {
-		if !planar {
-			pos := bits * i
-			w[pos/32] |= v << (pos % 32)
-			if pos%32+bits > 32 {
-				w[pos/32+1] |= v >> (32 - pos%32)
+	off := 0
+	for _, width := range planesOf(bits, planar) {
+		field := uint64(v>>off) & (1<<width - 1)
+		for i := range 32 {
+			at := width * i
+			w[off+at/32] |= uint32(field << (at % 32))
+			if high := uint32(field << (at % 32) >> 32); high != 0 {
+				w[off+at/32+1] |= high
 			}
-			continue
 		}
-		off := 0
-		for _, width := range planes[bits] {
-			per := 32 / width
-			w[off+i/per] |= v >> off & (1<<width - 1) << (width * (i % per))
-			off += width
-		}
+		off += width
 	}
 	return w
 }
@@ -127,6 +141,9 @@ func (*checkZeros) Phase() stages.Phase { return stages.PhaseDecode }
 func (*checkZeros) String() string      { return "check symmetric zero points" }
 
 func (op *checkZeros) Run(j *stages.Job) error {
+	if err := wantInputs(op, j, 1); err != nil {
+		return err
+	}
 	for b, at := j.Src[0], 0; len(b) > 0; {
 		n := min(len(b), len(op.pattern))
 		if !bytes.Equal(b[:n], op.pattern[:n]) {
@@ -150,6 +167,9 @@ func (checkFinite) Phase() stages.Phase { return stages.PhaseDecode }
 func (op checkFinite) String() string   { return fmt.Sprintf("check finite %s", op.dtype) }
 
 func (op checkFinite) Run(j *stages.Job) error {
+	if err := wantInputs(op, j, 1); err != nil {
+		return err
+	}
 	if at := convert.FirstNonFinite(op.dtype, j.Src[0]); at >= 0 {
 		return convert.NonFinite(j.Inputs[0].Tensor, op.dtype, at)
 	}

@@ -58,12 +58,10 @@ func BenchmarkGPTQChecks(b *testing.B) {
 		c.stored[i] = 7
 	}
 	src := c.sources(safetensors.F16)
-	zeros, g := src[2], packAlong(nil, 4, false)
-	_ = g
 	for _, x := range []struct {
 		op  stages.Op
 		src []byte
-	}{{CheckZeros(PackConstant(4, false, 7)), zeros}, {CheckFinite(safetensors.F16), src[1]}} {
+	}{{CheckZeros(PackConstant(4, false, 7)), src[2]}, {CheckZeroFields(4, c.Groups), src[2]}, {CheckFinite(safetensors.F16), src[1]}} {
 		b.Run(fmt.Sprint(x.op), func(b *testing.B) {
 			j, _ := gptqJob(0, 0, 0, x.src)
 			b.SetBytes(int64(len(x.src)))

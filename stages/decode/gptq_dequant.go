@@ -70,28 +70,38 @@ const (
 	dequantOrder
 )
 
-// lanes is how many columns are decoded together: a cache line of a packed row.
-const lanes = 16
+const (
+	// lanes is how many columns are decoded together: a cache line of a packed row.
+	lanes = 16
+	// chunk is how many weights of a column are decoded together: their codes and values stay in the first-level cache.
+	chunk = 1024
+)
 
 func (op *gptqDequant) Run(j *stages.Job) error {
 	n, k := j.Rows, j.RowBytes/(op.to.Bits()/8)
-	want := []int{k * op.Bits / 8 * n, op.Groups * n * op.scales.Bits() / 8, op.Groups * ((n*op.Bits + 31) / 32) * 4}
+	want := []int{k / 32 * op.Bits * 4 * n, op.Groups * n * op.scales.Bits() / 8, op.Groups * ((n*op.Bits + 31) / 32) * 4}
 	if op.ActOrder {
 		want = append(want, 4*k)
 	}
-	if len(j.Src) != len(want) || k%32 != 0 {
-		return fmt.Errorf("%d inputs for %d input features, want %d", len(j.Src), k, len(want))
+	if len(j.Src) != len(want) {
+		return fmt.Errorf("%s: %d inputs, want %d", op, len(j.Src), len(want))
+	}
+	if n <= 0 || k <= 0 || k%32 != 0 || k*op.to.Bits()/8 != j.RowBytes {
+		return fmt.Errorf("%s: %d rows of %d bytes, want rows of whole blocks of 32 weights", op, n, j.RowBytes)
+	}
+	if op.Planar && n%32 != 0 {
+		return fmt.Errorf("%s: %d output features are no whole blocks of 32", op, n)
 	}
 	for i, w := range want {
 		if len(j.Src[i]) != w {
-			return fmt.Errorf("input %d has %d bytes, want %d", i, len(j.Src[i]), w)
+			return fmt.Errorf("%s: input %d has %d bytes, want %d", op, i, len(j.Src[i]), w)
 		}
 	}
 	if at := convert.FirstNonFinite(op.scales, j.Src[dequantScales]); at >= 0 {
 		return convert.NonFinite(j.Inputs[dequantScales].Tensor, op.scales, at)
 	}
-	d := &dequantiser{op: op, job: j, n: n, k: k}
-	if err := d.prepare(); err != nil {
+	d, err := newDequantiser(op, j, n, k)
+	if err != nil {
 		return err
 	}
 	for c := 0; c < n; c += lanes {
@@ -109,77 +119,157 @@ type dequantiser struct {
 	n, k int
 
 	groups []int32 // of every input feature
-	codes  int     // 2^bits
-	// table holds the weight that each code of each group stands for, lane by lane, as elements of the target.
-	table  []byte
-	scale  []float32 // of one group, lane by lane
-	values []byte    // F32 values of one group and lane, before they are rounded
+	// scales and zeros are those of the columns at hand, lane by lane, group by group.
+	scales []float32
+	zeros  []int32
+	// packed holds the words of a chunk, lane by lane. A read of 8 bytes may reach behind the last one.
+	packed []byte
+	codes  [chunk]uint8
+	values [4 * chunk]byte // F32, before they are rounded
+	large  bool            // a weight of the columns at hand may not even fit in F32
 }
 
-func (d *dequantiser) prepare() error {
-	d.codes = 1 << d.op.Bits
-	d.groups = make([]int32, d.k)
-	for k := range d.groups {
-		g := k / d.op.Group
-		if d.op.ActOrder {
-			g = int(int32(binary.LittleEndian.Uint32(d.job.Src[dequantOrder][4*k:])))
-			if g < 0 || g >= d.op.Groups {
-				return &stages.DataError{
-					Tensor: d.job.Inputs[dequantOrder].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", k),
-					Expected: fmt.Sprintf("0 to %d", d.op.Groups-1), Found: fmt.Sprint(g), Advice: "the checkpoint is damaged: get it again",
-				}
-			}
-		}
-		d.groups[k] = int32(g)
+func newDequantiser(op *gptqDequant, j *stages.Job, n, k int) (*dequantiser, error) {
+	d := &dequantiser{
+		op: op, job: j, n: n, k: k, groups: make([]int32, k), scales: make([]float32, lanes*op.Groups), zeros: make([]int32, lanes*op.Groups),
+		packed: make([]byte, lanes*chunk/8*op.Bits+8),
 	}
-	size := d.op.to.Bits() / 8
-	d.table = make([]byte, d.op.Groups*lanes*d.codes*size)
-	d.values = make([]byte, 4*d.codes)
-	return nil
+	for i := range d.groups {
+		g := i / op.Group
+		if op.ActOrder {
+			g = int(int32(binary.LittleEndian.Uint32(j.Src[dequantOrder][4*i:])))
+		}
+		if g < 0 || g >= op.Groups {
+			return nil, outOfRange(j, len(j.Src)-1, i, int32(g), op.Groups)
+		}
+		d.groups[i] = int32(g)
+	}
+	return d, nil
 }
 
 // columns decodes lanes columns from c on.
 func (d *dequantiser) columns(c, lanes int) error {
-	for lane := range lanes {
-		for g := range d.op.Groups {
-			if err := d.fill(g, c+lane, lane); err != nil {
+	if err := d.params(c, lanes); err != nil {
+		return err
+	}
+	for k := 0; k < d.k; k += chunk {
+		m := min(chunk, d.k-k)
+		size := m / 8 * d.op.Bits
+		d.transpose(k/32*d.op.Bits, size/4, c, lanes)
+		for lane := range lanes {
+			unpack(d.codes[:m], d.packed[lane*size:], d.op.Bits, planesOf(d.op.Bits, d.op.Planar))
+			d.multiply(k, m, lane)
+			if err := d.round(k, m, c+lane); err != nil {
 				return err
 			}
-		}
-	}
-	var codes [32]uint8
-	for block := range d.k / 32 {
-		for lane := range lanes {
-			d.unpack(&codes, block, c+lane)
-			d.write(c+lane, lane, 32*block, &codes)
 		}
 	}
 	return nil
 }
 
-// fill computes the weights of every code of group g in column n.
-func (d *dequantiser) fill(g, n, lane int) error {
-	zero, err := d.zero(g, n)
-	if err != nil {
-		return err
-	}
-	size := d.op.scales.Bits() / 8
-	var s [4]byte
-	at := (g*d.n + n) * size
-	d.op.toF32(s[:], d.job.Src[dequantScales][at:at+size])
-	scale := math.Float32frombits(binary.LittleEndian.Uint32(s[:]))
-	for code := range d.codes {
-		binary.LittleEndian.PutUint32(d.values[4*code:], math.Float32bits(scale*float32(code-zero)))
-	}
-	to := d.op.to.Bits() / 8
-	row := d.table[(g*lanes+lane)*d.codes*to:][:d.codes*to]
-	if over := d.op.fromF32(row, d.values); over >= 0 {
-		return &stages.DataError{
-			Tensor: d.job.Inputs[dequantScales].Tensor, Problem: fmt.Sprintf("a weight of group %d, output %d does not fit in %s", g, n, d.op.to),
-			Expected: "finite weights", Found: fmt.Sprintf("%g times %d", scale, over-zero), Advice: "use --dtype bf16 or f32",
+// params collects the scales and zero points of the columns from c on.
+func (d *dequantiser) params(c, lanes int) error {
+	op, size := d.op, d.op.scales.Bits()/8
+	d.large = false
+	for g := range op.Groups {
+		at := (g*d.n + c) * size
+		row := d.values[:4*lanes] // only here for want of other memory
+		op.toF32(row, d.job.Src[dequantScales][at:at+lanes*size])
+		for lane := range lanes {
+			s := math.Float32frombits(binary.LittleEndian.Uint32(row[4*lane:]))
+			d.scales[lane*op.Groups+g] = s
+			d.large = d.large || s > math.MaxFloat32/256 || s < -math.MaxFloat32/256
+			z, err := d.zero(g, c+lane)
+			if err != nil {
+				return err
+			}
+			d.zeros[lane*op.Groups+g] = int32(z)
 		}
 	}
 	return nil
+}
+
+// transpose copies the words of some columns, from row first on, so that those of one column lie together.
+func (d *dequantiser) transpose(first, rows, c, lanes int) {
+	for r := range rows {
+		src := d.job.Src[dequantWeight][4*((first+r)*d.n+c):][:4*lanes]
+		for lane := range lanes {
+			binary.LittleEndian.PutUint32(d.packed[4*(lane*rows+r):], binary.LittleEndian.Uint32(src[4*lane:]))
+		}
+	}
+}
+
+// unpack reads codes, a multiple of 32 of them, from words that lie together: every 32 codes take bits words, plane by plane from the low
+// bits up, and a plane of width w is a stream of w bits a code. Codes that are no planes are one plane. 8 bytes can be read at the end of b.
+func unpack(codes []uint8, b []byte, bits int, planes []int) {
+	clear(codes)
+	for ; len(codes) >= 32; codes, b = codes[32:], b[4*bits:] {
+		off := 0
+		for _, width := range planes {
+			step, mask := uint(width)&7, uint64(1)<<width-1 // a whole byte needs no step of its own
+			for i := 0; i < 32; i += 8 {
+				v, eight := binary.LittleEndian.Uint64(b[4*off+i/8*width:]), uint64(0)
+				if width == 8 {
+					eight = v
+				} else {
+					for at := uint(0); at < 64; at += 8 {
+						eight |= v & mask << at
+						v >>= step
+					}
+				}
+				binary.LittleEndian.PutUint64(codes[i:], binary.LittleEndian.Uint64(codes[i:])|eight<<off)
+			}
+			off += width // a plane of width w also takes w words
+		}
+	}
+}
+
+// multiply computes the weights of m codes from input feature k on.
+func (d *dequantiser) multiply(k, m, lane int) {
+	n := d.op.Groups
+	scales, zeros, groups := d.scales[lane*n:(lane+1)*n], d.zeros[lane*n:(lane+1)*n], d.groups[k:k+m]
+	if d.op.ActOrder {
+		for i, g := range groups {
+			w := scales[g] * float32(int32(d.codes[i])-zeros[g])
+			binary.LittleEndian.PutUint32(d.values[4*i:], math.Float32bits(w))
+		}
+		return
+	}
+	for i := 0; i < m; {
+		g := groups[i]
+		end := min(m, (int(g)+1)*d.op.Group-k)
+		product(d.values[4*i:4*end], d.codes[i:end], scales[g], zeros[g])
+		i = end
+	}
+}
+
+// product is scale * (code - zero) for codes of one group.
+func product(dst []byte, codes []uint8, scale float32, zero int32) {
+	for i, c := range codes {
+		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(scale*float32(int32(c)-zero)))
+	}
+}
+
+// round stores m weights of row n from column k on.
+func (d *dequantiser) round(k, m, n int) error {
+	size := d.op.to.Bits() / 8
+	over := -1
+	if d.large {
+		over = convert.FirstNonFinite(safetensors.F32, d.values[:4*m])
+	}
+	if over < 0 {
+		over = d.op.fromF32(d.job.Row(n)[k*size:(k+m)*size], d.values[:4*m])
+	}
+	if over < 0 {
+		return nil
+	}
+	g := int(d.groups[k+over])
+	lane := n % lanes
+	scale, zero := d.scales[lane*d.op.Groups+g], d.zeros[lane*d.op.Groups+g]
+	return &stages.DataError{
+		Tensor: d.job.Inputs[dequantScales].Tensor, Problem: fmt.Sprintf("the weight of output %d, input %d does not fit in %s", n, k+over, d.op.to),
+		Expected: "finite weights", Found: fmt.Sprintf("%g times %d", scale, int32(d.codes[over])-zero), Advice: "use --dtype bf16 or f32",
+	}
 }
 
 // zero is the zero point of group g, column n.
@@ -189,118 +279,14 @@ func (d *dequantiser) zero(g, n int) (int, error) {
 		return 1 << (op.Bits - 1), nil
 	}
 	words := (d.n*op.Bits + 31) / 32
-	row := d.job.Src[dequantZeros][4*g*words : 4*(g+1)*words]
-	field := d.field(row, n)
-	if op.ZeroBias == 0 {
-		return field, nil
-	}
-	if !d.hasFullField(row, n) {
-		return field + op.ZeroBias, nil
-	}
-	if op.WrapZeros && 32%op.Bits == 0 {
-		return d.wrapped(row, n), nil
-	}
-	return 0, &stages.DataError{
-		Tensor: d.job.Inputs[dequantZeros].Tensor, Problem: fmt.Sprintf("a zero point of group %d near output %d is stored as %d, all ones", g, n, d.codes-1),
-		Expected: fmt.Sprintf("at most %d in checkpoint_format gptq", d.codes-2), Found: fmt.Sprint(d.codes - 1),
-		Advice: "the writer's meaning is ambiguous: convert the checkpoint to gptq_v2",
-	}
-}
-
-// field is code i of a packed row: a stream of bits along the row, or planes for every 32 codes.
-func (d *dequantiser) field(row []byte, i int) int {
-	b := d.op.Bits
-	if d.op.Planar {
-		return planarCode(func(w int) uint32 { return binary.LittleEndian.Uint32(row[4*w:]) }, b, i)
-	}
-	pos := b * i
-	v := uint64(binary.LittleEndian.Uint32(row[pos/32*4:]))
-	if next := (pos/32 + 1) * 4; next < len(row) {
-		v |= uint64(binary.LittleEndian.Uint32(row[next:])) << 32
-	}
-	return int(v >> (pos % 32) & (1<<b - 1))
-}
-
-// hasFullField reports whether a field of the word that holds column n is all ones: then adding one would carry, and readers disagree.
-func (d *dequantiser) hasFullField(row []byte, n int) bool {
-	if 32%d.op.Bits != 0 {
-		return d.field(row, n) == d.codes-1
-	}
-	per := 32 / d.op.Bits
-	first := n / per * per
-	for i := first; i < min(first+per, d.n); i++ {
-		if d.field(row, i) == d.codes-1 {
-			return true
-		}
-	}
-	return false
-}
-
-// wrapped is the zero point after one whole-word add of one to every field.
-func (d *dequantiser) wrapped(row []byte, n int) int {
-	b := d.op.Bits
-	var ones uint32
-	for at := 0; at < 32; at += b {
-		ones |= 1 << at
-	}
-	w := binary.LittleEndian.Uint32(row[b*n/32*4:]) + ones
-	return int(w >> (b * n % 32) & uint32(d.codes-1))
-}
-
-// unpack reads the 32 codes of a block of column n.
-func (d *dequantiser) unpack(codes *[32]uint8, block, n int) {
-	b := d.op.Bits
-	var w [8]uint32
-	for i := range b {
-		w[i] = binary.LittleEndian.Uint32(d.job.Src[dequantWeight][4*((block*b+i)*d.n+n):])
-	}
+	row := zeroRow{b: d.job.Src[dequantZeros][4*g*words : 4*(g+1)*words], bits: op.Bits, planes: planesOf(op.Bits, op.Planar)}
 	switch {
-	case d.op.Planar:
-		for i := range codes {
-			codes[i] = uint8(planarCode(func(k int) uint32 { return w[k] }, b, i))
-		}
-	case b == 4:
-		for i := range 4 {
-			for s := range 8 {
-				codes[8*i+s] = uint8(w[i] >> (4 * s) & 15)
-			}
-		}
-	default:
-		mask := uint64(1)<<b - 1
-		for i := range codes {
-			pos := b * i
-			v := uint64(w[pos/32]) | uint64(w[(pos/32+1)%8])<<32
-			codes[i] = uint8(v >> (pos % 32) & mask)
-		}
+	case op.ZeroBias == 0:
+		return row.field(n), nil
+	case !row.full(n):
+		return row.field(n) + op.ZeroBias, nil
+	case op.WrapZeros && 32%op.Bits == 0:
+		return row.wrapped(n), nil
 	}
-}
-
-// planarCode is code i of planar packing (GPTQModel's gptq_p): every 32 codes take bits words, plane by plane from the low bits up;
-// a plane of width w holds 32/w codes a word.
-func planarCode(word func(int) uint32, bits, i int) int {
-	block, c := i/32*bits, i%32
-	code, off := 0, 0
-	for _, width := range planes[bits] {
-		per := 32 / width
-		code |= int(word(block+off+c/per)>>(width*(c%per))&(1<<width-1)) << off
-		off += width
-	}
-	return code
-}
-
-// planes are the widths that make up a number of bits. A plane of width w also takes w words, so off counts both.
-var planes = [9][]int{2: {2}, 3: {2, 1}, 4: {4}, 5: {4, 1}, 6: {4, 2}, 7: {4, 2, 1}, 8: {8}}
-
-// write looks the weights of 32 codes up and stores them in row n from column k on.
-func (d *dequantiser) write(n, lane, k int, codes *[32]uint8) {
-	size := d.op.to.Bits() / 8
-	dst := d.job.Row(n)[k*size : (k+32)*size]
-	for i, c := range codes {
-		at := ((int(d.groups[k+i])*lanes+lane)*d.codes + int(c)) * size
-		if size == 2 {
-			binary.LittleEndian.PutUint16(dst[2*i:], binary.LittleEndian.Uint16(d.table[at:]))
-		} else {
-			binary.LittleEndian.PutUint32(dst[4*i:], binary.LittleEndian.Uint32(d.table[at:]))
-		}
-	}
+	return 0, fullField(d.job.Inputs[dequantZeros].Tensor, g, n, op.Bits)
 }

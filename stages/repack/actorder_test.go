@@ -16,7 +16,7 @@ func TestActOrderIsTheFormula(t *testing.T) {
 	for _, bits := range []int{4, 8} {
 		for _, s := range [][3]int{{16, 64, 1}, {32, 64, 2}, {64, 128, 64}, {96, 192, 3}, {128, 64, 4}} {
 			k, n, groups := s[0], s[1], s[2]
-			codes, g := randomCodes(r, k, n, bits), balanced(r, k, groups)
+			codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, groups)
 			want := slowMarlin(permuteRows(codes, n, slowPerm(g)), n, bits)
 			wantOp(t, mustOp(t)(GPTQMarlinActOrder(bits, groups)), k/16, want, packRows(codes, n, bits), gptqInts(g))
 		}
@@ -25,7 +25,7 @@ func TestActOrderIsTheFormula(t *testing.T) {
 
 // TestActOrderOfATrivialOrder is the plain repacking.
 func TestActOrderOfATrivialOrder(t *testing.T) {
-	codes := randomCodes(rand.New(rand.NewPCG(9, 2)), 64, 64, 4)
+	codes := codesOf(rand.New(rand.NewPCG(9, 2)), 64, 64, 4)
 	g := make([]int32, 64)
 	for k := range g {
 		g[k] = int32(k / 16)
@@ -36,7 +36,7 @@ func TestActOrderOfATrivialOrder(t *testing.T) {
 func TestSortedOutputs(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 3))
 	for _, s := range [][2]int{{1, 1}, {2, 2}, {32, 4}, {128, 1}, {128, 128}, {96, 3}} {
-		g := balanced(r, s[0], s[1])
+		g := balancedGroups(r, s[0], s[1])
 		perm := slowPerm(g)
 		sorted := slices.Clone(g)
 		slices.Sort(sorted)
@@ -44,13 +44,13 @@ func TestSortedOutputs(t *testing.T) {
 		wantOp(t, SortedGroups(s[1]), 1, gptqInts(sorted), gptqInts(g))
 	}
 	for _, op := range []stages.Op{SortIndices(2), SortedGroups(2)} {
-		refusesSizes(t, op, 1, 128, gptqInts(balanced(r, 32, 2)))
+		refusesSizes(t, op, 1, 128, gptqInts(balancedGroups(r, 32, 2)))
 	}
 }
 
 // TestActOrderNeedsGroupsOfOneSize names the group, what it must have and what it has.
 func TestActOrderNeedsGroupsOfOneSize(t *testing.T) {
-	g := balanced(rand.New(rand.NewPCG(9, 4)), 32, 4)
+	g := balancedGroups(rand.New(rand.NewPCG(9, 4)), 32, 4)
 	q := make([]byte, 32*64/2)
 	ops := map[string]func(idx []byte) error{}
 	add := func(op stages.Op, rows, rowBytes int, withWeight bool) {
@@ -117,7 +117,7 @@ func TestActOrderAllocations(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 5))
 	for _, bits := range []int{4, 8} {
 		for _, n := range []int{64, 1024} {
-			g := gptqInts(balanced(r, 128, 4))
+			g := gptqInts(balancedGroups(r, 128, 4))
 			marlin, _ := gptqJob(8, n*bits*2, 0, make([]byte, 128*n*bits/8), g)
 			exllama, _ := gptqJob(4*bits, 4*n, 0, make([]byte, 128*n*bits/8), g)
 			sorted, _ := gptqJob(1, 512, 0, g)
@@ -146,7 +146,7 @@ func FuzzActOrder(f *testing.F) {
 		}
 		k, n := 16*int(rows%4+1), 64*int(tiles%3+1)
 		count := 1 << (groups % 5)
-		codes, g := randomCodes(r, k, n, bits), balanced(r, k, count)
+		codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, count)
 		ordered := permuteRows(codes, n, slowPerm(g))
 		q, idx := packRows(codes, n, bits), gptqInts(g)
 		wantOp(t, mustOp(t)(GPTQMarlinActOrder(bits, count)), k/16, slowMarlin(ordered, n, bits), q, idx)
@@ -179,7 +179,7 @@ func FuzzGIdx(f *testing.F) {
 
 func BenchmarkActOrder(b *testing.B) {
 	r := rand.New(rand.NewPCG(9, 6))
-	g := gptqInts(balanced(r, benchK, benchK/128))
+	g := gptqInts(balancedGroups(r, benchK, benchK/128))
 	for _, bits := range []int{4, 8} {
 		b.Run(fmt.Sprintf("marlin%d", bits), func(b *testing.B) {
 			benchOp(b, mustOp(b)(GPTQMarlinActOrder(bits, benchK/128)), benchK/16, benchN*bits*2, make([]byte, benchK*benchN*bits/8), g)

@@ -6,18 +6,18 @@ import (
 	"testing"
 )
 
-func TestExllamaIsTheFormula(t *testing.T) {
+func TestExllamaEveryWidth(t *testing.T) {
 	r := rand.New(rand.NewPCG(10, 1))
 	for _, bits := range []int{2, 3, 4, 8} {
 		for _, s := range [][2]int{{32, 1}, {32, 8}, {64, 3}, {96, 40}, {128, 64}} {
 			k, n := s[0], s[1]
-			codes := randomCodes(r, k, n, bits)
+			codes := codesOf(r, k, n, bits)
 			q := packRows(codes, n, bits)
 			wantOp(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), q)
 			if bits == 3 {
 				continue
 			}
-			g := balanced(r, k, 4)
+			g := balancedGroups(r, k, 4)
 			ordered := permuteRows(codes, n, slowPerm(g))
 			wantOp(t, mustOp(t)(GPTQExllama(bits, 4)), k*bits/32, slowExllama(ordered, n, bits), q, gptqInts(g))
 		}
@@ -35,10 +35,10 @@ func TestExllamaRefuses(t *testing.T) {
 		t.Errorf("act-order: %s", op)
 	}
 	for _, bits := range []int{2, 3, 4, 8} {
-		q := packRows(randomCodes(r, 64, 8, bits), 8, bits)
+		q := packRows(codesOf(r, 64, 8, bits), 8, bits)
 		refusesSizes(t, mustOp(t)(GPTQExllama(bits, 0)), 2*bits, 32, q)
 		if bits != 3 {
-			refusesSizes(t, mustOp(t)(GPTQExllama(bits, 2)), 2*bits, 32, q, gptqInts(balanced(r, 64, 2)))
+			refusesSizes(t, mustOp(t)(GPTQExllama(bits, 2)), 2*bits, 32, q, gptqInts(balancedGroups(r, 64, 2)))
 		}
 	}
 	j, _ := gptqJob(4, 32, 0, make([]byte, 128))
@@ -70,7 +70,7 @@ func FuzzExllama(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, blocks, cols, which uint8) {
 		bits := []int{2, 3, 4, 8}[which%4]
 		k, n := 32*int(blocks%3+1), int(cols%70+1)
-		codes := randomCodes(rand.New(rand.NewPCG(seed, 0)), k, n, bits)
+		codes := codesOf(rand.New(rand.NewPCG(seed, 0)), k, n, bits)
 		wantOp(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), packRows(codes, n, bits))
 	})
 }

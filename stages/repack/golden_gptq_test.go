@@ -12,10 +12,12 @@ func TestGoldenGPTQCodes(t *testing.T) {
 		crc  uint32
 		sha  string
 	}{
-		{2, 0xBDFF5FD8, "ce6b181a5f1ee9af"}, {3, 0xE64E3A1D, "343dd114b2b92571"},
-		{4, 0xF1295A29, "1a2d7c4042e8a2f8"}, {8, 0x5ABC376D, "8d96db5fcc14c1d0"},
+		{2, 0xBDFF5FD8, "ce6b181a5f1ee9af"},
+		{3, 0xE64E3A1D, "343dd114b2b92571"},
+		{4, 0xF1295A29, "1a2d7c4042e8a2f8"},
+		{8, 0x5ABC376D, "8d96db5fcc14c1d0"},
 	} {
-		wantGolden(t, "qweight", packRows(goldenCodes(g.bits), goldenN, g.bits), g.crc, g.sha)
+		wantGolden(t, "qweight", packRows(vectorCodes(g.bits), vectorN, g.bits), g.crc, g.sha)
 	}
 }
 
@@ -28,26 +30,26 @@ func TestGoldenMarlin(t *testing.T) {
 		4: {golden{0x6E3F22E3, "7fcf76c26945d29e"}, golden{0x500D3912, "f97ebc455da2cde5"}},
 		8: {golden{0x231479A8, "322e1252971ad632"}, golden{0xE36427F3, "4a63025834c195de"}},
 	} {
-		q := packRows(goldenCodes(bits), goldenN, bits)
+		q := packRows(vectorCodes(bits), vectorN, bits)
 		op := mustOp(t)(GPTQMarlin(bits))
-		wantGolden(t, op.String(), runOp(t, op, goldenK/16, goldenN*bits*2, q), g.plain.crc, g.plain.sha)
-		op = mustOp(t)(GPTQMarlinActOrder(bits, goldenK))
-		got := runOp(t, op, goldenK/16, goldenN*bits*2, q, orderOf(goldenPerm()))
+		wantGolden(t, op.String(), runOp(t, op, vectorK/16, vectorN*bits*2, q), g.plain.crc, g.plain.sha)
+		op = mustOp(t)(GPTQMarlinActOrder(bits, vectorK))
+		got := runOp(t, op, vectorK/16, vectorN*bits*2, q, orderOf(vectorPerm()))
 		wantGolden(t, op.String(), got, g.ordered.crc, g.ordered.sha)
 
 		// The core by itself: rows gathered with the order, then repacked.
 		per := 32 / bits
 		var gathered []byte
-		for k := 0; k < goldenK; k += per {
-			row := make([]byte, 4*goldenN)
-			gatherRow(row, q, goldenPerm()[k:k+per], bits)
+		for k := 0; k < vectorK; k += per {
+			row := make([]byte, 4*vectorN)
+			gatherRow(row, q, vectorPerm()[k:k+per], bits)
 			gathered = append(gathered, row...)
 		}
-		if !bytes.Equal(gathered, packRows(permuteRows(goldenCodes(bits), goldenN, goldenPerm()), goldenN, bits)) {
+		if !bytes.Equal(gathered, packRows(permuteRows(vectorCodes(bits), vectorN, vectorPerm()), vectorN, bits)) {
 			t.Errorf("%d bits: gathered rows differ", bits)
 		}
 		op = mustOp(t)(GPTQMarlin(bits))
-		wantGolden(t, "gathered", runOp(t, op, goldenK/16, goldenN*bits*2, gathered), g.ordered.crc, g.ordered.sha)
+		wantGolden(t, "gathered", runOp(t, op, vectorK/16, vectorN*bits*2, gathered), g.ordered.crc, g.ordered.sha)
 	}
 }
 
@@ -57,16 +59,16 @@ func TestGoldenExllama(t *testing.T) {
 		sha string
 	}{4: {0xF896F0FD, "2ab85d2e05bf9799"}, 2: {0x7D04E362, "2a28641c144adee0"}, 3: {0xBF8491E0, "fc6ecb477779bdcb"}} {
 		op := mustOp(t)(GPTQExllama(bits, 0))
-		q := packRows(goldenCodes(bits), goldenN, bits)
-		wantGolden(t, op.String(), runOp(t, op, goldenK*bits/32, 4*goldenN, q), g.crc, g.sha)
+		q := packRows(vectorCodes(bits), vectorN, bits)
+		wantGolden(t, op.String(), runOp(t, op, vectorK*bits/32, 4*vectorN, q), g.crc, g.sha)
 	}
-	op := mustOp(t)(GPTQExllama(4, goldenK))
-	q := packRows(goldenCodes(4), goldenN, 4)
-	wantGolden(t, "after row perm", runOp(t, op, goldenK/8, 4*goldenN, q, orderOf(goldenPerm())), 0x3FC1B99B, "b64737b0735139c3")
+	op := mustOp(t)(GPTQExllama(4, vectorK))
+	q := packRows(vectorCodes(4), vectorN, 4)
+	wantGolden(t, "after row perm", runOp(t, op, vectorK/8, 4*vectorN, q, orderOf(vectorPerm())), 0x3FC1B99B, "b64737b0735139c3")
 }
 
-// TestWorkedExamples has the tiles and words that the description of the layouts works out by hand.
-func TestWorkedExamples(t *testing.T) {
+// TestWorkedGPTQExamples has the tiles and words that the description of the layouts works out by hand.
+func TestWorkedGPTQExamples(t *testing.T) {
 	tile := make([]uint32, 16*64)
 	for i := range tile {
 		tile[i] = uint32(7*(i/64)+3*(i%64)) & 255

@@ -12,14 +12,14 @@ func TestMarlin8IsTheFormula(t *testing.T) {
 	op := mustOp(t)(GPTQMarlin(8))
 	for _, s := range [][2]int{{16, 64}, {48, 64}, {16, 128}, {64, 192}, {32, 320}} {
 		k, n := s[0], s[1]
-		codes := randomCodes(r, k, n, 8)
+		codes := codesOf(r, k, n, 8)
 		wantOp(t, op, k/16, slowMarlin(codes, n, 8), packRows(codes, n, 8))
 	}
 }
 
 // TestMarlin8Slices: rows may be repacked in any portions, as the Slabs cut them.
 func TestMarlin8Slices(t *testing.T) {
-	codes := randomCodes(rand.New(rand.NewPCG(8, 2)), 64, 128, 8)
+	codes := codesOf(rand.New(rand.NewPCG(8, 2)), 64, 128, 8)
 	q, want := packRows(codes, 128, 8), slowMarlin(codes, 128, 8)
 	const row = 128 * 16
 	for i := range 4 {
@@ -35,9 +35,9 @@ func marlin8Op(tb testing.TB) stages.Op {
 func TestMarlinRefusesWrongSizes(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 3))
 	for _, bits := range []int{4, 8} {
-		q := packRows(randomCodes(r, 32, 64, bits), 64, bits)
+		q := packRows(codesOf(r, 32, 64, bits), 64, bits)
 		refusesSizes(t, mustOp(t)(GPTQMarlin(bits)), 2, 64*bits*2, q)
-		refusesSizes(t, mustOp(t)(GPTQMarlinActOrder(bits, 2)), 2, 64*bits*2, q, gptqInts(balanced(r, 32, 2)))
+		refusesSizes(t, mustOp(t)(GPTQMarlinActOrder(bits, 2)), 2, 64*bits*2, q, gptqInts(balancedGroups(r, 32, 2)))
 		// 32 columns are no tile.
 		j, _ := gptqJob(2, 32*bits*2, 0, q[:len(q)/2])
 		if err := mustOp(t)(GPTQMarlin(bits)).Run(j); err == nil {
@@ -70,7 +70,7 @@ func FuzzMarlin8(f *testing.F) {
 	f.Add(uint64(1), uint8(1), uint8(1))
 	f.Fuzz(func(t *testing.T, seed uint64, rows, tiles uint8) {
 		k, n := 16*int(rows%4+1), 64*int(tiles%4+1)
-		codes := randomCodes(rand.New(rand.NewPCG(seed, 0)), k, n, 8)
+		codes := codesOf(rand.New(rand.NewPCG(seed, 0)), k, n, 8)
 		wantOp(t, marlin8Op(t), k/16, slowMarlin(codes, n, 8), packRows(codes, n, 8))
 	})
 }

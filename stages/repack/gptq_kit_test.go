@@ -21,22 +21,22 @@ func gptqHash(a, b uint32) uint32 {
 	return (x ^ x>>15) * 3266489917 >> 16
 }
 
-const goldenK, goldenN = 128, 256
+const vectorK, vectorN = 128, 256
 
-// goldenCodes are the codes of the golden vectors, [K][N].
-func goldenCodes(bits int) []uint32 {
-	q := make([]uint32, goldenK*goldenN)
+// vectorCodes are the codes of the golden vectors, [K][N].
+func vectorCodes(bits int) []uint32 {
+	q := make([]uint32, vectorK*vectorN)
 	for i := range q {
-		q[i] = gptqHash(uint32(i/goldenN), uint32(i%goldenN)) & (1<<bits - 1)
+		q[i] = gptqHash(uint32(i/vectorN), uint32(i%vectorN)) & (1<<bits - 1)
 	}
 	return q
 }
 
-// goldenPerm is the row order of the golden vectors.
-func goldenPerm() []int32 {
-	p := make([]int32, goldenK)
+// vectorPerm is the row order of the golden vectors.
+func vectorPerm() []int32 {
+	p := make([]int32, vectorK)
 	for k := range p {
-		p[k] = int32((37*k + 11) % goldenK)
+		p[k] = int32((37*k + 11) % vectorK)
 	}
 	return p
 }
@@ -144,8 +144,8 @@ func slowPerm(g []int32) []int32 {
 	return perm
 }
 
-// balanced is a random g_idx of groups of one size.
-func balanced(r *rand.Rand, k, groups int) []int32 {
+// balancedGroups is a random g_idx of groups of one size.
+func balancedGroups(r *rand.Rand, k, groups int) []int32 {
 	g := make([]int32, k)
 	for i, at := range r.Perm(k) {
 		g[at] = int32(i / (k / groups))
@@ -153,7 +153,7 @@ func balanced(r *rand.Rand, k, groups int) []int32 {
 	return g
 }
 
-func randomCodes(r *rand.Rand, k, n, bits int) []uint32 {
+func codesOf(r *rand.Rand, k, n, bits int) []uint32 {
 	q := make([]uint32, k*n)
 	for i := range q {
 		q[i] = r.Uint32() & (1<<bits - 1)
