@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strconv"
 
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/safetensors"
@@ -70,8 +71,8 @@ const (
 	dequantOrder
 )
 
-// lanes is how many columns are decoded together: a cache line of a packed row.
-const lanes = 16
+// mostLanes is how many columns the generic code decodes together: a cache line of a packed row.
+const mostLanes = 16
 
 func (op *gptqDequant) Run(j *stages.Job) error {
 	n, k := j.Rows, j.RowBytes/(op.to.Bits()/8)
@@ -94,8 +95,12 @@ func (op *gptqDequant) Run(j *stages.Job) error {
 	if err := d.prepare(); err != nil {
 		return err
 	}
-	for c := 0; c < n; c += lanes {
-		if err := d.columns(c, min(lanes, n-c)); err != nil {
+	done, err := d.panels()
+	if err != nil {
+		return err
+	}
+	for c := done; c < n; c += mostLanes {
+		if err := d.columns(c, min(mostLanes, n-c)); err != nil {
 			return err
 		}
 	}
@@ -110,10 +115,13 @@ type dequantiser struct {
 
 	groups []int32 // of every input feature
 	codes  int     // 2^bits
-	// table holds the weight that each code of each group stands for, lane by lane, as elements of the target.
-	table  []byte
-	scale  []float32 // of one group, lane by lane
-	values []byte    // F32 values of one group and lane, before they are rounded
+	limit  float32 // the magnitude from which on a weight is infinite in the target
+
+	// The generic code: scales and zero points of some columns, [mostLanes, groups], and 32 weights before they are rounded.
+	scales, zeros []float32
+	values        [4 * 32]byte
+
+	offsets []int32 // the kernels: the place of every input feature's group in a panel, in bytes
 }
 
 func (d *dequantiser) prepare() error {
@@ -126,20 +134,28 @@ func (d *dequantiser) prepare() error {
 			if g < 0 || g >= d.op.Groups {
 				return &stages.DataError{
 					Tensor: d.job.Inputs[dequantOrder].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", k),
-					Expected: fmt.Sprintf("0 to %d", d.op.Groups-1), Found: fmt.Sprint(g), Advice: "the checkpoint is damaged: get it again",
+					Expected: fmt.Sprintf("0 to %d", d.op.Groups-1), Found: strconv.Itoa(g), Advice: "the checkpoint is damaged: get it again",
 				}
 			}
 		}
 		d.groups[k] = int32(g)
 	}
-	size := d.op.to.Bits() / 8
-	d.table = make([]byte, d.op.Groups*lanes*d.codes*size)
-	d.values = make([]byte, 4*d.codes)
+	switch d.op.to { //nolint:exhaustive // only the targets
+	case safetensors.F16:
+		d.limit = 65520
+	case safetensors.BF16:
+		d.limit = math.Float32frombits(0x7F7F_8000)
+	default:
+		d.limit = float32(math.Inf(1))
+	}
 	return nil
 }
 
 // columns decodes lanes columns from c on.
 func (d *dequantiser) columns(c, lanes int) error {
+	if d.scales == nil {
+		d.scales, d.zeros = make([]float32, mostLanes*d.op.Groups), make([]float32, mostLanes*d.op.Groups)
+	}
 	for lane := range lanes {
 		for g := range d.op.Groups {
 			if err := d.fill(g, c+lane, lane); err != nil {
@@ -157,29 +173,28 @@ func (d *dequantiser) columns(c, lanes int) error {
 	return nil
 }
 
-// fill computes the weights of every code of group g in column n.
+// fill computes the scale and the zero point of group g in column n, and checks that the target holds the weight of every code.
 func (d *dequantiser) fill(g, n, lane int) error {
 	zero, err := d.zero(g, n)
 	if err != nil {
 		return err
 	}
 	size := d.op.scales.Bits() / 8
-	var s [4]byte
 	at := (g*d.n + n) * size
-	d.op.toF32(s[:], d.job.Src[dequantScales][at:at+size])
-	scale := math.Float32frombits(binary.LittleEndian.Uint32(s[:]))
-	for code := range d.codes {
-		binary.LittleEndian.PutUint32(d.values[4*code:], math.Float32bits(scale*float32(code-zero)))
+	d.op.toF32(d.values[:4], d.job.Src[dequantScales][at:at+size])
+	scale := math.Float32frombits(binary.LittleEndian.Uint32(d.values[:]))
+	d.scales[lane*d.op.Groups+g], d.zeros[lane*d.op.Groups+g] = scale, float32(zero)
+	if abs(scale)*float32(max(zero, d.codes-1-zero)) < d.limit {
+		return nil
 	}
-	to := d.op.to.Bits() / 8
-	row := d.table[(g*lanes+lane)*d.codes*to:][:d.codes*to]
-	if over := d.op.fromF32(row, d.values); over >= 0 {
-		return &stages.DataError{
-			Tensor: d.job.Inputs[dequantScales].Tensor, Problem: fmt.Sprintf("a weight of group %d, output %d does not fit in %s", g, n, d.op.to),
-			Expected: "finite weights", Found: fmt.Sprintf("%g times %d", scale, over-zero), Advice: "use --dtype bf16 or f32",
-		}
+	code := 0
+	for abs(scale*float32(code-zero)) < d.limit {
+		code++
 	}
-	return nil
+	return &stages.DataError{
+		Tensor: d.job.Inputs[dequantScales].Tensor, Problem: fmt.Sprintf("a weight of group %d, output %d does not fit in %s", g, n, d.op.to),
+		Expected: "finite weights", Found: fmt.Sprintf("%g times %d", scale, code-zero), Advice: "use --dtype bf16 or f32",
+	}
 }
 
 // zero is the zero point of group g, column n.
@@ -202,7 +217,7 @@ func (d *dequantiser) zero(g, n int) (int, error) {
 	}
 	return 0, &stages.DataError{
 		Tensor: d.job.Inputs[dequantZeros].Tensor, Problem: fmt.Sprintf("a zero point of group %d near output %d is stored as %d, all ones", g, n, d.codes-1),
-		Expected: fmt.Sprintf("at most %d in checkpoint_format gptq", d.codes-2), Found: fmt.Sprint(d.codes - 1),
+		Expected: fmt.Sprintf("at most %d in checkpoint_format gptq", d.codes-2), Found: strconv.Itoa(d.codes - 1),
 		Advice: "the writer's meaning is ambiguous: convert the checkpoint to gptq_v2",
 	}
 }
@@ -291,16 +306,14 @@ func planarCode(word func(int) uint32, bits, i int) int {
 // planes are the widths that make up a number of bits. A plane of width w also takes w words, so off counts both.
 var planes = [9][]int{2: {2}, 3: {2, 1}, 4: {4}, 5: {4, 1}, 6: {4, 2}, 7: {4, 2, 1}, 8: {8}}
 
-// write looks the weights of 32 codes up and stores them in row n from column k on.
+// write computes the weights of 32 codes and stores them in row n from column k on.
 func (d *dequantiser) write(n, lane, k int, codes *[32]uint8) {
-	size := d.op.to.Bits() / 8
-	dst := d.job.Row(n)[k*size : (k+32)*size]
+	scales, zeros := d.scales[lane*d.op.Groups:][:d.op.Groups], d.zeros[lane*d.op.Groups:][:d.op.Groups]
+	groups := d.groups[k:][:len(codes)]
 	for i, c := range codes {
-		at := ((int(d.groups[k+i])*lanes+lane)*d.codes + int(c)) * size
-		if size == 2 {
-			binary.LittleEndian.PutUint16(dst[2*i:], binary.LittleEndian.Uint16(d.table[at:]))
-		} else {
-			binary.LittleEndian.PutUint32(dst[4*i:], binary.LittleEndian.Uint32(d.table[at:]))
-		}
+		w := scales[groups[i]] * (float32(c) - zeros[groups[i]])
+		binary.LittleEndian.PutUint32(d.values[4*i:], math.Float32bits(w))
 	}
+	size := d.op.to.Bits() / 8
+	d.op.fromF32(d.job.Row(n)[k*size:(k+32)*size], d.values[:])
 }

@@ -46,7 +46,7 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	tmp, back := borrow(j.RowBytes)
 	defer back()
 	return op.shuffle(j, func(i int) []byte {
-		gatherRow(tmp, j.Src[0], o.perm[per*i:per*(i+1)], op.bits)
+		gather(tmp, j.Src[0], o.perm[per*i:per*(i+1)], op.bits)
 		return tmp
 	})
 }

@@ -23,9 +23,9 @@ func (p Permutation) block() int { return [...]int{64, 32}[p] }
 
 func (p Permutation) row(dst, src []byte) {
 	if p == Grouped {
-		groupedRow(dst, src)
+		grouped(dst, src)
 	} else {
-		singleRow(dst, src)
+		single(dst, src)
 	}
 }
 
@@ -68,27 +68,29 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
 		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
+	tmp, back := borrow(2 * castBlock)
+	defer back()
 	for r := range j.Rows {
 		src := j.Src[0][r*n*size : (r+1)*n*size]
-		if at := op.castPermute(j.Row(r), src); at >= 0 {
+		if at := op.castPermute(j.Row(r), src, tmp); at >= 0 {
 			return tooLarge(j, op.to, r*n+at)
 		}
 	}
 	return nil
 }
 
-// castPermute handles one row in blocks that stay in the first-level cache. It returns the index of the first value that the target
-// cannot hold, or -1.
-func (op *marlinScales) castPermute(dst, src []byte) int {
+// castBlock is how many elements are cast before they are permuted: a multiple of both blocks that stays in the first-level cache.
+const castBlock = 1024
+
+// castPermute handles one row, block by block in tmp. It returns the index of the first value that the target cannot hold, or -1.
+func (op *marlinScales) castPermute(dst, src, tmp []byte) int {
 	if op.from == op.to {
 		op.perm.row(dst, src)
 		return -1
 	}
-	const most = 1024 // elements; a multiple of both blocks
-	var tmp [2 * most]byte
 	size := op.from.Bits() / 8
 	for done := 0; len(dst) > 0; {
-		n := min(most, len(dst)/2)
+		n := min(castBlock, len(dst)/2)
 		if at := op.cast(tmp[:2*n], src[:n*size]); at >= 0 {
 			return done + at
 		}
