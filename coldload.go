@@ -109,7 +109,6 @@ func (o Options) withDefaults() Options {
 		standard int
 	}{
 		{&o.Workers.Index, 2 * cpus}, // reading headers waits for the disk half of the time
-		{&o.Workers.Fetch, 2},        // two requests keep a disk busy; more fight over the page cache
 		{&o.Workers.Decode, cpus},
 		{&o.Workers.Fuse, cpus},
 		{&o.Workers.Repack, cpus},

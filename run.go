@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"os"
+	"strconv"
 
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
@@ -64,9 +66,10 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 // wire connects the stages of a load. Nothing runs yet.
 func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options) *flow {
 	f := &flow{opt: opt, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(ck.budget, (*stages.Batch).Cost))
+	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(ck.budget, (*stages.Batch).Cost), pipeline.Buffer(envn("BEFORE", 0)))
 
-	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), opt.Workers.Fetch, fetchWork)
+	fetchers, ahead := ck.fetchers(ctx, opt)
+	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), fetchers, fetchWork, pipeline.Buffer(ahead))
 	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
 	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
 	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
@@ -76,6 +79,28 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: ck.source.Verify})
 	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
 	return f
+}
+
+// pacer is implemented by a Source that knows how many goroutines should call Fetch, as things are now.
+type pacer interface {
+	Fetchers(ctx context.Context) int
+}
+
+// standardFetchers is for a Source that does not say.
+const standardFetchers = 2
+
+// fetchers is how many goroutines fetch, and how many fetched Batches may wait for the next stage.
+func (ck *Checkpoint) fetchers(ctx context.Context, opt Options) (workers, ahead int) {
+	workers = opt.Workers.Fetch
+	if workers == 0 {
+		workers = standardFetchers
+		if p, ok := ck.source.(pacer); ok {
+			workers = max(p.Fetchers(ctx), 1)
+		}
+	}
+	ahead = workers
+	if v, err := strconv.Atoi(os.Getenv("AHEAD")); err == nil { ahead = v }
+	return workers, ahead
 }
 
 // batches makes the Batches of a Plan one by one, with what the sink holds for each.
@@ -106,8 +131,8 @@ type flow struct {
 type stage = pipeline.Stage[*stages.Batch, *stages.Batch]
 
 // add appends the stage of a phase, and what the user wants after it.
-func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work) {
-	f.stream = pipeline.Map(f.stream, st, pipeline.Workers(workers), pipeline.Measure(work))
+func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work, more ...pipeline.Option) {
+	f.stream = pipeline.Map(f.stream, st, append(more, pipeline.Workers(workers), pipeline.Measure(work))...)
 	for _, in := range f.opt.Stages {
 		if in.After == phase {
 			f.stream = pipeline.Map(f.stream, in.Stage, pipeline.Workers(max(in.Workers, 1)))
@@ -135,4 +160,9 @@ func phaseWork(p stages.Phase) func(*stages.Batch) pipeline.Work {
 		items, in, out := work(b)
 		return pipeline.Work{Items: items, BytesIn: in, BytesOut: out}
 	}
+}
+
+func envn(n string, d int) int {
+	if v, err := strconv.Atoi(os.Getenv(n)); err == nil { return v }
+	return d
 }
