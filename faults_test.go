@@ -134,12 +134,7 @@ func loads(t *testing.T, rows []row) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			mem := sink.Memory()
-			t.Cleanup(func() {
-				if err := mem.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			mem := memoryOf(t, sink)
 			if r.check != nil {
 				r.check(loaded{t, mem, res})
 			}

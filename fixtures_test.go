@@ -61,13 +61,19 @@ func loadHost(t *testing.T, path string, opt coldload.Options) (*host.Memory, *c
 	if err != nil {
 		t.Fatal(err)
 	}
+	return memoryOf(t, sink), res
+}
+
+// memoryOf is what a load left in the sink; it ends with the test.
+func memoryOf(t *testing.T, sink *host.Sink) *host.Memory {
+	t.Helper()
 	mem := sink.Memory()
 	t.Cleanup(func() {
 		if err := mem.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return mem, res
+	return mem
 }
 
 // variants are the settings that must not change a byte.

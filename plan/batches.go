@@ -26,11 +26,7 @@ type unit struct {
 
 // layOut sorts all Slabs into file order and cuts them into Batches of at most target bytes; a Slab that needs more has one of its own.
 func (p *Plan) layOut(target int64) {
-	var n int
-	for i := range p.Outputs {
-		n += p.Outputs[i].Slabs()
-	}
-	p.units = make([]unit, 0, n)
+	p.units = make([]unit, 0, p.slabs())
 	for i := range p.Outputs {
 		for s := range p.Outputs[i].Slabs() {
 			at := p.recipes[i].first(p.catalog, s)
@@ -45,6 +41,14 @@ func (p *Plan) layOut(target int64) {
 	}
 	p.orderOutputs()
 	p.cut(target)
+}
+
+// slabs is the number of Slabs of all Outputs.
+func (p *Plan) slabs() (n int) {
+	for i := range p.Outputs {
+		n += p.Outputs[i].Slabs()
+	}
+	return n
 }
 
 // orderOutputs puts the Outputs into the order in which their last Slabs come: the order of completion when every Batch takes as long as

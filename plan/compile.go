@@ -81,11 +81,7 @@ const mostSlabs = 1 << 23
 
 // countSlabs refuses what no machine could load.
 func (c *compiler) countSlabs() {
-	n := 0
-	for i := range c.plan.Outputs {
-		n += c.plan.Outputs[i].Slabs()
-	}
-	if n > mostSlabs {
+	if n := c.plan.slabs(); n > mostSlabs {
 		c.faults.add(stages.Fault{
 			Code: stages.CodeUnsupported, Problem: "the checkpoint is larger than anything that this version loads",
 			Expected: fmt.Sprintf("at most %d slabs of up to %d bytes", mostSlabs, mostSlab), Found: fmt.Sprint(n),

@@ -38,13 +38,14 @@ func (dense) Module(m *Module, c *Checks) bool {
 	}
 	m.K, m.N = k, n
 	spec := denseSpec{dtype: c.Catalog.DType(int(w))}
+	b := m.Tensors[denseBias]
+	if b != none {
+		spec.bias = c.Catalog.DType(int(b))
+	}
 	m.Spec = spec
-	if !m.Has(denseBias) {
+	if b == none {
 		return true
 	}
-	b := m.Tensors[denseBias]
-	spec.bias = c.Catalog.DType(int(b))
-	m.Spec = spec
 	if s := shapeOf(c.Catalog, int(b)); len(s) != 1 || s[0] != n {
 		c.Fault(b, stages.CodeShape, "is the bias of "+m.Base, formatShape([]int64{n}), formatShape(s), "")
 		return false

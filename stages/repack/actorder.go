@@ -53,6 +53,14 @@ func sortByGroup(j *stages.Job, input, groups int) (*order, error) {
 	return o, nil
 }
 
+// ordered checks the sources of an Op that sorts the rows of codes by group, codes and g_idx, and makes the order of its input features.
+func ordered(op stages.Op, j *stages.Job, features, groups int) (*order, error) {
+	if err := wantSources(op, j, j.Rows*j.RowBytes, 4*features); err != nil {
+		return nil, err
+	}
+	return sortByGroup(j, 1, groups)
+}
+
 // SortIndices makes the Op that writes the order of a module's input features: the stable sort of its g_idx.
 //
 // Input: one, g_idx: I32 [K]. Destination: one row, I32 [K].

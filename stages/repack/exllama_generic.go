@@ -29,18 +29,14 @@ func (gptqExllama) Phase() stages.Phase { return stages.PhaseRepack }
 func (op gptqExllama) String() string   { return fmt.Sprintf("shuffle gptq %d-bit for exllama", op.bits) }
 
 func (op gptqExllama) Run(j *stages.Job) error {
-	size := j.Rows * j.RowBytes
 	if op.groups == 0 {
-		if err := wantSources(op, j, size); err != nil {
+		if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 			return err
 		}
 		return op.shuffle(j, func(i int) []byte { return j.Src[0][i*j.RowBytes : (i+1)*j.RowBytes] })
 	}
 	per := 32 / op.bits
-	if err := wantSources(op, j, size, 4*per*j.Rows); err != nil {
-		return err
-	}
-	o, err := sortByGroup(j, 1, op.groups)
+	o, err := ordered(op, j, per*j.Rows, op.groups)
 	if err != nil {
 		return err
 	}

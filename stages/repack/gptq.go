@@ -83,10 +83,7 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	if err := wantSources(op, j, j.Rows*j.RowBytes, 4*tileK*j.Rows); err != nil {
-		return err
-	}
-	o, err := sortByGroup(j, 1, op.groups)
+	o, err := ordered(op, j, tileK*j.Rows, op.groups)
 	if err != nil {
 		return err
 	}
