@@ -49,3 +49,10 @@ type Resumer interface {
 	// Done says that the Output is already complete. It is asked after Begin and before any of its Slabs is admitted.
 	Done(o Output) bool
 }
+
+// SlabResumer is a Resumer that knows single Slabs, so that little of a large Output is made again. A Slab that is done may be reserved
+// and written all the same, when its Batch has others that are not: it must get the same bytes.
+type SlabResumer interface {
+	// DoneSlab says that the Slab is already there. It is asked after Begin and before the Slab is admitted.
+	DoneSlab(s Slab) bool
+}

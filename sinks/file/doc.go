@@ -1,0 +1,45 @@
+// Package file writes the result of a load as a packed folder: safetensors shards with their index, the files that the caller carries
+// over, and the manifest coldload.json, which comes last. What package packed verifies is what is written here.
+//
+// # What is where
+//
+// The Outputs lie in the order of Begin, which is meant to be the order in which they complete. A new shard starts when the next Output
+// would take the one at hand past Options.ShardSize; a larger Output has a shard of its own. So names, headers and offsets are known
+// before a byte moves, and equal inputs and options give equal folders, whatever the timing.
+//
+// # Names on the disk
+//
+// For the target OUT the work happens beside it, in its parent:
+//
+//	OUT.partial          the folder in the making; nothing in it but what will be in OUT
+//	OUT.partial.journal  the lock and the journal: held with flock as long as the sink is open
+//	OUT.coldload-old     what OUT was, for the moment of replacing it
+//
+// The journal lies beside the folder and not in it, so that the folder can be renamed while the lock is held and nothing has to be taken
+// out of it first. Whoever gets the lock compares the file that it locked with the one of that name, since the holder before may have
+// removed it.
+//
+// # The order of things
+//
+// Begin: look at OUT; lock; look at OUT again; put right what a killed run left (below); write the journal's first line, with the key;
+// make OUT.partial; check the free space; create, allocate and head every shard. While writing: a Slab is named in the journal only after
+// its shard was synced; the journal is synced after each entry. Commit: sync every shard; write the other files and the index, then the
+// manifest, and sync each; sync the folder; rename OUT to OUT.coldload-old if it is to be replaced; rename OUT.partial to OUT; sync the
+// parent; remove OUT.coldload-old; remove the journal, and let go of the lock.
+//
+// A run that is killed at any point leaves one of these: OUT as it was, with OUT.partial beside it or not; no OUT, with OUT.partial
+// complete and OUT.coldload-old; or OUT complete, with OUT.coldload-old or the journal still there. The next Begin completes the
+// renames when OUT.partial is complete and of the same key, brings OUT.coldload-old back when not, and removes what is left over.
+//
+// # Resuming
+//
+// A later run with the same key goes on where the journal ends; one with another key removes OUT.partial and starts afresh, with a note.
+// Data that the journal does not name is never trusted, nor is that of a shard which has not the size and the header that it must have.
+//
+// # Writing
+//
+// Data goes through the page cache with its write-back under control: 16 MiB windows are handed to the disk when they are full, and
+// waited for when more than half of Options.DirtyBytes is on its way; then their pages are dropped. On the machines that were measured
+// this was faster than O_DIRECT (3.2 against 2.2 GB/s), at 0.24 against 0.07 CPU seconds a GB, and it needs no alignment, which
+// the format does not give. Allocating the shards first matters more: without it, 0.4 GB/s.
+package file

@@ -1,0 +1,100 @@
+package file
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// tmpfs mounts a small file system.
+func tmpfs(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("mounting needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func TestSmallDisk(t *testing.T) {
+	above := tmpfs(t, "1m")
+	outputs := append(work(), raw("big", 2<<20, 1<<20))
+	s := New(options(filepath.Join(above, "out")))
+	err := s.Begin(t.Context(), outputs)
+	full, ok := errors.AsType[*SpaceError](err)
+	if !ok || !errors.Is(err, syscall.ENOSPC) || full.Need < 2<<20 || full.Free > 1<<20 || !strings.Contains(err.Error(), "are free") {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if left := tree(t, above); len(left) != 0 {
+		t.Errorf("%d files are left", len(left))
+	}
+}
+
+// TestDiskFillsUp: the space was there when it was looked at.
+func TestDiskFillsUp(t *testing.T) {
+	above := tmpfs(t, "1m")
+	outputs := append(work(), raw("big", 700<<10, 64<<10))
+	s := New(options(filepath.Join(above, "out")))
+	s.disk.before = func(op, path string) error {
+		if op == "create" && strings.Contains(path, "model-00001") {
+			plant(t, above, map[string]string{"other": strings.Repeat("x", 500<<10)})
+		}
+		return nil
+	}
+	err := s.Begin(t.Context(), outputs)
+	if _, ok := errors.AsType[*SpaceError](err); !ok || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if left := tree(t, above); len(left) != 1 {
+		t.Errorf("%d files are left", len(left)-1)
+	}
+}
+
+// TestResumeOnAFullDisk: what a partial folder holds is not asked for twice.
+func TestResumeOnAFullDisk(t *testing.T) {
+	above := tmpfs(t, "2m")
+	outputs := append(work(), raw("big", 1200<<10, 64<<10))
+	dir := filepath.Join(above, "out")
+	partial(t, dir, outputs)
+	s := New(options(dir))
+	if err := pack(t.Context(), s, outputs); err != nil {
+		t.Fatal(err)
+	}
+	if s.Resumed() == 0 {
+		t.Error("nothing was resumed")
+	}
+	verified(t, dir)
+}
+
+func TestReadOnlyTarget(t *testing.T) {
+	above := tmpfs(t, "1m")
+	if err := unix.Mount("", above, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Skip(err)
+	}
+	for _, dir := range []string{"out", "not/there/out"} {
+		err := refusal(t, options(filepath.Join(above, dir)), ErrTarget)
+		if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), "can be written to") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestMountPoint(t *testing.T) {
+	dir := tmpfs(t, "1m")
+	_ = refusal(t, options(dir), ErrTarget)
+}

@@ -1,0 +1,562 @@
+package file
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/staging"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// Options configures a Sink. Dir and Manifest.Program are needed.
+type Options struct {
+	// Dir is the folder to make. It may be absent or empty; its parents are made when they are missing.
+	Dir string
+	// Overwrite replaces whatever Dir is, when the new folder is complete. It also packs again what is complete already.
+	Overwrite bool
+	// Protect names files and folders that are read meanwhile: Begin refuses a Dir that is or holds one of them.
+	Protect []string
+	// Layout is what the header of every shard says as coldload.layout; default raw.
+	Layout stages.Layout
+	// ShardSize is the most that the Outputs of one shard take, in bytes; default 5 GB (5e9).
+	ShardSize int64
+	// Key is a JSON value that is equal only for equal work: options that decide the result, identity of the sources, what Files will
+	// hold. The program version, the Outputs and the Options here that change the result are part of it anyway.
+	Key jsontext.Value
+	// Manifest has Program, Options and Sources, which are copied to the manifest that is written.
+	Manifest packed.Manifest
+	// Files are written at Commit, before the manifest.
+	Files []File
+	// Algorithm of the digests; default packed.BLAKE3.
+	Algorithm packed.Algorithm
+	// PlainDigests also computes the SHA-256 of each whole Output. It is done by reading back what was written, since the Slabs come in
+	// any order: each byte is read and hashed once more.
+	PlainDigests bool
+	// DirtyBytes bounds what waits in the page cache to be written, in bytes; default 128 MiB.
+	DirtyBytes int64
+	// Note takes what the user should hear of, one sentence each; nil drops it. It is called from Begin.
+	Note func(text string)
+}
+
+// File is another file of the folder.
+type File struct {
+	Name  string                  // with slashes, relative to the folder
+	Write func(w io.Writer) error // called once, by Commit; equal work must give equal bytes
+}
+
+const (
+	defaultShardSize = 5_000_000_000
+	defaultDirty     = 128 << 20
+	// What is written is made durable and named in the journal after a sixteenth of the result, between these bounds: often enough that
+	// a killed run loses little, seldom enough that the disk does not notice.
+	minFlush, maxFlush = 1 << 20, 256 << 20
+	// maxShards is what readers accept (safetensors.Limits).
+	maxShards = 10_000
+)
+
+func (o Options) withDefaults() Options {
+	if o.ShardSize <= 0 {
+		o.ShardSize = defaultShardSize
+	}
+	if o.Layout == "" {
+		o.Layout = stages.LayoutRaw
+	}
+	if o.Algorithm == "" {
+		o.Algorithm = packed.BLAKE3
+	}
+	if o.DirtyBytes <= 0 {
+		o.DirtyBytes = defaultDirty
+	}
+	if o.Note == nil {
+		o.Note = func(string) {}
+	}
+	return o
+}
+
+// validate returns every fault of the options.
+func (o Options) validate() error {
+	var errs []error
+	if !o.Algorithm.Valid() {
+		errs = append(errs, fmt.Errorf("file: hash %q is not known", o.Algorithm))
+	}
+	if o.Key != nil && !o.Key.IsValid() {
+		errs = append(errs, errors.New("file: the key is no JSON"))
+	}
+	seen := map[string]bool{safetensors.IndexName: true}
+	for _, f := range o.Files {
+		if !packed.FileName(f.Name) || seen[f.Name] || f.Write == nil || filepath.Ext(f.Name) == ".safetensors" {
+			errs = append(errs, fmt.Errorf("file: %q cannot be a file of the folder", f.Name))
+		}
+		seen[f.Name] = true
+	}
+	return errors.Join(errs...)
+}
+
+// Sink is a stages.Sink that writes a packed folder. It is a Stager, a BatchWriter and a SlabResumer too.
+//
+// Memory: the buffers of Slabs between Reserve and Write (see package staging), about 100 bytes an Output and 32 a Slab, and for the time
+// of Commit the manifest, about 200 bytes an Output and its name.
+type Sink struct {
+	opt     Options
+	disk    disk
+	state   state
+	outputs []stages.Output
+	key     packed.Sum
+	shards  []*shard
+	places  []place
+	digests *packed.Digests
+	resumed []atomic.Uint64 // Slabs of an earlier run, as bits; nil without one
+	taken   int64           // bytes of an earlier run
+	target  *target
+	plain   []packed.Sum
+	every   int64 // flush after so many bytes; set by Begin unless a test has
+	failed  atomic.Bool
+
+	done func() map[string]int // index of each Output, made when it is first asked for
+
+	buffers   sync.Mutex // guards pool and held
+	pool      *staging.Pool
+	held      map[slabID]staging.Block
+	writeback writeback
+
+	waiting    sync.Mutex // guards ready and readyBytes
+	ready      []stages.Slab
+	readyBytes int64
+	flushing   sync.Mutex // guards the journal, named and the shards' left
+	named      int64      // bytes that the journal names
+}
+
+// state needs no lock: the contract of stages.Sink orders Begin, Commit and Close against every other call.
+type state uint8
+
+const (
+	fresh state = iota
+	begun
+	committed
+	closed
+)
+
+// slabID tells Slabs apart.
+type slabID struct{ output, index int }
+
+var (
+	_ stages.Sink        = (*Sink)(nil)
+	_ stages.Stager      = (*Sink)(nil)
+	_ stages.BatchWriter = (*Sink)(nil)
+	_ stages.Resumer     = (*Sink)(nil)
+	_ stages.SlabResumer = (*Sink)(nil)
+)
+
+// New makes a Sink for one load. It touches nothing before Begin.
+func New(opt Options) *Sink {
+	return &Sink{opt: opt.withDefaults(), pool: staging.New(), held: make(map[slabID]staging.Block)}
+}
+
+// Begin takes the target and makes the shards; see the package's documentation. It keeps the slice of outputs.
+//
+// It fails with ErrAlreadyDone when there is nothing to do, with a *TargetError when the folder cannot be used, with a *SpaceError when
+// the disk is too small, and with a *stages.RefusedError when the Outputs cannot be held.
+func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if s.state != fresh {
+		return errors.New("file: Begin on a sink that was used before")
+	}
+	if err := errors.Join(s.opt.validate(), check(outputs)); err != nil {
+		return err
+	}
+	s.outputs = outputs
+	s.shards = assign(outputs, s.opt.ShardSize)
+	if len(s.shards) > maxShards {
+		return stages.Refuse(stages.Fault{
+			Code: stages.CodeSink, Problem: "too many shards", Expected: fmt.Sprintf("at most %d", maxShards), Found: fmt.Sprint(len(s.shards)),
+			Advice: "choose larger shards",
+		})
+	}
+	var err error
+	if s.places, err = layOut(s.shards, outputs, s.opt.Layout); err != nil {
+		return err
+	}
+	if s.key, err = s.makeKey(); err != nil {
+		return err
+	}
+	s.digests = packed.NewDigests(s.opt.Algorithm, outputs)
+	if s.opt.PlainDigests {
+		s.plain = make([]packed.Sum, len(outputs))
+	}
+	if s.every == 0 {
+		s.every = min(max(s.total()/16, minFlush), maxFlush)
+	}
+	s.writeback.half = s.opt.DirtyBytes / 2
+	s.done = sync.OnceValue(func() map[string]int {
+		m := make(map[string]int, len(outputs))
+		for i := range outputs {
+			m[outputs[i].Name] = i
+		}
+		return m
+	})
+	if err := s.enter(); err != nil {
+		return err
+	}
+	for _, sh := range s.shards {
+		sh.header = nil
+	}
+	s.state = begun
+	return nil
+}
+
+func (s *Sink) total() (n int64) {
+	for i := range s.outputs {
+		n += s.outputs[i].Size
+	}
+	return n
+}
+
+// makeKey hashes everything that decides what the folder will hold.
+func (s *Sink) makeKey() (packed.Sum, error) {
+	h := sha256.New()
+	enc := jsontext.NewEncoder(h)
+	for _, v := range []any{
+		packed.FormatVersion, s.opt.Manifest.Program, s.opt.Manifest.Options, s.opt.Manifest.Sources, s.opt.Key, s.opt.Layout,
+		s.opt.ShardSize, s.opt.Algorithm, s.opt.PlainDigests,
+	} {
+		if b, ok := v.(jsontext.Value); ok && len(b) == 0 {
+			v = nil
+		}
+		if err := json.MarshalEncode(enc, v); err != nil {
+			return packed.Sum{}, fmt.Errorf("file: key: %w", err)
+		}
+	}
+	for _, f := range s.opt.Files {
+		if err := enc.WriteToken(jsontext.String(f.Name)); err != nil {
+			return packed.Sum{}, fmt.Errorf("file: key: %w", err)
+		}
+	}
+	for i := range s.outputs {
+		if err := json.MarshalEncode(enc, &s.outputs[i]); err != nil {
+			return packed.Sum{}, fmt.Errorf("file: key: %w", err)
+		}
+	}
+	var key packed.Sum
+	h.Sum(key[:0])
+	return key, nil
+}
+
+// enter does what Begin does to the disk.
+func (s *Sink) enter() error {
+	t, err := resolve(&s.disk, s.opt.Dir, s.opt.Protect)
+	if err != nil {
+		return err
+	}
+	at, err := t.look(s.key)
+	if err != nil {
+		return err
+	}
+	if at == done && !s.opt.Overwrite {
+		if _, err := os.Lstat(t.state); err == nil && t.acquire() == nil {
+			_ = t.tidy() // what a killed run left is tried again the next time
+		}
+		return fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone)
+	}
+	if err := t.acquire(); err != nil {
+		return err
+	}
+	s.target = t
+	if err := t.recover(s.key); errors.Is(err, ErrAlreadyDone) {
+		s.target = nil
+		return errors.Join(fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone), t.tidy())
+	} else if err != nil {
+		return err
+	}
+	switch at, err := t.look(s.key); {
+	case err != nil:
+		return err
+	case at == done && !s.opt.Overwrite:
+		s.target = nil
+		return errors.Join(fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone), t.tidy())
+	case at != nothing && !s.opt.Overwrite:
+		return &TargetError{Path: t.dir, Err: ErrTargetExists, Advice: "choose another folder, or say that it may be replaced"}
+	}
+	if err := s.fill(); err != nil {
+		return unusable(t.partial, err)
+	}
+	return nil
+}
+
+// fill makes OUT.partial ready to be written to.
+func (s *Sink) fill() error {
+	t := s.target
+	entries, err := os.ReadDir(t.partial)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	records := make([]record, 0, 1)
+	key, ok, err := t.journal.read(func(r record) { records = append(records, r) })
+	if err != nil {
+		return err
+	}
+	there := len(entries) > 0
+	switch {
+	case there && !ok:
+		return &TargetError{Path: t.partial, Err: fmt.Errorf("%w, and not made by coldload", ErrTargetExists), Advice: "remove it"}
+	case there && key != s.key:
+		s.opt.Note(t.partial + " was made with other options or from another checkpoint: starting afresh")
+		if err := t.d.removeAll(t.partial); err != nil {
+			return err
+		}
+		there = false
+	}
+	if !there {
+		if err := t.start(s.key); err != nil {
+			return err
+		}
+	}
+	if err := s.prepare(there); err != nil {
+		return err
+	}
+	if there {
+		if err := s.takeOver(records); err != nil {
+			return err
+		}
+	}
+	if err := s.checkSpace(); err != nil {
+		return err
+	}
+	for _, sh := range s.shards {
+		if !sh.kept {
+			if err := sh.create(t.d); err != nil {
+				return s.full(err)
+			}
+		}
+	}
+	return t.d.syncDir(t.partial)
+}
+
+// checkSpace compares what is missing on the disk with what is free.
+func (s *Sink) checkSpace() error {
+	free, ok := freeBytes(s.target.partial)
+	if !ok {
+		return nil
+	}
+	need := s.overhead()
+	for _, sh := range s.shards {
+		need += sh.size
+		if sh.kept {
+			need -= min(allocatedBytes(sh.path), sh.size)
+		}
+	}
+	if need > free {
+		return &SpaceError{Dir: s.target.partial, Need: need, Free: free}
+	}
+	return nil
+}
+
+// overhead is about what index, manifest and journal take.
+func (s *Sink) overhead() int64 {
+	n := int64(64 << 10)
+	for i := range s.outputs {
+		n += 2*int64(len(s.outputs[i].Name)) + 500 + 80*int64(s.outputs[i].Slabs())
+	}
+	return n
+}
+
+// full adds the figures to an error of a disk that is full.
+func (s *Sink) full(err error) error {
+	if !isFull(err) {
+		return err
+	}
+	e := &SpaceError{Dir: s.target.partial, Need: s.overhead()}
+	e.Free, _ = freeBytes(e.Dir)
+	for _, sh := range s.shards {
+		e.Need += sh.size - min(allocatedBytes(sh.path), sh.size)
+	}
+	return fmt.Errorf("%w: %w", e, err)
+}
+
+// takeOver goes on where the journal ends. A shard that is not as it was left is struck out of it first.
+func (s *Sink) takeOver(records []record) error {
+	byName := make(map[string]*shard, len(s.shards))
+	var lost []record
+	for _, sh := range s.shards {
+		byName[sh.name] = sh
+		if !sh.kept {
+			lost = append(lost, record{Shard: sh.name, Lost: true})
+		}
+	}
+	valid := make(map[string][]slabRun)
+	for _, r := range records {
+		if r.Lost {
+			delete(valid, r.Shard)
+		} else {
+			valid[r.Shard] = append(valid[r.Shard], r.Slabs...)
+		}
+	}
+	lost = slices.DeleteFunc(lost, func(r record) bool { return len(valid[r.Shard]) == 0 })
+	if len(lost) > 0 {
+		if err := s.target.journal.append(lost...); err != nil {
+			return err
+		}
+	}
+	s.resumed = make([]atomic.Uint64, (s.digests.Len()+63)/64)
+	for name, runs := range valid {
+		if sh := byName[name]; sh != nil && sh.kept {
+			for _, r := range runs {
+				if err := s.settle(sh, r); err != nil {
+					return fmt.Errorf("journal: %s: %w", name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Sink) settle(sh *shard, r slabRun) error {
+	sums, err := r.sums()
+	if err != nil {
+		return err
+	}
+	if r.Output < sh.first || r.Output >= sh.end || r.First < 0 || r.First+len(sums) > s.outputs[r.Output].Slabs() {
+		return fmt.Errorf("output %d has no slabs %d to %d", r.Output, r.First, r.First+len(sums))
+	}
+	for i, sum := range sums {
+		slab := s.outputs[r.Output].Slab(r.Output, r.First+i)
+		if s.digests.Has(slab) {
+			continue
+		}
+		if _, err := s.digests.Add(slab, sum); err != nil {
+			return err
+		}
+		n := s.digests.Number(slab)
+		s.resumed[n/64].Or(1 << (n % 64))
+		sh.left -= slab.Len
+		s.named += slab.Len
+		s.taken += slab.Len
+	}
+	return nil
+}
+
+// Resumed is what an earlier run has left, in bytes of Outputs. It may be asked after Begin.
+func (s *Sink) Resumed() int64 {
+	return s.taken
+}
+
+// Done says that an earlier run has left the whole Output.
+func (s *Sink) Done(o stages.Output) bool {
+	if s.resumed == nil || o.Size == 0 {
+		return false
+	}
+	i, ok := s.done()[o.Name]
+	if !ok {
+		return false
+	}
+	for k := range s.outputs[i].Slabs() {
+		if !s.DoneSlab(s.outputs[i].Slab(i, k)) {
+			return false
+		}
+	}
+	return true
+}
+
+// DoneSlab says that an earlier run has left the Slab.
+func (s *Sink) DoneSlab(slab stages.Slab) bool {
+	if s.resumed == nil {
+		return false
+	}
+	n := s.digests.Number(slab)
+	return s.resumed[n/64].Load()&(1<<(n%64)) != 0
+}
+
+// StagingBytes is the size of the buffer that Reserve will hand out for the Slab, in bytes. It depends on the Slab's length only.
+func (s *Sink) StagingBytes(slab stages.Slab) int64 { return staging.BlockBytes(slab.Len) }
+
+// Reserve hands out a buffer of slab.Len bytes. It holds anything: buffers are used again and not cleared. It never waits and does not
+// look at the context.
+func (s *Sink) Reserve(_ context.Context, slab stages.Slab) ([]byte, error) {
+	if err := s.exists(slab); err != nil {
+		return nil, fmt.Errorf("file: reserve: %w", err)
+	}
+	s.buffers.Lock()
+	defer s.buffers.Unlock()
+	id := slabID{slab.Output, slab.Index}
+	if _, ok := s.held[id]; ok {
+		return nil, fmt.Errorf("file: reserve: slab %d of %s is reserved already", slab.Index, s.outputs[slab.Output].Name)
+	}
+	b, err := s.pool.Get(slab.Len)
+	if err != nil {
+		return nil, fmt.Errorf("file: reserve slab %d of %s: %w", slab.Index, s.outputs[slab.Output].Name, err)
+	}
+	s.held[id] = b
+	return b.Bytes(slab.Len), nil
+}
+
+// exists says whether the Slab exists and the Sink takes Slabs now.
+func (s *Sink) exists(slab stages.Slab) error {
+	if s.state != begun {
+		return errors.New("the sink is not between Begin and Commit")
+	}
+	if slab.Output < 0 || slab.Output >= len(s.outputs) {
+		return fmt.Errorf("no output %d", slab.Output)
+	}
+	o := &s.outputs[slab.Output]
+	if slab.Index < 0 || slab.Index >= o.Slabs() || o.Slab(slab.Output, slab.Index) != slab {
+		return fmt.Errorf("%s has no slab %d of %d bytes at %d", o.Name, slab.Index, slab.Len, slab.Off)
+	}
+	return nil
+}
+
+// claim takes the buffers of Slabs that are about to be written. On error none is held any more, either.
+func (s *Sink) claim(slabs []stages.Slab, bufs [][]byte) ([]staging.Block, error) {
+	if len(slabs) != len(bufs) {
+		return nil, fmt.Errorf("file: write: %d slabs with %d buffers", len(slabs), len(bufs))
+	}
+	var firstErr error
+	blocks := make([]staging.Block, 0, len(slabs))
+	s.buffers.Lock()
+	defer s.buffers.Unlock()
+	for i, slab := range slabs {
+		err := s.exists(slab)
+		if err == nil {
+			id := slabID{slab.Output, slab.Index}
+			b, ok := s.held[id]
+			switch {
+			case !ok:
+				err = fmt.Errorf("slab %d of %s is not reserved", slab.Index, s.outputs[slab.Output].Name)
+			case int64(len(bufs[i])) != slab.Len || unsafe.SliceData(bufs[i]) != unsafe.SliceData(b.Bytes(slab.Len)):
+				err = fmt.Errorf("slab %d of %s: these are not the bytes that Reserve gave", slab.Index, s.outputs[slab.Output].Name)
+			default:
+				delete(s.held, id)
+				blocks = append(blocks, b)
+			}
+		}
+		if err != nil && firstErr == nil {
+			firstErr = fmt.Errorf("file: write: %w", err)
+		}
+	}
+	return blocks, firstErr
+}
+
+func (s *Sink) free(blocks []staging.Block) error {
+	s.buffers.Lock()
+	defer s.buffers.Unlock()
+	var errs []error
+	for _, b := range blocks {
+		errs = append(errs, s.pool.Put(b))
+	}
+	return errors.Join(errs...)
+}
