@@ -18,7 +18,7 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-var modes = []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread}
+var modes = []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread, file.ModeDirect}
 
 // random makes n bytes that differ by seed.
 func random(seed uint64, n int) []byte {

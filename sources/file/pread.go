@@ -12,31 +12,17 @@ import (
 // rangeAlign is the alignment of each range inside its buffer, in bytes: a cache line and a vector register of the widest kernels.
 const rangeAlign = 64
 
-// copyRanges reads the ranges with the given indexes into one buffer, which v holds from then on. On error nothing is held.
-func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, indexes []int) error {
-	if len(indexes) == 0 {
-		return nil
-	}
-	var asked, size int64
-	for _, i := range indexes {
-		asked += ranges[i].Len
-		size += alignUp(ranges[i].Len, rangeAlign)
-	}
-	buf, err := s.pool.take(asked, size)
-	if err != nil {
-		return err
-	}
-	rest := buf.bytes()
+// copyRanges reads the ranges with the given indexes into dst.
+func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, indexes []int, dst []byte) error {
 	for _, i := range indexes {
 		e := ranges[i]
-		v.bytes[i] = rest[:e.Len:e.Len]
-		rest = rest[alignUp(e.Len, rangeAlign):]
+		v.bytes[i] = dst[:e.Len:e.Len]
+		dst = dst[alignUp(e.Len, rangeAlign):]
 		if err := s.shards[e.Shard].read(ctx, e, v.bytes[i]); err != nil {
-			s.pool.put(buf)
 			return err
 		}
+		v.used[copied] += e.Len
 	}
-	v.buf = buf
 	return nil
 }
 

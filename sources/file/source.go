@@ -14,7 +14,7 @@ import (
 // DefaultBufferBytes is Options.BufferBytes when it is 0.
 const DefaultBufferBytes = 256 << 20
 
-// blockBytes is how much one system call reads or faults in: large enough for the disk's full speed, small enough that a cancelled
+// blockBytes is how much one system call copies or faults in: large enough for the disk's full speed, small enough that a cancelled
 // load ends soon.
 const blockBytes = 4 << 20
 
@@ -22,8 +22,10 @@ const blockBytes = 4 << 20
 type Options struct {
 	// IO says how ranges are read; ModeAuto by default.
 	IO Mode
-	// BufferBytes bounds what is copied at one time, in bytes, idle buffers included; DefaultBufferBytes when 0. A Fetch that would
-	// exceed it fails, so it must not be less than the budget at admission.
+	// BufferBytes bounds the ranges that are copied or read directly at one time, in bytes, idle buffers included; DefaultBufferBytes
+	// when 0. A Fetch that would exceed it fails, so it must not be less than the budget at admission. The memory itself may be more
+	// by the padding of the buffers in use: 64 bytes for a range that is copied, an eighth of what is read directly (mostly less than
+	// a hundredth), and less than a huge page for a buffer of several.
 	BufferBytes int64
 }
 
@@ -52,7 +54,7 @@ type Source struct {
 	pool   *pool
 	kernel kernel
 
-	mapped, copied atomic.Int64 // bytes
+	read [len(methodNames)]atomic.Int64 // bytes by method
 
 	mu     sync.Mutex
 	out    int // calls that run and Views that were not released
@@ -66,8 +68,9 @@ func New(shards []Shard, opt Options) (*Source, error) {
 	opt = opt.withDefaults()
 	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
 	err := opt.validate()
+	tuners := newTuners()
 	for _, sh := range shards {
-		opened, shErr := newShard(sh)
+		opened, shErr := newShard(sh, tuners)
 		s.shards = append(s.shards, opened)
 		err = errors.Join(err, shErr)
 	}
@@ -94,32 +97,70 @@ func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.View
 	return v, nil
 }
 
-// fill maps what is to be mapped, and then copies the rest into one buffer. On error v holds nothing.
+// fill maps what is to be mapped, and then reads the rest into one buffer. On error v holds nothing.
 func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent) error {
-	var toCopy []int
+	var toRead, toCopy []int
 	for i, e := range ranges {
 		sh, err := s.shardOf(e)
 		if err != nil {
 			return err
 		}
-		switch {
-		case e.Len == 0:
+		if e.Len == 0 {
 			v.bytes[i] = []byte{}
-		case s.choose(sh, e) == mapped:
+			continue
+		}
+		switch s.choose(sh, e) {
+		case mapped:
 			if v.bytes[i], err = s.mapRange(ctx, sh, e); err != nil {
 				return err
 			}
 			v.used[mapped] += e.Len
-		default:
+		case direct:
+			toRead = append(toRead, i)
+		case copied:
 			toCopy = append(toCopy, i)
-			v.used[copied] += e.Len
 		}
 	}
-	if err := s.copyRanges(ctx, v, ranges, toCopy); err != nil {
+	if err := s.intoBuffer(ctx, v, ranges, toRead, toCopy); err != nil {
 		return err
 	}
-	s.mapped.Add(v.used[mapped])
-	s.copied.Add(v.used[copied])
+	for m := range v.used {
+		s.read[m].Add(v.used[m])
+	}
+	return nil
+}
+
+// intoBuffer reads the ranges with the given indexes into one buffer, which v holds from then on. On error nothing is held.
+func (s *Source) intoBuffer(ctx context.Context, v *views, ranges []stages.Extent, toRead, toCopy []int) error {
+	if len(toRead)+len(toCopy) == 0 {
+		return nil
+	}
+	runs, small := s.joinRuns(ranges, toRead)
+	toCopy = append(toCopy, small...)
+	var asked, inRuns, copies int64
+	for i := range runs {
+		inRuns += runs[i].size()
+		for _, j := range runs[i].ranges {
+			asked += ranges[j].Len
+		}
+	}
+	for _, i := range toCopy {
+		asked += ranges[i].Len
+		copies += alignUp(ranges[i].Len, rangeAlign)
+	}
+	buf, err := s.pool.take(asked, inRuns+copies)
+	if err != nil {
+		return err
+	}
+	err = readRuns(ctx, v, ranges, runs, buf.bytes()[:inRuns])
+	if err == nil {
+		err = s.copyRanges(ctx, v, ranges, toCopy, buf.bytes()[inRuns:])
+	}
+	if err != nil {
+		s.pool.put(buf)
+		return err
+	}
+	v.buf = buf
 	return nil
 }
 
@@ -156,6 +197,7 @@ func (s *Source) Verify(ctx context.Context) error {
 type Stats struct {
 	MmapBytes       int64 // bytes of ranges that were mapped
 	PreadBytes      int64 // bytes of ranges that were copied
+	DirectBytes     int64 // bytes of ranges that were read past the page cache
 	BufferBytes     int64 // bytes that the buffers hold now, idle ones included
 	BufferPeakBytes int64 // the most they held
 }
@@ -163,7 +205,10 @@ type Stats struct {
 // Stats may be called at any time, also after Close.
 func (s *Source) Stats() Stats {
 	held, peak := s.pool.stats()
-	return Stats{MmapBytes: s.mapped.Load(), PreadBytes: s.copied.Load(), BufferBytes: held, BufferPeakBytes: peak}
+	return Stats{
+		MmapBytes: s.read[mapped].Load(), PreadBytes: s.read[copied].Load(), DirectBytes: s.read[direct].Load(),
+		BufferBytes: held, BufferPeakBytes: peak,
+	}
 }
 
 // Close unmaps and closes the Shards and frees the buffers. Views that are still out are an error; what they show then stays until the

@@ -1,0 +1,154 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// How a cold range is widened for O_DIRECT.
+const (
+	// leastAlign is the alignment in the file, in bytes, where the kernel does not tell one, and never less: a page. It divides every block.
+	leastAlign = 4096
+	// joinBytes is how many bytes that nobody asked for are read to make one request of two: less than a disk reads in the time that a
+	// request costs.
+	joinBytes = 64 << 10
+	// paddingShare bounds what is read beyond the ranges, as a part of their size. Ranges so small that they would exceed it are copied.
+	paddingShare = 8
+)
+
+// errShort says that a direct read ended early. What there is to say about it, the pread that follows says.
+var errShort = errors.New("short direct read")
+
+// directFile is a second descriptor of a Shard, which passes the page cache by.
+type directFile struct {
+	*os.File
+	align int64 // bytes: of offsets and sizes
+	tuner *tuner
+}
+
+// run is one aligned piece of a Shard with the ranges in it.
+type run struct {
+	shard    *shard
+	direct   *directFile
+	off, end int64 // aligned; end may lie beyond the end of the file
+	need     int64 // where the last range ends
+	ranges   []int // indexes
+}
+
+// size is what the run takes in a buffer, in bytes: whole pages, so that the next one starts on a page too.
+func (r *run) size() int64 { return alignUp(r.end-r.off, int64(os.Getpagesize())) }
+
+// joinRuns makes the runs for the ranges with the given indexes. Those that would cost too much padding are returned as small.
+func (s *Source) joinRuns(ranges []stages.Extent, indexes []int) (runs []run, small []int) {
+	room := int64(0)
+	for _, i := range indexes {
+		room += ranges[i].Len / paddingShare
+	}
+	for _, i := range indexes {
+		e := ranges[i]
+		sh := s.shards[e.Shard]
+		d, err := sh.direct()
+		if err != nil { // cannot be: choose has asked before
+			small = append(small, i)
+			continue
+		}
+		r := run{shard: sh, direct: d, off: e.Off / d.align * d.align, end: alignUp(e.End(), d.align), need: e.End(), ranges: []int{i}}
+		padding := r.size() - e.Len
+		joined := false
+		if n := len(runs); n > 0 && runs[n-1].shard == sh && e.Off-runs[n-1].need <= joinBytes {
+			last := runs[n-1]
+			r.off, r.ranges = last.off, append(last.ranges, i)
+			padding = r.size() - last.size() - e.Len
+			joined = true
+		}
+		switch {
+		case padding > room:
+			small = append(small, i)
+			continue
+		case joined:
+			runs[len(runs)-1] = r
+		default:
+			runs = append(runs, r)
+		}
+		room -= padding
+	}
+	return runs, small
+}
+
+// read fills dst, which has r.size bytes.
+func (r *run) read(ctx context.Context, dst []byte) error {
+	d := r.direct
+	for at := r.off; at < r.need; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		t, err := d.tuner.begin(ctx, r.end-at)
+		if err != nil {
+			return err
+		}
+		n := min(t.block, r.end-at)
+		got, err := preadDirect(d, dst[at-r.off:at-r.off+n], at)
+		d.tuner.end(t, int64(got))
+		if err != nil {
+			return err
+		}
+		at += int64(got)
+		if at < r.need && (got == 0 || at%d.align != 0) {
+			return errShort
+		}
+	}
+	return nil
+}
+
+// readRuns reads the runs into dst, one after the other, and puts the ranges in them into v. A run that cannot be read that way is copied
+// instead: what is wrong with it, if anything, is said then. A refusal is remembered.
+func readRuns(ctx context.Context, v *views, ranges []stages.Extent, runs []run, dst []byte) error {
+	for i := range runs {
+		r := &runs[i]
+		piece := dst[:r.size()]
+		dst = dst[r.size():]
+		how := direct
+		if err := r.read(ctx, piece); err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			if refused(err) {
+				r.shard.noDirect.Store(true)
+			}
+			how = copied
+		}
+		for _, j := range r.ranges {
+			e := ranges[j]
+			v.bytes[j] = piece[e.Off-r.off : e.End()-r.off : e.End()-r.off]
+			v.used[how] += e.Len
+			if how == copied {
+				if err := r.shard.read(ctx, e, v.bytes[j]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// directly reports whether sh can be read past the page cache.
+func (sh *shard) directly() bool {
+	if sh.noDirect.Load() {
+		return false
+	}
+	_, err := sh.direct()
+	return err == nil
+}
+
+// openDirect opens the Shard for direct reads. It is done once, when the first cold range is read.
+func (sh *shard) openDirect(tuners *tuners) (*directFile, error) {
+	f, align, err := openDirect(sh.File)
+	if err != nil {
+		return nil, err
+	}
+	sh.passBy = f
+	return &directFile{File: f, align: align, tuner: tuners.of(device(f))}, nil
+}
