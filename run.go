@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"os"
+	"strconv"
 
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
@@ -55,9 +57,9 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 		budget = pipeline.NewBudget(opt.Budget)
 	}
 	f := &flow{opt: opt, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(budget, (*stages.Batch).Cost))
+	f.stream = pipeline.From(f.run, "batches", batches(p, ck.source, sink, budget.Size()), pipeline.Charge(budget, (*stages.Batch).Cost))
 
-	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), opt.Workers.Fetch, fetchWork)
+	f.fetch(ck.source, sink, fetchers(ctx, ck.source, opt))
 	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
 	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
 	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
@@ -76,15 +78,34 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 	return err
 }
 
-// batches makes the Batches of a Plan one by one, with what the sink holds for each.
-func batches(p *plan.Plan, sink stages.Sink) iter.Seq2[*stages.Batch, error] {
+// standardFetchers is for a Source that does not say: two requests keep a disk busy.
+const standardFetchers = 2
+
+// fetchers is how many goroutines fetch.
+func fetchers(ctx context.Context, source stages.Source, opt Options) int {
+	if opt.Workers.Fetch != 0 {
+		return opt.Workers.Fetch
+	}
+	if p, ok := source.(stages.Pacer); ok {
+		return max(p.Fetchers(ctx), 1)
+	}
+	return standardFetchers
+}
+
+// batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for.
+func batches(p *plan.Plan, source stages.Source, sink stages.Sink, budget int64) iter.Seq2[*stages.Batch, error] {
 	stager, staged := sink.(stages.Stager)
+	padder, padded := source.(stages.Padder)
 	return func(yield func(*stages.Batch, error) bool) {
 		for b := range p.Batches() {
 			if staged {
 				for _, s := range b.Slabs {
 					b.Staging += stager.StagingBytes(s)
 				}
+			}
+			if padded {
+				// The plan has made sure of the rest only: padding that does not fit is not worth a refusal.
+				b.Padding = max(0, min(padder.Padding(b.Ranges), budget-b.Cost()))
 			}
 			if !yield(b, nil) {
 				return
@@ -103,9 +124,25 @@ type flow struct {
 
 type stage = pipeline.Stage[*stages.Batch, *stages.Batch]
 
+// readAhead is how many fetched Batches may wait for a processor: as many as the budget holds, since nothing else should keep the disk
+// waiting. It is more than any budget has of usual Batches; small ones need no more.
+const readAhead = 64
+
+// fetch appends the fetch stage.
+func (f *flow) fetch(source stages.Source, sink stages.Sink, workers int) {
+	f.add(stages.PhaseFetch, fetch.New(source, sink), workers, fetchWork, pipeline.Buffer(envn("AHEAD", readAhead)))
+}
+
+func envn(n string, d int) int {
+	if v, err := strconv.Atoi(os.Getenv(n)); err == nil {
+		return v
+	}
+	return d
+}
+
 // add appends the stage of a phase, and what the user wants after it.
-func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work) {
-	f.stream = pipeline.Map(f.stream, st, pipeline.Workers(workers), pipeline.Measure(work))
+func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work, more ...pipeline.Option) {
+	f.stream = pipeline.Map(f.stream, st, append(more, pipeline.Workers(workers), pipeline.Measure(work))...)
 	for _, in := range f.opt.Stages {
 		if in.After == phase {
 			f.stream = pipeline.Map(f.stream, in.Stage, pipeline.Workers(max(in.Workers, 1)))

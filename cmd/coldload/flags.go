@@ -61,7 +61,7 @@ func newPlanFlags() planFlags {
 		layout: chooseFrom([]string{string(stages.LayoutMarlin)}, string(stages.LayoutRaw), string(stages.LayoutExllama), string(stages.LayoutDequant)),
 		dtype:  chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
 		names:  chooseFrom([]string{"hf"}, "vllm"),
-		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String()}, "direct"),
+		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String(), file.ModeDirect.String()}),
 		budget: coldload.DefaultBudget,
 	}
 }

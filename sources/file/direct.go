@@ -8,16 +8,9 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// How a cold range is widened for O_DIRECT.
-const (
-	// leastAlign is the alignment in the file, in bytes, where the kernel does not tell one, and never less: a page. It divides every block.
-	leastAlign = 4096
-	// joinBytes is how many bytes that nobody asked for are read to make one request of two: less than a disk reads in the time that a
-	// request costs.
-	joinBytes = 64 << 10
-	// paddingShare bounds what is read beyond the ranges, as a part of their size. Ranges so small that they would exceed it are copied.
-	paddingShare = 8
-)
+// leastAlign is the alignment of direct reads, in bytes, where the kernel does not tell one, and never less: a page. It divides every
+// block.
+const leastAlign = 4096
 
 // errShort says that a direct read ended early. What there is to say about it, the pread that follows says.
 var errShort = errors.New("short direct read")
@@ -27,55 +20,6 @@ type directFile struct {
 	*os.File
 	align int64 // bytes: of offsets and sizes
 	tuner *tuner
-}
-
-// run is one aligned piece of a Shard with the ranges in it.
-type run struct {
-	shard    *shard
-	direct   *directFile
-	off, end int64 // aligned; end may lie beyond the end of the file
-	need     int64 // where the last range ends
-	ranges   []int // indexes
-}
-
-// size is what the run takes in a buffer, in bytes: whole pages, so that the next one starts on a page too.
-func (r *run) size() int64 { return alignUp(r.end-r.off, int64(os.Getpagesize())) }
-
-// joinRuns makes the runs for the ranges with the given indexes. Those that would cost too much padding are returned as small.
-func (s *Source) joinRuns(ranges []stages.Extent, indexes []int) (runs []run, small []int) {
-	room := int64(0)
-	for _, i := range indexes {
-		room += ranges[i].Len / paddingShare
-	}
-	for _, i := range indexes {
-		e := ranges[i]
-		sh := s.shards[e.Shard]
-		d, err := sh.direct()
-		if err != nil { // cannot be: choose has asked before
-			small = append(small, i)
-			continue
-		}
-		r := run{shard: sh, direct: d, off: e.Off / d.align * d.align, end: alignUp(e.End(), d.align), need: e.End(), ranges: []int{i}}
-		padding := r.size() - e.Len
-		joined := false
-		if n := len(runs); n > 0 && runs[n-1].shard == sh && e.Off-runs[n-1].need <= joinBytes {
-			last := runs[n-1]
-			r.off, r.ranges = last.off, append(last.ranges, i)
-			padding = r.size() - last.size() - e.Len
-			joined = true
-		}
-		switch {
-		case padding > room:
-			small = append(small, i)
-			continue
-		case joined:
-			runs[len(runs)-1] = r
-		default:
-			runs = append(runs, r)
-		}
-		room -= padding
-	}
-	return runs, small
 }
 
 // read fills dst, which has r.size bytes.

@@ -9,15 +9,12 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// rangeAlign is the alignment of each range inside its buffer, in bytes: a cache line and a vector register of the widest kernels.
-const rangeAlign = 64
-
-// copyRanges reads the ranges with the given indexes into dst.
-func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, indexes []int, dst []byte) error {
-	for _, i := range indexes {
+// copyRanges reads what p lists to be copied into dst.
+func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, p *packing, dst []byte) error {
+	for _, i := range p.copied {
 		e := ranges[i]
 		v.bytes[i] = dst[:e.Len:e.Len]
-		dst = dst[alignUp(e.Len, rangeAlign):]
+		dst = dst[alignUp(e.Len, p.align):]
 		if err := s.shards[e.Shard].read(ctx, e, v.bytes[i]); err != nil {
 			return err
 		}

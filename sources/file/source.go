@@ -22,10 +22,9 @@ const blockBytes = 4 << 20
 type Options struct {
 	// IO says how ranges are read; ModeAuto by default.
 	IO Mode
-	// BufferBytes bounds the ranges that are copied or read directly at one time, in bytes, idle buffers included; DefaultBufferBytes
-	// when 0. A Fetch that would exceed it fails, so it must not be less than the budget at admission. The memory itself may be more
-	// by the padding of the buffers in use: 64 bytes for a range that is copied, an eighth of what is read directly (mostly less than
-	// a hundredth), and less than a huge page for a buffer of several.
+	// BufferBytes bounds the buffers of what is copied or read directly, in bytes, padding and idle buffers included; DefaultBufferBytes
+	// when 0. A Fetch that would exceed it fails, so it must not be less than the budget at admission. The system counts memory in
+	// pages: the last one of each buffer may come on top.
 	BufferBytes int64
 }
 
@@ -86,11 +85,16 @@ func New(shards []Shard, opt Options) (*Source, error) {
 // io.ErrUnexpectedEOF in its chain. The error also tells the Extent that could not be read: interface{ Extent() stages.Extent }.
 // [ErrBuffers] says that the buffer bound is reached. When ctx ends, the error is its cause.
 func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.Views, error) {
+	return s.FetchPadded(ctx, ranges, s.Padding(ranges))
+}
+
+// FetchPadded is Fetch within the padding that the caller was charged for. What needs more is read in the ways that need none.
+func (s *Source) FetchPadded(ctx context.Context, ranges []stages.Extent, padding int64) (stages.Views, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
 	v := &views{source: s, bytes: make([][]byte, len(ranges))}
-	if err := s.fill(ctx, v, ranges); err != nil {
+	if err := s.fill(ctx, v, ranges, padding); err != nil {
 		s.leave()
 		return nil, err
 	}
@@ -98,8 +102,8 @@ func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.View
 }
 
 // fill maps what is to be mapped, and then reads the rest into one buffer. On error v holds nothing.
-func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent) error {
-	var toRead, toCopy []int
+func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent, padding int64) error {
+	p := packing{padding: padding}
 	for i, e := range ranges {
 		sh, err := s.shardOf(e)
 		if err != nil {
@@ -116,12 +120,12 @@ func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent) err
 			}
 			v.used[mapped] += e.Len
 		case direct:
-			toRead = append(toRead, i)
+			p.direct = append(p.direct, i)
 		case copied:
-			toCopy = append(toCopy, i)
+			p.copied = append(p.copied, i)
 		}
 	}
-	if err := s.intoBuffer(ctx, v, ranges, toRead, toCopy); err != nil {
+	if err := s.intoBuffer(ctx, v, ranges, &p); err != nil {
 		return err
 	}
 	for m := range v.used {
@@ -130,31 +134,19 @@ func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent) err
 	return nil
 }
 
-// intoBuffer reads the ranges with the given indexes into one buffer, which v holds from then on. On error nothing is held.
-func (s *Source) intoBuffer(ctx context.Context, v *views, ranges []stages.Extent, toRead, toCopy []int) error {
-	if len(toRead)+len(toCopy) == 0 {
+// intoBuffer reads what p lists into one buffer, which v holds from then on. On error nothing is held.
+func (s *Source) intoBuffer(ctx context.Context, v *views, ranges []stages.Extent, p *packing) error {
+	inRuns, copies := s.pack(ranges, p)
+	if inRuns+copies == 0 {
 		return nil
 	}
-	runs, small := s.joinRuns(ranges, toRead)
-	toCopy = append(toCopy, small...)
-	var asked, inRuns, copies int64
-	for i := range runs {
-		inRuns += runs[i].size()
-		for _, j := range runs[i].ranges {
-			asked += ranges[j].Len
-		}
-	}
-	for _, i := range toCopy {
-		asked += ranges[i].Len
-		copies += alignUp(ranges[i].Len, rangeAlign)
-	}
-	buf, err := s.pool.take(asked, inRuns+copies)
+	buf, err := s.pool.take(inRuns + copies)
 	if err != nil {
 		return err
 	}
-	err = readRuns(ctx, v, ranges, runs, buf.bytes()[:inRuns])
+	err = readRuns(ctx, v, ranges, p.runs, buf.bytes()[:inRuns])
 	if err == nil {
-		err = s.copyRanges(ctx, v, ranges, toCopy, buf.bytes()[inRuns:])
+		err = s.copyRanges(ctx, v, ranges, p, buf.bytes()[inRuns:])
 	}
 	if err != nil {
 		s.pool.put(buf)
