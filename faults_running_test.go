@@ -64,7 +64,7 @@ func TestFileChangesDuringTheLoad(t *testing.T) {
 		return os.Chtimes(path, later, later)
 	}
 	for name, change := range map[string]func(string) error{"half": half, "nothing": nothing, "longer": longer, "touched": touched} {
-		for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread} {
+		for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread, file.ModeDirect} {
 			for _, after := range []stages.Phase{stages.PhaseFetch, stages.PhaseDecode, stages.PhaseRepack} {
 				t.Run(name+" after "+after.String()+" by "+string(io), func(t *testing.T) {
 					dir := big(t)

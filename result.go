@@ -9,6 +9,7 @@ import (
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
+	"github.com/coldload/coldload/sources/file"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -34,10 +35,18 @@ type Result struct {
 	Phases    []Phase       // always all of them, in order
 	// BudgetPeak is the most that the Batches in flight cost together, in bytes.
 	BudgetPeak int64
+	Read       Read
 	Notes      []string // what was decided on the way
 	Warnings   []string // what the bytes have that is odd but not wrong
 
 	start time.Time
+}
+
+// Read is how many bytes were read in which way. All are 0 for a source that is not made of files.
+type Read struct {
+	Mmap   int64 // handed out as the page cache has them
+	Pread  int64 // copied from the page cache, or through it
+	Direct int64 // read past the page cache
 }
 
 func newResult() *Result {
@@ -108,6 +117,25 @@ func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
 		c := &r.Phases[stages.PhaseCommit]
 		c.Items, c.Busy = 1, stats[n-1].Commit
 	}
+}
+
+// takeSource keeps how the load read since before.
+func (r *Result) takeSource(source stages.Source, before Read) {
+	now := readBy(source)
+	r.Read = Read{Mmap: now.Mmap - before.Mmap, Pread: now.Pread - before.Pread, Direct: now.Direct - before.Direct}
+	if n, ok := source.(interface{ Notes() []string }); ok {
+		r.Notes = append(r.Notes[:len(r.Notes):len(r.Notes)], n.Notes()...)
+	}
+}
+
+// readBy is what a source has read so far.
+func readBy(source stages.Source) Read {
+	s, ok := source.(interface{ Stats() file.Stats })
+	if !ok {
+		return Read{}
+	}
+	st := s.Stats()
+	return Read{Mmap: st.MmapBytes, Pread: st.PreadBytes, Direct: st.DirectBytes}
 }
 
 // takeWarnings keeps what the Ops found odd.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"os"
-	"strconv"
 
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
@@ -68,7 +66,9 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: ck.source.Verify})
 	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
+	before := readBy(ck.source)
 	err := f.run.Wait()
+	res.takeSource(ck.source, before)
 	res.takeFlow(f.run.Stats(), budget.Peak())
 	res.takeWarnings(f.warnings)
 	if err == nil && opt.Progress != nil {
@@ -130,14 +130,7 @@ const readAhead = 64
 
 // fetch appends the fetch stage.
 func (f *flow) fetch(source stages.Source, sink stages.Sink, workers int) {
-	f.add(stages.PhaseFetch, fetch.New(source, sink), workers, fetchWork, pipeline.Buffer(envn("AHEAD", readAhead)))
-}
-
-func envn(n string, d int) int {
-	if v, err := strconv.Atoi(os.Getenv(n)); err == nil {
-		return v
-	}
-	return d
+	f.add(stages.PhaseFetch, fetch.New(source, sink), workers, fetchWork, pipeline.Buffer(readAhead))
 }
 
 // add appends the stage of a phase, and what the user wants after it.

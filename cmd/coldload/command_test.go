@@ -96,7 +96,6 @@ func TestLaterAbilities(t *testing.T) {
 		{"verify", "out"},
 		{"report", "a.json", "b.json"},
 		{"load", gptq, "--to", "file:out"},
-		{"load", gptq, "--io", "direct"},
 		{"plan", gptq, "--names", "vllm"},
 	}
 	for _, l := range []string{"raw", "exllama", "dequant"} {
@@ -124,7 +123,7 @@ func TestLaterAbilities(t *testing.T) {
 			t.Errorf("the help shows --%s", f)
 		}
 	}
-	for _, c := range []string{"exllama", "direct", "verify", "pack "} {
+	for _, c := range []string{"exllama", "verify", "pack "} {
 		if strings.Contains(help, c) {
 			t.Errorf("the help shows %s", c)
 		}

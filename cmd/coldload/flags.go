@@ -73,7 +73,7 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&f.names, "names", "how outputs are named")
 	fs.Var(&f.budget, "budget", "most bytes in flight: what is read and not yet in its final place (KiB, MiB, GiB, KB, MB, GB)")
 	fs.IntVar(&f.workers, "workers", 0, "goroutines of every stage; 0 lets each stage choose")
-	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest")
+	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
 }
 
 var dtypes = map[string]stages.DType{

@@ -31,14 +31,10 @@ func (s *Source) choose(sh *shard, e stages.Extent) method {
 	if sh.remote() {
 		return copied
 	}
-	share, known := s.kernel.resident(sh, e)
-	switch {
-	case !known:
-		return copied
-	case share >= residentEnough:
-	case sh.layered():
-		return copied
-	default:
+	if share, known := s.kernel.resident(sh, e); !known || share < residentEnough {
+		if sh.layered() {
+			return copied
+		}
 		return sh.cold()
 	}
 	// A file system that cannot map, or no address space left: the bytes can still be copied.

@@ -3,6 +3,7 @@ package file
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/coldload/coldload/stages"
@@ -18,6 +19,7 @@ var errShort = errors.New("short direct read")
 // directFile is a second descriptor of a Shard, which passes the page cache by.
 type directFile struct {
 	*os.File
+	pread func(f *os.File, dst []byte, off int64) (int, error)
 	align int64 // bytes: of offsets and sizes
 	tuner *tuner
 }
@@ -34,7 +36,7 @@ func (r *run) read(ctx context.Context, dst []byte) error {
 			return err
 		}
 		n := min(t.block, r.end-at)
-		got, err := preadDirect(d, dst[at-r.off:at-r.off+n], at)
+		got, err := d.pread(d.File, dst[at-r.off:at-r.off+n], at)
 		d.tuner.end(t, int64(got))
 		if err != nil {
 			return err
@@ -60,7 +62,7 @@ func readRuns(ctx context.Context, v *views, ranges []stages.Extent, runs []run,
 				return cause
 			}
 			if refused(err) {
-				r.shard.noDirect.Store(true)
+				r.shard.refuse(err)
 			}
 			how = copied
 		}
@@ -80,19 +82,59 @@ func readRuns(ctx context.Context, v *views, ranges []stages.Extent, runs []run,
 
 // directly reports whether sh can be read past the page cache.
 func (sh *shard) directly() bool {
-	if sh.noDirect.Load() {
+	if sh.refusal.Load() != nil {
 		return false
 	}
 	_, err := sh.direct()
+	if err != nil {
+		sh.refuse(err)
+	}
 	return err == nil
 }
 
+// refuse remembers the first reason why sh cannot be read directly.
+func (sh *shard) refuse(why error) { sh.refusal.CompareAndSwap(nil, &why) }
+
 // openDirect opens the Shard for direct reads. It is done once, when the first cold range is read.
-func (sh *shard) openDirect(tuners *tuners) (*directFile, error) {
-	f, align, err := openDirect(sh.File)
+func (sh *shard) openDirect(tuners *tuners, by calls) (*directFile, error) {
+	f, align, err := by.openDirect(sh.File)
 	if err != nil {
 		return nil, err
 	}
 	sh.passBy = f
-	return &directFile{File: f, align: align, tuner: tuners.of(device(f))}, nil
+	return &directFile{File: f, pread: by.preadDirect, align: align, tuner: tuners.of(device(f))}, nil
+}
+
+// Notes says what a user who forced a way of reading did not get, one sentence for each reason.
+func (s *Source) Notes() []string {
+	if s.mode != ModeDirect {
+		return nil
+	}
+	var notes []string
+	count := map[string]int{}
+	first := map[string]string{}
+	for _, sh := range s.shards {
+		if why := sh.refusal.Load(); why != nil {
+			reason := reasonOf(*why)
+			if count[reason]++; count[reason] == 1 {
+				notes, first[reason] = append(notes, reason), sh.Name
+			}
+		}
+	}
+	for i, reason := range notes {
+		which := first[reason]
+		if n := count[reason]; n > 1 {
+			which = fmt.Sprintf("%s and %d more", which, n-1)
+		}
+		notes[i] = fmt.Sprintf("%s: direct reads are refused (%s): read through the page cache instead", which, reason)
+	}
+	return notes
+}
+
+// reasonOf is why, without the path that os puts before it: the reason is what is alike among Shards.
+func reasonOf(why error) string {
+	if p, ok := errors.AsType[*os.PathError](why); ok {
+		return p.Err.Error()
+	}
+	return why.Error()
 }

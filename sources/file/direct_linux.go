@@ -78,9 +78,9 @@ func checkAlign(offset, memory uint32) (int64, error) {
 }
 
 // preadDirect is one system call.
-func preadDirect(d *directFile, dst []byte, off int64) (int, error) {
+func preadDirect(f *os.File, dst []byte, off int64) (int, error) {
 	for {
-		n, err := unix.Pread(int(d.Fd()), dst, off)
+		n, err := unix.Pread(int(f.Fd()), dst, off)
 		if !errors.Is(err, unix.EINTR) {
 			return max(n, 0), err
 		}

@@ -107,8 +107,9 @@ func TestNeighboursAreReadInOneRun(t *testing.T) {
 		{Off: 3 << 20, Len: 200000},        // far: a run of its own
 		{Off: 3<<20 + 500000, Len: 10},     // small, and room for its padding
 	}
-	runs, small := s.joinRuns(ranges, []int{0, 1, 2, 3})
-	if got := fmt.Sprint(len(runs), runs[0].ranges, runs[1].ranges, small); got != "3 [0 1] [2] []" {
+	p := packing{padding: s.Padding(ranges), direct: []int{0, 1, 2, 3}}
+	s.pack(ranges, &p)
+	if got := fmt.Sprint(len(p.runs), p.runs[0].ranges, p.runs[1].ranges, p.copied); got != "3 [0 1] [2] []" {
 		t.Errorf("runs %s", got)
 	}
 	if how := check(t, s, data, ranges...); how != "direct" {
@@ -153,8 +154,8 @@ func TestAFailedReadIsTriedAgainAndARefusalRemembered(t *testing.T) {
 	d.File = unreadable // EBADF: says nothing about the next read
 	how := check(t, s, data, stages.Extent{Len: 1 << 20})
 	d.File = readable
-	if how != "pread" || s.shards[0].noDirect.Load() {
-		t.Errorf("a failed read: by %s, remembered: %v", how, s.shards[0].noDirect.Load())
+	if how != "pread" || s.shards[0].refusal.Load() != nil {
+		t.Errorf("a failed read: by %s, remembered: %v", how, s.shards[0].refusal.Load() != nil)
 	}
 	// A file system that takes the flag at open and refuses to read, as this one refuses offsets that are not aligned.
 	d.align = 1
@@ -163,7 +164,7 @@ func TestAFailedReadIsTriedAgainAndARefusalRemembered(t *testing.T) {
 	if how == "direct" {
 		t.Skip("this file system takes any offset")
 	}
-	if !s.shards[0].noDirect.Load() {
+	if s.shards[0].refusal.Load() == nil {
 		t.Error("a refusal is forgotten")
 	}
 	if how := check(t, s, data, stages.Extent{Len: 1 << 20}); how != "pread" {
@@ -184,8 +185,8 @@ func TestATruncatedFileReadDirectly(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 	}
-	if held, _ := s.pool.stats(); s.pool.asked != 0 || held > 2<<20 {
-		t.Errorf("%d bytes in use, %d held", s.pool.asked, held)
+	if held, _ := s.pool.stats(); s.pool.used != 0 || held > 2<<20 {
+		t.Errorf("%d bytes in use, %d held", s.pool.used, held)
 	}
 }
 
@@ -194,12 +195,12 @@ func TestAutoReadsColdRanges(t *testing.T) {
 		change func(*shard)
 		want   string
 	}{
-		"directly":                 {func(*shard) {}, "direct"},
-		"copied in layers":         {func(sh *shard) { sh.layered = func() bool { return true } }, "pread"},
-		"copied from a network":    {func(sh *shard) { sh.remote = func() bool { return true } }, "pread"},
-		"copied after a refusal":   {func(sh *shard) { sh.noDirect.Store(true) }, "pread"},
-		"copied when open refuses": {func(sh *shard) { sh.direct = func() (*directFile, error) { return nil, unix.EINVAL } }, "pread"},
-		"copied when nobody tells": {nil, "pread"},
+		"directly":                   {func(*shard) {}, "direct"},
+		"copied in layers":           {func(sh *shard) { sh.layered = func() bool { return true } }, "pread"},
+		"copied from a network":      {func(sh *shard) { sh.remote = func() bool { return true } }, "pread"},
+		"copied after a refusal":     {func(sh *shard) { sh.refuse(unix.EINVAL) }, "pread"},
+		"copied when open refuses":   {func(sh *shard) { sh.direct = func() (*directFile, error) { return nil, unix.EINVAL } }, "pread"},
+		"directly when nobody tells": {nil, "direct"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

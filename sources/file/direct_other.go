@@ -13,7 +13,7 @@ func layered(*os.File) bool { return true }
 // openDirect cannot be done.
 func openDirect(*os.File) (*os.File, int64, error) { return nil, 0, errors.ErrUnsupported }
 
-func preadDirect(*directFile, []byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+func preadDirect(*os.File, []byte, int64) (int, error) { return 0, errors.ErrUnsupported }
 
 func refused(error) bool { return true }
 

@@ -29,20 +29,20 @@ type shard struct {
 	remote    func() bool               // on a network file system
 	layered   func() bool               // on a file system that direct reads gain nothing on
 	direct    func() (*directFile, error)
-	noDirect  atomic.Bool // a direct read was refused
+	refusal   atomic.Pointer[error] // why direct reads were refused; nil while they were not
 
 	mem    mmap.MMap // what mapping made, for close
 	passBy *os.File  // what direct opened, for close
 }
 
 // newShard returns a shard on error too: it owns the file.
-func newShard(in Shard, tuners *tuners) (*shard, error) {
+func newShard(in Shard, tuners *tuners, by calls) (*shard, error) {
 	sh := &shard{Shard: in}
 	sh.unchanged = sync.OnceValue(sh.compare)
 	sh.mapping = sync.OnceValues(sh.mapFile)
 	sh.remote = sync.OnceValue(func() bool { return remote(sh.File) })
 	sh.layered = sync.OnceValue(func() bool { return layered(sh.File) })
-	sh.direct = sync.OnceValues(func() (*directFile, error) { return sh.openDirect(tuners) })
+	sh.direct = sync.OnceValues(func() (*directFile, error) { return sh.openDirect(tuners, by) })
 	if sh.File == nil {
 		return sh, fmt.Errorf("%s: the shard is not open", sh.Name)
 	}

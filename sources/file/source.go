@@ -64,12 +64,17 @@ var _ stages.Source = (*Source)(nil)
 
 // New makes a Source over open files; Extent.Shard indexes shards. It owns the files from the call on: on error it has closed them.
 func New(shards []Shard, opt Options) (*Source, error) {
+	return newSource(shards, opt, systemCalls())
+}
+
+func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 	opt = opt.withDefaults()
 	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
+	s.kernel.calls = by
 	err := opt.validate()
 	tuners := newTuners()
 	for _, sh := range shards {
-		opened, shErr := newShard(sh, tuners)
+		opened, shErr := newShard(sh, tuners, by)
 		s.shards = append(s.shards, opened)
 		err = errors.Join(err, shErr)
 	}
