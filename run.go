@@ -124,13 +124,10 @@ type flow struct {
 
 type stage = pipeline.Stage[*stages.Batch, *stages.Batch]
 
-// readAhead is how many fetched Batches may wait for a processor: as many as the budget holds, since nothing else should keep the disk
-// waiting. It is more than any budget has of usual Batches; small ones need no more.
-const readAhead = 64
-
-// fetch appends the fetch stage.
+// fetch appends the fetch stage. As many fetched Batches as it has workers may wait for the next stage, so that the disk does not wait
+// while the processors are behind for a moment. More would only take memory: who is behind for long stays behind.
 func (f *flow) fetch(source stages.Source, sink stages.Sink, workers int) {
-	f.add(stages.PhaseFetch, fetch.New(source, sink), workers, fetchWork, pipeline.Buffer(readAhead))
+	f.add(stages.PhaseFetch, fetch.New(source, sink), workers, fetchWork, pipeline.Buffer(workers))
 }
 
 // add appends the stage of a phase, and what the user wants after it.

@@ -35,7 +35,7 @@ func (r *run) read(ctx context.Context, dst []byte) error {
 		if err != nil {
 			return err
 		}
-		n := min(t.block, r.end-at)
+		n := t.bytes(r.end - at)
 		got, err := d.pread(d.File, dst[at-r.off:at-r.off+n], at)
 		d.tuner.end(t, int64(got))
 		if err != nil {

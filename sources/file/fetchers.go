@@ -18,7 +18,7 @@ const (
 // Fetchers is how many goroutines should call Fetch now. It depends on how much of the Shards the page cache holds, and costs a
 // system call for each of some samples.
 //
-//   - Cold: as many as the requests that a device is given at one time, 4; they wait most of the time and take no processor.
+//   - Cold: as many as the requests that a device is given at one time, 8; they wait most of the time and take no processor.
 //   - Warm: one for two processors. Faulting pages in is work for a processor that competes with the stages that use them, and more
 //     goroutines than that fight over the locks of the address space.
 func (s *Source) Fetchers(ctx context.Context) int {

@@ -14,11 +14,13 @@ type setting struct {
 	depth int64 // divides mostDepth
 }
 
-// mostDepth is the most requests in flight on a device. A request of some MiB is many commands to the disk already.
-const mostDepth = 4
+// mostDepth is the most requests in flight on a device. A request of some MiB is many commands to the disk already, so that 2 would do;
+// but a request counts until its goroutine runs again, and where every processor is busy with what was read, that can take
+// as long as several requests: with 4, the disk was seen to wait.
+const mostDepth = 8
 
 // settings are tried in this order; the first is kept unless another is better by clearlyBetter.
-var settings = [...]setting{{8 << 20, 4}, {8 << 20, 2}, {16 << 20, 2}, {4 << 20, 4}}
+var settings = [...]setting{{8 << 20, 8}, {8 << 20, 4}, {4 << 20, 8}, {8 << 20, 2}}
 
 const (
 	// trialBytes are read with each setting. At the first of all, a disk (or the host of a virtual one) may still wake up: skipBytes.
@@ -55,9 +57,18 @@ func newTuner(now func() time.Time) *tuner {
 
 // turn is leave to make one request.
 type turn struct {
-	block int64 // its most bytes
+	block int64 // its most bytes, about: see bytes
 	depth int64
 	trial int
+}
+
+// bytes is how many of n the request is to bring: all, when the rest would be a small one of its own. A Batch is often a block and the
+// padding of its ends.
+func (at turn) bytes(n int64) int64 {
+	if n <= at.block+at.block/4 {
+		return n
+	}
+	return at.block
 }
 
 // begin waits for a turn to read n bytes or a part of them; the error is the cause of ctx. end must follow.

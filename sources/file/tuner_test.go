@@ -42,8 +42,8 @@ func TestTheTunerKeepsWhatIsClearlyBetter(t *testing.T) {
 		"all alike":             {rates(1e9, 1e9, 1e9, 1e9), settings[0]},
 		"little better is none": {rates(1e9, 1.08e9, 1.05e9, 1.09e9), settings[0]},
 		"fewer at a time":       {rates(1e9, 1.5e9, 1.2e9, 0.9e9), settings[1]},
-		"larger":                {rates(1e9, 1.2e9, 1.5e9, 0.9e9), settings[2]},
-		"smaller":               {rates(1e9, 0.9e9, 0.5e9, 1.11e9), settings[3]},
+		"smaller":               {rates(1e9, 1.2e9, 1.5e9, 0.9e9), settings[2]},
+		"few at a time":         {rates(1e9, 0.9e9, 0.5e9, 1.11e9), settings[3]},
 		"the first is best":     {rates(2e9, 1e9, 1e9, 1.9e9), settings[0]},
 	}
 	for name, c := range cases {
@@ -149,5 +149,14 @@ func TestATunerForEveryDevice(t *testing.T) {
 	ts := newTuners()
 	if a := ts.of(1); a != ts.of(1) || a == ts.of(2) {
 		t.Error("tuners are mixed up")
+	}
+}
+
+func TestARequestTakesItsSmallRestWithIt(t *testing.T) {
+	at := turn{block: 8 << 20}
+	for n, want := range map[int64]int64{4096: 4096, 8 << 20: 8 << 20, 8<<20 + 8192: 8<<20 + 8192, 10 << 20: 10 << 20, 11 << 20: 8 << 20} {
+		if got := at.bytes(n); got != want {
+			t.Errorf("%d bytes: %d in one request, want %d", n, got, want)
+		}
 	}
 }
