@@ -3,6 +3,7 @@ package coldload
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -124,7 +125,7 @@ func (r *Result) takeSource(source stages.Source, before Read) {
 	now := readBy(source)
 	r.Read = Read{Mmap: now.Mmap - before.Mmap, Pread: now.Pread - before.Pread, Direct: now.Direct - before.Direct}
 	if n, ok := source.(interface{ Notes() []string }); ok {
-		r.Notes = append(r.Notes[:len(r.Notes):len(r.Notes)], n.Notes()...)
+		r.Notes = append(slices.Clip(r.Notes), n.Notes()...)
 	}
 }
 
