@@ -9,8 +9,11 @@
 //
 // Direct reads want three things, measured on a disk that gives 4 GB/s: buffers of huge pages (with small ones a request to the disk is
 // cut into pieces of 1 MiB, and it gives a third), requests of some MiB (2 to 16 are the same), and one that is always waiting at the
-// disk (one goroutine that does nothing else is enough; a few make it certain). How a device likes it is learnt from the first reads:
-// see tuner.
+// disk. One goroutine that does nothing else is enough for that; beside stages that keep every processor busy it takes several, because a
+// read counts as made only when its goroutine has a processor again. How a device likes it is learnt from the first reads: see tuner.
+//
+// A direct read starts and ends at a block of the disk, so the ends of a range, and small gaps between ranges, are read too. That padding
+// is told before admission ([Source.Padding]) and charged to the Batch; ranges that have no room for it are copied.
 //
 // Mapped bytes can vanish when the file is truncated. The range is faulted in by a system call first, which reports a bad page as an
 // error; a page that is lost after that raises a fault, so only code under a fault guard may touch Views.
