@@ -276,7 +276,7 @@ func TestFetchersByTemperature(t *testing.T) {
 		temperature(t, s, warm)
 		got, want := s.Fetchers(t.Context()), mostDepth
 		if warm == testSize {
-			want = max(1, runtime.GOMAXPROCS(0)/2)
+			want = max(warmFetchers, runtime.GOMAXPROCS(0)/2)
 		}
 		if got != want {
 			t.Errorf("%d bytes warm: %d fetchers, want %d", warm, got, want)

@@ -13,13 +13,15 @@ const (
 	sampleBytes   = 1 << 20
 	// coldEnough is the share of the windows that must be cold for the disk to be what a load waits for.
 	coldEnough = 0.05
+	// warmFetchers is the least for warm files.
+	warmFetchers = 2
 )
 
 // Fetchers is how many goroutines should call Fetch now. It depends on how much of the Shards the page cache holds, and costs a
 // system call for each of some samples.
 //
 //   - Cold: as many as the requests that a device is given at one time, 8; they wait most of the time and take no processor.
-//   - Warm: one for two processors. Faulting pages in is work for a processor that competes with the stages that use them, and more
+//   - Warm: one for two processors, but two at least: a single one waits for a processor while all stages wait for it. Faulting pages in is work for a processor that competes with the stages that use them, and more
 //     goroutines than that fight over the locks of the address space.
 func (s *Source) Fetchers(ctx context.Context) int {
 	if err := s.enter(); err != nil {
@@ -29,7 +31,7 @@ func (s *Source) Fetchers(ctx context.Context) int {
 	if s.coldShare(ctx) > coldEnough {
 		return mostDepth
 	}
-	return max(1, runtime.GOMAXPROCS(0)/2)
+	return max(warmFetchers, runtime.GOMAXPROCS(0)/2)
 }
 
 // coldShare is how much of the Shards is not in the page cache, by samples, 0 to 1. What is not known counts as cold.
