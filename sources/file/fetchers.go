@@ -21,8 +21,9 @@ const (
 // system call for each of some samples.
 //
 //   - Cold: as many as the requests that a device is given at one time, 8; they wait most of the time and take no processor.
-//   - Warm: one for two processors, but two at least: a single one waits for a processor while all stages wait for it. Faulting pages in is work for a processor that competes with the stages that use them, and more
-//     goroutines than that fight over the locks of the address space.
+//   - Warm: one for two processors, but two at least: a single one waits for a processor while all stages wait for it. Faulting pages
+//     in is work for a processor that competes with the stages that use them, and more goroutines than that fight over the locks of the
+//     address space.
 func (s *Source) Fetchers(ctx context.Context) int {
 	if err := s.enter(); err != nil {
 		return 1 // Fetch will say it
