@@ -124,7 +124,7 @@ func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.
 	p, err := plan.Make(
 		plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant},
 		plan.Options{
-			Layout: opt.Layout, DType: opt.DType, NoFuse: opt.NoFuse, Strict: opt.Strict,
+			Layout: opt.Layout, DType: opt.DType, NoFuse: opt.NoFuse, Strict: opt.Strict, ActOrder: opt.ActOrder,
 			Budget: opt.Budget, Staging: staging, Formats: opt.Formats,
 		},
 	)

@@ -44,6 +44,8 @@ type Options struct {
 	DType stages.DType
 	// NoFuse loads every module by itself; Strict refuses what the layout cannot hold instead of keeping it raw.
 	NoFuse, Strict bool
+	// ActOrder treats every quantised module with a g_idx as act-order, whatever the config says.
+	ActOrder bool
 	// Budget is what the Batches in flight may cost together, in bytes: fetch buffers and the Sink's staging. 0 is DefaultBudget.
 	Budget int64
 	// SharedBudget, when set, is the Budget to charge instead: several loads can share it.
@@ -119,14 +121,14 @@ func (o Options) withDefaults() Options {
 func (o Options) validate() error {
 	var faults []error
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if !slices.Contains([]stages.Layout{stages.LayoutMarlin, stages.LayoutRaw}, o.Layout) {
+	if !slices.Contains([]stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw}, o.Layout) {
 		bad("layout %q is not known", o.Layout)
 	}
 	if !slices.Contains([]stages.DType{safetensors.Invalid, safetensors.F32, safetensors.F16, safetensors.BF16}, o.DType) {
 		bad("dtype %s: only F32, F16 and BF16 can be asked for", o.DType)
 	}
-	if o.DType == safetensors.F32 && o.Layout == stages.LayoutMarlin {
-		bad("layout marlin holds F16 or BF16 scales, not F32")
+	if o.DType == safetensors.F32 && (o.Layout == stages.LayoutMarlin || o.Layout == stages.LayoutExllama) {
+		bad("layout %s does not hold F32 scales", o.Layout)
 	}
 	if o.Budget < 0 {
 		bad("budget of %d bytes", o.Budget)

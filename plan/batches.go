@@ -125,7 +125,7 @@ func (p *Plan) Batch(i int) *stages.Batch {
 		start = p.ends[i-1]
 	}
 	n := p.ends[i] - start
-	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n)}
+	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n), ends: make([]int, 0, n)}
 	e.batch = &stages.Batch{
 		Seq: i, Name: fmt.Sprintf("batch %d", i), Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
 	}

@@ -48,7 +48,7 @@ func newCompiler(in Input, opt Options) *compiler {
 		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, faults: &c.faults}
+	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults}
 	c.rules = rulesFor(in.Model.ModelType)
 	c.owner = make([]int32, in.Catalog.Len())
 	for i := range c.owner {

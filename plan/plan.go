@@ -16,6 +16,8 @@ type Options struct {
 	NoFuse bool
 	// Strict refuses what the layout cannot hold, instead of keeping it raw.
 	Strict bool
+	// ActOrder treats every quantised Module with a g_idx as act-order, whatever the config says.
+	ActOrder bool
 	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.
 	Budget int64
 	// Staging is what the Sink holds for a Slab, in bytes; nil for a Sink that hands out final memory.

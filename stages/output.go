@@ -16,11 +16,13 @@ type Kind string
 
 // The kinds of Output.
 const (
-	KindKept     Kind = "kept"     // the source tensor, unchanged
-	KindCast     Kind = "cast"     // the source tensor in another dtype
-	KindFused    Kind = "fused"    // members concatenated
-	KindStacked  Kind = "stacked"  // experts side by side on a leading axis
-	KindRepacked Kind = "repacked" // in a kernel's layout (fused and stacked where the rules say so)
+	KindKept    Kind = "kept"    // the source tensor, unchanged
+	KindCast    Kind = "cast"    // the source tensor in another dtype
+	KindFused   Kind = "fused"   // members concatenated
+	KindStacked Kind = "stacked" // experts side by side on a leading axis
+	// KindDequantised is a module of its own as floating-point weights; fused or stacked ones are of those kinds.
+	KindDequantised Kind = "dequantised"
+	KindRepacked    Kind = "repacked" // in a kernel's layout (fused and stacked where the rules say so)
 )
 
 // Output is a tensor as the Sink will hold it. Outputs are fixed before a byte moves.
