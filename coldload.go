@@ -56,6 +56,11 @@ type Options struct {
 	IO file.Mode
 	// Stages are inserted into the flow.
 	Stages []Insert
+	// Rules drop, rename or retype Outputs before a byte moves; see [stages.Rule]. They are asked in order.
+	Rules []stages.Rule
+	// Source, when set, makes what the bytes are read from, instead of sources/file: around the open files of the Shards, which it owns
+	// from the call on.
+	Source func(shards []file.Shard) (stages.Source, error)
 	// Formats are quantisation formats of one's own.
 	Formats []plan.Format
 	// HubCache is the folder of the Hugging Face cache, for names such as org/name; see [discover.HubCacheFromEnv].

@@ -19,10 +19,15 @@ import (
 // load plans and runs one load into sink, which it closes.
 func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, res *Result) error {
 	p, err := ck.makePlan(ctx, sink, opt, res)
-	if err == nil {
-		err = sink.Begin(ctx, p.Outputs)
-	}
 	if err != nil {
+		return errors.Join(err, sink.Close())
+	}
+	return ck.begin(ctx, p, sink, opt, res)
+}
+
+// begin runs a Plan into sink, which it closes.
+func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
+	if err := sink.Begin(ctx, p.Outputs); err != nil {
 		return errors.Join(err, sink.Close())
 	}
 	if r, ok := sink.(stages.Resumer); ok {
@@ -48,14 +53,23 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 	return p, err
 }
 
-// flow wires the stages and waits for the end of the run.
+// flow runs a Plan into a sink that was begun.
 func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
-	budget := opt.SharedBudget
-	if budget == nil {
-		budget = pipeline.NewBudget(opt.Budget)
+	f := ck.wire(ctx, p, sink, opt)
+	err := f.run.Wait()
+	res.takeFlow(f.run.Stats(), ck.budget.Peak())
+	res.takeWarnings(f.warnings)
+	if err == nil && opt.Progress != nil {
+		total := p.Summary.BytesOut - p.Summary.Skipped
+		opt.Progress(Progress{Written: total, Total: total, Done: true})
 	}
+	return err
+}
+
+// wire connects the stages of a load. Nothing runs yet.
+func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options) *flow {
 	f := &flow{opt: opt, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(budget, (*stages.Batch).Cost))
+	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(ck.budget, (*stages.Batch).Cost))
 
 	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), opt.Workers.Fetch, fetchWork)
 	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
@@ -66,14 +80,7 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: ck.source.Verify})
 	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
-	err := f.run.Wait()
-	res.takeFlow(f.run.Stats(), budget.Peak())
-	res.takeWarnings(f.warnings)
-	if err == nil && opt.Progress != nil {
-		total := p.Summary.BytesOut - p.Summary.Skipped
-		opt.Progress(Progress{Written: total, Total: total, Done: true})
-	}
-	return err
+	return f
 }
 
 // batches makes the Batches of a Plan one by one, with what the sink holds for each.

@@ -167,17 +167,11 @@ func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DT
 	case kind != stages.KindKept:
 		r.op = fuse.Concat()
 	}
-	var size int64
-	for _, t := range r.tensors {
-		size += b.c.in.Catalog.Extent(int(t)).Len / r.from * r.to
-		r.ends = append(r.ends, size)
-	}
-	each := size / int64(max(b.group.Experts, 1))
-	r.slab = slabOf(each)
 	if b.group.Stacked() {
-		r.slab = stackedSlab(each, to)
+		dims = append([]int64{int64(b.group.Experts)}, dims...)
 	}
-	b.add(suffix, to, dims, stages.LayoutRaw, kind, each, r.slab, r)
+	o := stages.Output{Name: b.group.Name + "." + suffix, DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
+	b.c.add(b.c.sized(o, r), r)
 }
 
 // Kind is what a raw Output of the Group is.

@@ -50,14 +50,14 @@ func newCompiler(in Input, opt Options) *compiler {
 	}
 	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults}
 	c.rules = rulesFor(in.Model.ModelType)
-	c.owner = make([]int32, in.Catalog.Len())
-	for i := range c.owner {
-		c.owner[i] = ownerNone
-	}
 	return c
 }
 
 func (c *compiler) run() {
+	c.owner = make([]int32, c.in.Catalog.Len())
+	for i := range c.owner {
+		c.owner[i] = ownerNone
+	}
 	c.openFormat()
 	c.ignore()
 	c.findQuantised()
@@ -140,7 +140,7 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 	m.ok = r.Module(m, &c.checks)
 	mark := int32(len(c.modules))
 	for _, t := range m.Tensors {
-		if t != none {
+		if t != none && c.owner != nil { // nil when only one module is wanted
 			c.owner[t] = mark
 		}
 	}
@@ -296,30 +296,38 @@ func castSize(n int64, from, to stages.DType) (int64, bool) {
 
 // add appends an Output with its recipe. Two Outputs of one name would overwrite each other: that is a fault.
 func (c *compiler) add(o stages.Output, r recipe) {
+	o, r, ok := c.rewrite(o, r)
+	if !ok {
+		return
+	}
 	c.plan.Outputs = append(c.plan.Outputs, o)
 	c.plan.recipes = append(c.plan.recipes, r)
 }
 
 // checkNames reports Outputs that share a name: a fused name that a tensor of the checkpoint already has, or that two Groups get. Names
-// of tensors that are kept one by one are unique, so only those of Groups need to be looked up.
+// of tensors that are kept one by one are unique unless a rule renames them, so only those of Groups need to be looked up.
 func (c *compiler) checkNames() {
+	renamed := len(c.opt.Rules) > 0 // then any name may be any other's
 	for i := range c.plan.Outputs {
-		if _, one := c.plan.recipes[i].(single); one {
+		if _, one := c.plan.recipes[i].(single); one && !renamed {
 			continue
 		}
 		o := &c.plan.Outputs[i]
-		problem := ""
-		if t, exists := c.in.Catalog.Lookup(o.Name); exists && c.owner[t] == ownerNone {
+		problem, advice := "", "the checkpoint holds both the fused and the separate weights: remove one"
+		if t, exists := c.in.Catalog.Lookup(o.Name); exists && !renamed && c.owner[t] == ownerNone {
 			problem = "would be made from its members, but the checkpoint has a tensor of that name"
 		}
 		if _, twice := c.names[o.Name]; twice {
 			problem = "would be made twice, from different modules"
+			if renamed {
+				problem, advice = "two Outputs would have this name", "change the rule that renames"
+			}
 		}
 		c.names[o.Name] = struct{}{}
 		if problem != "" {
 			c.faults.add(stages.Fault{
 				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: problem,
-				Advice: "the checkpoint holds both the fused and the separate weights: remove one",
+				Advice: advice,
 			})
 		}
 	}
@@ -333,6 +341,13 @@ func (c *compiler) describe() {
 	for i := range c.in.Catalog.Len() {
 		s.BytesIn += c.in.Catalog.Extent(i).Len
 	}
+	c.sumOutputs()
+	c.describeFamily()
+}
+
+// sumOutputs adds up what was made and what the layout cannot hold.
+func (c *compiler) sumOutputs() {
+	s := &c.plan.Summary
 	for i := range c.plan.Outputs {
 		s.BytesOut += c.plan.Outputs[i].Size
 	}
@@ -346,7 +361,6 @@ func (c *compiler) describe() {
 	sort.Slice(s.Fused, func(i, j int) bool {
 		return s.Fused[i].Into+s.Fused[i].Members[0] < s.Fused[j].Into+s.Fused[j].Members[0]
 	})
-	c.describeFamily()
 }
 
 func (c *compiler) describeFamily() {

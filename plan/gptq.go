@@ -253,6 +253,17 @@ func (r *gptqReader) vectors(m *Module, c *Checks) bool {
 	return ok
 }
 
+// format is the checkpoint_format.
+func (r *gptqReader) format() string {
+	switch {
+	case r.planar:
+		return "gptq_p"
+	case r.v2:
+		return "gptq_v2"
+	}
+	return "gptq"
+}
+
 // blocks reports whether codes and zero points come in blocks of 32 that fill whole words only together.
 func (r *gptqReader) blocks(p gptqParams) bool { return r.planar || 32%p.bits != 0 }
 

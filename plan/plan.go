@@ -18,6 +18,8 @@ type Options struct {
 	Strict bool
 	// ActOrder treats every quantised Module with a g_idx as act-order, whatever the config says.
 	ActOrder bool
+	// Rules are asked about every Output, in order.
+	Rules []stages.Rule
 	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.
 	Budget int64
 	// Staging is what the Sink holds for a Slab, in bytes; nil for a Sink that hands out final memory.

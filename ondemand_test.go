@@ -1,0 +1,200 @@
+package coldload_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+func openFixture(t *testing.T, name string, opt coldload.Options) *coldload.Checkpoint {
+	t.Helper()
+	ck, err := coldload.Open(t.Context(), fixturePath(name), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ck.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ck
+}
+
+// TestOnDemandEqualsLoad: every module loaded by itself has the bytes that a whole load gives it, from many goroutines at once.
+func TestOnDemandEqualsLoad(t *testing.T) {
+	for name := range gptqFixtures {
+		for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw} {
+			t.Run(fmt.Sprintf("%s/%s", name, layout), func(t *testing.T) {
+				opt := coldload.Options{Layout: layout}
+				whole, _ := loadHost(t, fixturePath(name), opt)
+				ck := openFixture(t, name, coldload.Options{Budget: 4 << 20})
+				var wg sync.WaitGroup
+				for module := range modulesOf(whole.Outputs()) {
+					wg.Go(func() {
+						m, err := loadModule(t.Context(), ck, module, opt)
+						if err != nil {
+							t.Errorf("%s: %v", module, err)
+							return
+						}
+						defer m.Close()
+						for out, tensor := range m.All() {
+							want, ok := whole.Lookup(out)
+							if !ok || !bytes.Equal(want.Bytes, tensor.Bytes) || want.DType != tensor.DType || fmt.Sprint(want.Shape) != fmt.Sprint(tensor.Shape) {
+								t.Errorf("%s: not what a whole load makes of it", out)
+							}
+						}
+					})
+				}
+				wg.Wait()
+			})
+		}
+	}
+}
+
+// modulesOf are the names of the linear layers among the outputs.
+func modulesOf(outputs []stages.Output) map[string]bool {
+	set := map[string]bool{}
+	for _, o := range outputs {
+		if base, ok := strings.CutSuffix(o.Name, "_proj.weight"); ok {
+			set[base+"_proj"] = true
+		}
+		if base, ok := strings.CutSuffix(o.Name, ".qweight"); ok {
+			set[base] = true
+		}
+	}
+	return set
+}
+
+func loadModule(ctx context.Context, ck *coldload.Checkpoint, module string, opt coldload.Options) (*coldload.Module, error) {
+	scope, member, ok := strings.Cut(module, ".experts.")
+	if !ok {
+		return ck.Linear(ctx, module, opt)
+	}
+	members := map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}}[member]
+	return ck.Experts(ctx, scope+".experts.{e}", members, 4, opt)
+}
+
+func TestLinearFindsTheFirstThatExists(t *testing.T) {
+	ck := openFixture(t, "plain_bf16_sharded", coldload.Options{})
+	m, err := ck.Linear(t.Context(), "model.layers.0.self_attn.q_proj", coldload.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	w, ok := m.Part("weight")
+	src, err := ck.Bytes("model.layers.0.self_attn.q_proj.weight")
+	if err != nil || !ok || !bytes.Equal(w.Bytes, src) {
+		t.Errorf("the dense module itself: %v %v", ok, err)
+	}
+	if _, err := ck.Linear(t.Context(), "model.layers.9.self_attn.q_proj", coldload.Options{}); err == nil || !strings.Contains(err.Error(), "no such module") {
+		t.Errorf("a module that is not there: %v", err)
+	}
+	if _, err := ck.Experts(t.Context(), "model.layers.0.mlp.experts", []string{"down_proj"}, 4, coldload.Options{}); !errors.Is(err, coldload.ErrOptions) {
+		t.Errorf("a pattern without {e}: %v", err)
+	}
+	if _, err := ck.Experts(t.Context(), "model.layers.0.mlp.experts.{e}", []string{"down_proj"}, 5, coldload.Options{}); err == nil {
+		t.Error("an expert that is not there was made")
+	}
+}
+
+func TestTensorsOneByOne(t *testing.T) {
+	ck := openFixture(t, "gptq_moe_4b_g128_sharded", coldload.Options{})
+	const qweight, scales, norm = "model.layers.0.self_attn.q_proj.qweight", "model.layers.0.self_attn.q_proj.scales", "model.norm.weight"
+	if !ck.Has(qweight) || ck.Has("nothing") || ck.QuantConfig() == nil {
+		t.Error("Has or QuantConfig is wrong")
+	}
+	info, ok := ck.Tensor(qweight)
+	if !ok || info.DType != safetensors.I32 || fmt.Sprint(info.Shape) != "[32 256]" {
+		t.Fatalf("tensor %+v", info)
+	}
+	view, err := ck.Bytes(qweight)
+	if err != nil {
+		t.Fatal(err)
+	}
+	into := make([]byte, len(view))
+	if err := ck.ReadInto(t.Context(), qweight, into); err != nil || !bytes.Equal(view, into) {
+		t.Errorf("ReadInto: %v", err)
+	}
+	if err := ck.ReadInto(t.Context(), qweight, into[1:]); err == nil {
+		t.Error("a short buffer was accepted")
+	}
+	codes, err := ck.Int32(qweight)
+	if err != nil || len(codes) != 32*256 || uint32(codes[1]) != uint32(view[4])|uint32(view[5])<<8|uint32(view[6])<<16|uint32(view[7])<<24 {
+		t.Errorf("Int32: %d values, %v", len(codes), err)
+	}
+	if _, err := ck.Int32(scales); !errors.Is(err, coldload.ErrDType) {
+		t.Errorf("F16 as I32: %v", err)
+	}
+	values, err := ck.Float32(scales)
+	if err != nil || len(values) != 2*256 || values[0] <= 0 {
+		t.Errorf("Float32: %v", err)
+	}
+	if _, err := ck.Float32(qweight); !errors.Is(err, coldload.ErrDType) {
+		t.Errorf("I32 as F32: %v", err)
+	}
+	if _, err := ck.Float32("nothing"); !errors.Is(err, coldload.ErrNotFound) {
+		t.Errorf("a tensor that is not there: %v", err)
+	}
+	loaded, err := ck.Load(t.Context(), norm, safetensors.F16)
+	if err != nil || loaded.DType != safetensors.F16 || len(loaded.Bytes) != 2*256 {
+		t.Errorf("Load: %+v, %v", loaded.DType, err)
+	}
+	g, err := ck.GPTQ("model.layers.0.self_attn.q_proj")
+	if err != nil || g.K != 256 || g.N != 256 || g.Bits != 4 || g.Group != 128 || !g.Symmetric || g.ActOrder || g.Format != "gptq" ||
+		g.QWeight.Name != qweight || g.Scales.Name != scales || g.Bias.Name != "" || g.GIdx.Name == "" {
+		t.Errorf("GPTQ: %+v, %v", g, err)
+	}
+	if _, err := ck.GPTQ("model.norm"); err == nil {
+		t.Error("a norm is a gptq module")
+	}
+}
+
+// TestOutputsStream: every Output once, with the bytes of a whole load; memory comes back; leaving early ends the load.
+func TestOutputsStream(t *testing.T) {
+	for _, name := range []string{"gptq_moe_4b_g128_sharded", "plain_bf16_sharded"} {
+		whole, _ := loadHost(t, fixturePath(name), coldload.Options{})
+		ck := openFixture(t, name, coldload.Options{})
+		seen := map[string]bool{}
+		for out, err := range ck.Outputs(t.Context(), coldload.Options{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, ok := whole.Lookup(out.Name)
+			if !ok || seen[out.Name] || !bytes.Equal(out.Bytes, want.Bytes) {
+				t.Errorf("%s: twice, unknown or other bytes", out.Name)
+			}
+			seen[out.Name] = true
+			if err := out.Release(); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(seen) != len(whole.Outputs()) {
+			t.Errorf("%d outputs, want %d", len(seen), len(whole.Outputs()))
+		}
+		n := 0
+		for out, err := range ck.Outputs(t.Context(), coldload.Options{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := out.Release(); err != nil {
+				t.Error(err)
+			}
+			if n++; n == 3 {
+				break
+			}
+		}
+		for _, err := range ck.Outputs(t.Context(), coldload.Options{Layout: "nonsense"}) {
+			if !errors.Is(err, coldload.ErrOptions) {
+				t.Errorf("error %v", err)
+			}
+		}
+	}
+}
