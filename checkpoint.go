@@ -3,6 +3,7 @@ package coldload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -19,6 +20,7 @@ type Checkpoint struct {
 	opt     Options
 	found   *discover.Checkpoint
 	catalog *index.Catalog
+	packed  *packedFolder // nil unless coldload packed it
 	source  *file.Source
 }
 
@@ -65,6 +67,12 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 		return unwrapRefusal(err)
 	}
 	ck.catalog = collector.Catalog
+	if err := ck.readManifest(); err != nil {
+		for _, f := range collector.Files {
+			_ = f.Close() // opened for reading: nothing can be lost
+		}
+		return err
+	}
 	ck.found.Index = nil // compared with the headers by now, and as large as they are
 	res.TensorsIn = ck.catalog.Len()
 	res.Notes = append(res.Notes, ck.catalog.Notes()...)
@@ -121,14 +129,18 @@ func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
-	p, err := plan.Make(
-		plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant},
-		plan.Options{
-			Layout: opt.Layout, DType: opt.DType, NoFuse: opt.NoFuse, Strict: opt.Strict,
-			Budget: opt.Budget, Staging: staging, Formats: opt.Formats,
-		},
-	)
+	in := plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant}
+	if ck.packed != nil {
+		in.Packed = &ck.packed.plan
+	}
+	p, err := plan.Make(in, plan.Options{
+		Layout: opt.Layout, DType: opt.DType, NoFuse: opt.NoFuse, Strict: opt.Strict,
+		Budget: opt.Budget, Staging: staging, Formats: opt.Formats, Include: opt.Include, Exclude: opt.Exclude,
+	})
 	p.Notes = slices.Concat(ck.found.Notes, ck.catalog.Notes(), p.Notes)
+	if err == nil && len(p.Outputs) == 0 && p.Summary.LeftOut > 0 {
+		err = fmt.Errorf("%w: no output is left by include %q and exclude %q; coldload plan lists their names", ErrOptions, opt.Include, opt.Exclude)
+	}
 	return p, err
 }
 
