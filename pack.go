@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"runtime"
 
 	"github.com/go-json-experiment/json"
 
@@ -47,6 +48,9 @@ type PackResult struct {
 // The folder appears complete or not at all. Until then the work is in dir+".partial", where a later Pack with the same options goes on
 // after a failure. The errors of [file.Sink] say why a folder cannot be used: file.ErrTarget is in their chain. The result is never nil.
 func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) (*PackResult, error) {
+	if opt.Workers.Upload == 0 {
+		opt.Workers.Upload = runtime.GOMAXPROCS(0) // they hash
+	}
 	opt = opt.withDefaults()
 	res := &PackResult{Result: newResult(), Dir: dir}
 	ctx, span := opt.startSpan(ctx, "pack", name)
