@@ -3,6 +3,7 @@ package coldload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -19,6 +20,7 @@ type Checkpoint struct {
 	opt     Options
 	found   *discover.Checkpoint
 	catalog *index.Catalog
+	packed  *packedFolder // nil unless coldload packed it
 	source  stages.Source
 	budget  *pipeline.Budget // of all loads from this Checkpoint together
 }
@@ -69,6 +71,12 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 		return unwrapRefusal(err)
 	}
 	ck.catalog = collector.Catalog
+	if err := ck.readManifest(); err != nil {
+		for _, f := range collector.Files {
+			_ = f.Close() // opened for reading: nothing can be lost
+		}
+		return err
+	}
 	ck.found.Index = nil // compared with the headers by now, and as large as they are
 	res.TensorsIn = ck.catalog.Len()
 	res.Notes = append(res.Notes, ck.catalog.Notes()...)
@@ -133,7 +141,11 @@ func (ck *Checkpoint) options(opt Options) Options {
 }
 
 func (ck *Checkpoint) planInput() plan.Input {
-	return plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant}
+	in := plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant}
+	if ck.packed != nil {
+		in.Packed = &ck.packed.plan
+	}
+	return in
 }
 
 // Plan says what a load would do, from headers and config files alone. staging is what the sink will hold for a Slab, nil for one in final
@@ -145,6 +157,9 @@ func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.
 	}
 	p, err := plan.Make(ck.planInput(), opt.planOptions(staging))
 	p.Notes = slices.Concat(ck.found.Notes, ck.catalog.Notes(), p.Notes)
+	if err == nil && len(p.Outputs) == 0 && p.Summary.LeftOut > 0 {
+		err = fmt.Errorf("%w: no output is left by include %q and exclude %q; coldload plan lists their names", ErrOptions, opt.Include, opt.Exclude)
+	}
 	return p, err
 }
 
@@ -152,7 +167,7 @@ func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.
 func (o Options) planOptions(staging func(stages.Slab) int64) plan.Options {
 	return plan.Options{
 		Layout: o.Layout, DType: o.DType, NoFuse: o.NoFuse, Strict: o.Strict, ActOrder: o.ActOrder,
-		Rules: o.Rules, Budget: o.Budget, Staging: staging, Formats: o.Formats,
+		Rules: o.Rules, Include: o.Include, Exclude: o.Exclude, Budget: o.Budget, Staging: staging, Formats: o.Formats,
 	}
 }
 

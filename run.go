@@ -30,11 +30,27 @@ func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink,
 	if err := sink.Begin(ctx, p.Outputs); err != nil {
 		return errors.Join(err, sink.Close())
 	}
-	if r, ok := sink.(stages.Resumer); ok {
-		p = p.Skip(func(i int) bool { return r.Done(p.Outputs[i]) }, opt.Budget)
+	if done := doneBefore(sink, p); done != nil {
+		p = p.Skip(done, opt.Budget)
 		res.Plan = p
 	}
 	return unwrapRefusal(ck.flow(ctx, p, sink, opt, res))
+}
+
+// doneBefore asks a Sink that goes on where an earlier run stopped; nil for any other.
+func doneBefore(sink stages.Sink, p *plan.Plan) func(stages.Slab) bool {
+	switch r := sink.(type) {
+	case stages.SlabResumer:
+		return r.DoneSlab
+	case stages.Resumer:
+		done := make([]bool, len(p.Outputs))
+		for i := range done {
+			done[i] = r.Done(p.Outputs[i])
+		}
+		return func(s stages.Slab) bool { return done[s.Output] }
+	default:
+		return nil
+	}
 }
 
 func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Options, res *Result) (p *plan.Plan, err error) {

@@ -40,7 +40,7 @@ const (
 )
 
 func newCompiler(in Input, opt Options) *compiler {
-	if opt.Layout == "" {
+	if opt.Layout == "" && in.Packed == nil {
 		opt.Layout = stages.LayoutMarlin
 	}
 	c := &compiler{
@@ -58,12 +58,12 @@ func (c *compiler) run() {
 	for i := range c.owner {
 		c.owner[i] = ownerNone
 	}
-	c.openFormat()
-	c.ignore()
-	c.findQuantised()
-	c.findDense()
-	c.group()
-	c.compile()
+	if c.in.Packed != nil {
+		c.takePacked(c.in.Packed)
+	} else {
+		c.recognise()
+	}
+	c.choose()
 	c.describe()
 	c.countSlabs()
 	if len(c.faults.list) == 0 {
@@ -74,6 +74,16 @@ func (c *compiler) run() {
 		c.note("%d more faults are not listed", c.faults.dropped)
 	}
 	c.plan.Faults = c.faults.list
+}
+
+// recognise finds the Modules of the Checkpoint and compiles them.
+func (c *compiler) recognise() {
+	c.openFormat()
+	c.ignore()
+	c.findQuantised()
+	c.findDense()
+	c.group()
+	c.compile()
 }
 
 // mostSlabs bounds the list of Slabs, which takes memory for bytes that a sparse file only claims to have. They are 16 TiB.
@@ -366,6 +376,7 @@ func (c *compiler) sumOutputs() {
 func (c *compiler) describeFamily() {
 	model := c.in.Model.ModelType
 	switch {
+	case c.in.Packed != nil: // its names were made when it was packed
 	case c.rules.known:
 		c.plan.Summary.Family = c.rules.family.Name
 	case len(c.fused) > 0 && model == "":

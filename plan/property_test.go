@@ -301,15 +301,17 @@ func TestSkip(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
-		done := map[int]bool{}
+		done := map[[2]int]bool{}
 		var bytes int64
 		for i := range p.Outputs {
-			if rapid.Bool().Draw(t, "done") {
-				done[i] = true
-				bytes += p.Outputs[i].Size
+			for s := range p.Outputs[i].Slabs() {
+				if rapid.Bool().Draw(t, "done") {
+					done[[2]int{i, s}] = true
+					bytes += p.Outputs[i].Slab(i, s).Len
+				}
 			}
 		}
-		rest := p.Skip(func(i int) bool { return done[i] }, 0)
+		rest := p.Skip(func(s stages.Slab) bool { return done[[2]int{s.Output, s.Index}] }, 0)
 		slabs := map[[2]int]int{}
 		for b := range rest.Batches() {
 			for _, s := range b.Slabs {
@@ -318,10 +320,10 @@ func TestSkip(t *testing.T) {
 		}
 		want := 0
 		for i := range p.Outputs {
-			if done[i] {
-				continue
-			}
 			for s := range p.Outputs[i].Slabs() {
+				if done[[2]int{i, s}] {
+					continue
+				}
 				want++
 				if slabs[[2]int{i, s}] != 1 {
 					t.Errorf("%s: slab %d is made %d times", p.Outputs[i].Name, s, slabs[[2]int{i, s}])

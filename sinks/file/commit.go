@@ -242,11 +242,13 @@ func (s *Sink) abandon(state state) error {
 	}
 	if state == begun && !s.failed.Load() {
 		if err := s.flush(); err != nil {
+			s.kept = s.named
 			return errors.Join(err, t.release())
 		}
 	}
 	switch {
 	case s.named > 0:
+		s.kept = s.named
 		return t.release()
 	case s.mine():
 		return errors.Join(t.d.removeAll(t.partial), t.forget())

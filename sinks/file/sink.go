@@ -38,6 +38,9 @@ type Options struct {
 	// Key is a JSON value that is equal only for equal work: options that decide the result, identity of the sources, what Files will
 	// hold. The program version, the Outputs and the Options here that change the result are part of it anyway.
 	Key jsontext.Value
+	// Origin is a JSON value that tells from what, here and now, the Slabs are made, such as times of change of the sources. What an
+	// earlier run left is gone on with only when it is the same. It leaves no trace in the folder.
+	Origin jsontext.Value
 	// Manifest has Program, Options and Sources, which are copied to the manifest that is written.
 	Manifest packed.Manifest
 	// Files are written at Commit, before the manifest.
@@ -94,8 +97,8 @@ func (o Options) validate() error {
 	if !o.Algorithm.Valid() {
 		errs = append(errs, fmt.Errorf("file: hash %q is not known", o.Algorithm))
 	}
-	if o.Key != nil && !o.Key.IsValid() {
-		errs = append(errs, errors.New("file: the key is no JSON"))
+	if o.Key != nil && !o.Key.IsValid() || o.Origin != nil && !o.Origin.IsValid() {
+		errs = append(errs, errors.New("file: the key or the origin is no JSON"))
 	}
 	seen := map[string]bool{safetensors.IndexName: true}
 	for _, f := range o.Files {
@@ -117,11 +120,13 @@ type Sink struct {
 	state   state
 	outputs []stages.Output
 	key     packed.Sum
+	origin  packed.Sum // the key of the journal
 	shards  []*shard
 	places  []place
 	digests *packed.Digests
 	resumed []atomic.Uint64 // Slabs of an earlier run, as bits; nil without one
 	taken   int64           // bytes of an earlier run
+	kept    int64           // bytes that Close left to a later one
 	target  *target
 	plain   []packed.Sum
 	every   int64 // flush after so many bytes; set by Begin unless a test has
@@ -196,6 +201,7 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 	if s.key, err = s.makeKey(); err != nil {
 		return err
 	}
+	s.origin = sha256.Sum256(append(s.key[:], s.opt.Origin...))
 	s.digests = packed.NewDigests(s.opt.Algorithm, outputs)
 	if s.opt.PlainDigests {
 		s.plain = make([]packed.Sum, len(outputs))
@@ -315,7 +321,7 @@ func (s *Sink) fill() error {
 	switch {
 	case there && !ok:
 		return &TargetError{Path: t.partial, Err: fmt.Errorf("%w, and not made by coldload", ErrTargetExists), Advice: "remove it"}
-	case there && key != s.key:
+	case there && key != s.origin:
 		s.opt.Note(t.partial + " was made with other options or from another checkpoint: starting afresh")
 		if err := t.d.removeAll(t.partial); err != nil {
 			return err
@@ -323,7 +329,7 @@ func (s *Sink) fill() error {
 		there = false
 	}
 	if !there {
-		if err := t.start(s.key); err != nil {
+		if err := t.start(s.origin); err != nil {
 			return err
 		}
 	}
@@ -381,7 +387,7 @@ func (s *Sink) full(err error) error {
 	if !isFull(err) {
 		return err
 	}
-	e := &SpaceError{Dir: s.target.partial, Need: s.overhead()}
+	e := &SpaceError{Dir: s.target.partial, Need: s.overhead(), Late: s.state == begun}
 	e.Free, _ = freeBytes(e.Dir)
 	for _, sh := range s.shards {
 		e.Need += sh.size - min(allocatedBytes(sh.path), sh.size)
@@ -452,9 +458,10 @@ func (s *Sink) settle(sh *shard, r slabRun) error {
 }
 
 // Resumed is what an earlier run has left, in bytes of Outputs. It may be asked after Begin.
-func (s *Sink) Resumed() int64 {
-	return s.taken
-}
+func (s *Sink) Resumed() int64 { return s.taken }
+
+// Kept is what a later run can go on with, in bytes of Outputs: 0 after a Commit. It may be asked after Close.
+func (s *Sink) Kept() int64 { return s.kept }
 
 // Done says that an earlier run has left the whole Output.
 func (s *Sink) Done(o stages.Output) bool {

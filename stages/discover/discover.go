@@ -62,9 +62,9 @@ type Checkpoint struct {
 	Quant  *QuantConfig // nil when no file names a quantisation
 	Notes  []string     // what was decided on the way, for people
 
-	trust  *trust
-	sub    string // Dir below the trust root
-	others []string
+	trust           *trust
+	sub             string // Dir below the trust root
+	others, folders []string
 }
 
 // Discover finds the Checkpoint that path names. What is wrong with it comes back as a *stages.RefusedError. The caller closes it.
@@ -161,8 +161,24 @@ func (c *Checkpoint) OpenShard(i int) (*os.File, error) {
 // OtherFiles names the files of the Checkpoint's folder that hold no weights and no index: config, tokenizer, templates. Sorted.
 func (c *Checkpoint) OtherFiles() []string { return slices.Clone(c.others) }
 
-// Open opens a regular file of the Checkpoint's folder by its base name, such as one of OtherFiles. A name that is not there is an
-// fs.ErrNotExist.
+// Folders names the folders in the Checkpoint's folder, hidden ones left out. Sorted.
+func (c *Checkpoint) Folders() []string { return slices.Clone(c.folders) }
+
+// ETag is the name under which the Hugging Face cache stores the i-th Shard: the SHA-256 of its bytes in hex for what the hub keeps as
+// large files. It is empty for a Shard that lies elsewhere.
+func (c *Checkpoint) ETag(i int) string {
+	if c.Repo == "" {
+		return ""
+	}
+	target, err := c.trust.root.Readlink(filepath.Join(c.sub, c.Shards[i].Name))
+	if err != nil || filepath.Base(filepath.Dir(target)) != "blobs" {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+// Open opens a regular file of the Checkpoint's folder by its name below the folder, with slashes, such as one of OtherFiles. A name that
+// is not there is an fs.ErrNotExist.
 func (c *Checkpoint) Open(name string) (*os.File, error) {
 	f, _, err := c.openAs(stages.CodeNotFound, name)
 	return f, err
@@ -170,12 +186,13 @@ func (c *Checkpoint) Open(name string) (*os.File, error) {
 
 // openAs opens a file of the folder; code is that of the Fault when it is no file that can be read.
 func (c *Checkpoint) openAs(code stages.Code, name string) (*os.File, int64, error) {
-	if name != filepath.Base(name) || !filepath.IsLocal(name) {
+	local, err := filepath.Localize(name)
+	if err != nil {
 		return nil, 0, stages.Refuse(stages.Fault{
-			Code: stages.CodeEscape, File: name, Problem: "is not the plain name of a file in the checkpoint's folder",
+			Code: stages.CodeEscape, File: name, Problem: "is not the name of a file in the checkpoint's folder",
 		})
 	}
-	at := filepath.Join(c.sub, name)
+	at := filepath.Join(c.sub, local)
 	f, info, err := c.trust.open(at)
 	if err == nil {
 		return f, info.Size(), nil

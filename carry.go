@@ -1,0 +1,136 @@
+package coldload
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sinks/file"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
+)
+
+// carriedFiles are the files of the Checkpoint that go into a packed folder, as they will be there.
+type carriedFiles struct {
+	list  []packed.File
+	files []file.File
+	notes []string
+}
+
+// sourceFolder keeps what described the quantisation of the original.
+const sourceFolder = "source/"
+
+// carry takes over the Checkpoint's other files. config.json says what the weights have become; the files beside it that said how they
+// were quantised go to source/, since an engine that finds them would take the weights for what they were.
+func (ck *Checkpoint) carry(opt Options) (*carriedFiles, error) {
+	c := &carriedFiles{}
+	if ck.packed != nil {
+		for _, f := range ck.packed.files {
+			if f.Name != safetensors.IndexName {
+				if err := c.add(ck.found, f.Name, f.Name, nil); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return c, nil
+	}
+	change := ck.configChange(opt)
+	for _, name := range ck.found.OtherFiles() {
+		to, rewrite := name, packed.ConfigChange{}
+		switch {
+		case name == "config.json":
+			rewrite = change
+		case change.Requantise && slices.Contains(discover.QuantFiles(), name):
+			to = sourceFolder + name
+		}
+		if err := c.add(ck.found, name, to, &rewrite); err != nil {
+			return nil, err
+		}
+	}
+	if folders := ck.found.Folders(); len(folders) > 0 {
+		c.notes = append(c.notes, "folders of the checkpoint are not taken over: "+strings.Join(folders, ", "))
+	}
+	return c, nil
+}
+
+// configChange is what config.json must say of the weights.
+func (ck *Checkpoint) configChange(opt Options) (c packed.ConfigChange) {
+	c.DType = torchNames[opt.DType]
+	q := ck.found.Quant
+	if q == nil || opt.Layout == stages.LayoutRaw {
+		return c
+	}
+	c.Requantise = true
+	c.Source = q.Raw()
+	if opt.Layout != stages.LayoutDequant {
+		c.Layout = stages.LayoutMarlin
+		if opt.Layout != "" {
+			c.Layout = opt.Layout
+		}
+	}
+	return c
+}
+
+var torchNames = map[stages.DType]string{safetensors.F16: "float16", safetensors.BF16: "bfloat16", safetensors.F32: "float32"}
+
+// add reads the file once, to know what it will be, and again when it is written: it must be the same then.
+func (c *carriedFiles) add(found *discover.Checkpoint, from, to string, change *packed.ConfigChange) error {
+	content := func() (io.ReadCloser, error) { return found.Open(from) }
+	if change != nil && (change.Requantise || change.DType != "") {
+		text, err := rewritten(found, from, *change)
+		if err != nil {
+			return err
+		}
+		content = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(text))), nil }
+	}
+	entry := packed.File{Name: to}
+	var err error
+	if entry.SHA256, entry.Bytes, err = copyHashed(io.Discard, content); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	c.list = append(c.list, entry)
+	c.files = append(c.files, file.File{Name: to, Write: func(w io.Writer) error {
+		sum, _, err := copyHashed(w, content)
+		if err == nil && sum != entry.SHA256 {
+			err = &stages.DataError{
+				File: from, Problem: "the file has changed since the load began", Advice: "load again when nothing writes to the checkpoint",
+			}
+		}
+		return err
+	}})
+	return nil
+}
+
+func rewritten(found *discover.Checkpoint, name string, change packed.ConfigChange) ([]byte, error) {
+	f, err := found.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	text, err = packed.RewriteConfig(jsontext.Value(text), change)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return text, nil
+}
+
+func copyHashed(w io.Writer, open func() (io.ReadCloser, error)) (sum packed.Sum, n int64, err error) {
+	r, err := open()
+	if err != nil {
+		return sum, 0, err
+	}
+	h := sha256.New()
+	n, err = io.Copy(io.MultiWriter(w, h), r)
+	h.Sum(sum[:0])
+	return sum, n, errors.Join(err, r.Close())
+}
