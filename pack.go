@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/go-json-experiment/json"
 
@@ -128,9 +129,8 @@ func (ck *Checkpoint) packedOptions(opt Options) packedOptions {
 	if len(opt.Include)+len(opt.Exclude) > 0 {
 		o.Include, o.Exclude = opt.Include, opt.Exclude
 	}
-	for _, s := range newPackedOptions(opt).Stages {
-		o.Stages = append(o.Stages[:len(o.Stages):len(o.Stages)], s)
-	}
+	added := newPackedOptions(opt)
+	o.Stages, o.Rules = slices.Concat(o.Stages, added.Stages), slices.Concat(o.Rules, added.Rules)
 	return o
 }
 

@@ -15,14 +15,18 @@ import (
 
 // packedOptions are the options in a manifest: those that decide what the Outputs of the folder are.
 type packedOptions struct {
-	Layout  stages.Layout `json:"layout"`
-	DType   string        `json:"dtype"` // as the command names it
-	Names   string        `json:"names"`
-	NoFuse  bool          `json:"no_fuse,omitzero"`
-	Include []string      `json:"include,omitzero"`
-	Exclude []string      `json:"exclude,omitzero"`
+	Layout stages.Layout `json:"layout"`
+	DType  string        `json:"dtype"` // as the command names it
+	Names  string        `json:"names"`
+	NoFuse bool          `json:"no_fuse,omitzero"`
+	// ActOrder says that the order of g_idx was taken although the config denies it.
+	ActOrder bool     `json:"act_order,omitzero"`
+	Include  []string `json:"include,omitzero"`
+	Exclude  []string `json:"exclude,omitzero"`
 	// Stages are the names of the stages that a program of somebody else's inserted: nobody else can make the same bytes.
 	Stages []string `json:"stages,omitzero"`
+	// Rules are the types of the rules that it gave, likewise.
+	Rules []string `json:"rules,omitzero"`
 }
 
 // namesHF is how Outputs are named: as a Hugging Face checkpoint would name them.
@@ -30,7 +34,7 @@ const namesHF = "hf"
 
 func newPackedOptions(opt Options) packedOptions {
 	o := packedOptions{
-		Layout: cmp.Or(opt.Layout, stages.LayoutMarlin), DType: "keep", Names: namesHF, NoFuse: opt.NoFuse,
+		Layout: cmp.Or(opt.Layout, stages.LayoutMarlin), DType: "keep", Names: namesHF, NoFuse: opt.NoFuse, ActOrder: opt.ActOrder,
 		Include: opt.Include, Exclude: opt.Exclude,
 	}
 	for name, d := range dtypeNames {
@@ -40,6 +44,9 @@ func newPackedOptions(opt Options) packedOptions {
 	}
 	for _, s := range opt.Stages {
 		o.Stages = append(o.Stages, fmt.Sprintf("%s after %s", s.Stage.Name(), s.After))
+	}
+	for _, r := range opt.Rules {
+		o.Rules = append(o.Rules, fmt.Sprintf("%T", r))
 	}
 	return o
 }
@@ -67,12 +74,12 @@ func (o packedOptions) value() (jsontext.Value, error) { return json.Marshal(&o)
 
 // plan is what a Plan must know of a folder with these options.
 func (o packedOptions) plan(program string) plan.Packed {
-	return plan.Packed{Program: program, Layout: o.Layout, DType: dtypeNames[o.DType], NoFuse: o.NoFuse}
+	return plan.Packed{Program: program, Layout: o.Layout, DType: dtypeNames[o.DType], NoFuse: o.NoFuse, ActOrder: o.ActOrder}
 }
 
 // apply makes opt ask for the same Outputs.
 func (o packedOptions) apply(opt Options) Options {
-	opt.Layout, opt.DType, opt.NoFuse = o.Layout, dtypeNames[o.DType], o.NoFuse
+	opt.Layout, opt.DType, opt.NoFuse, opt.ActOrder = o.Layout, dtypeNames[o.DType], o.NoFuse, o.ActOrder
 	opt.Include, opt.Exclude = o.Include, o.Exclude
 	return opt
 }

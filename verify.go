@@ -74,9 +74,9 @@ func recompute(ctx context.Context, m *packed.Manifest, vopt VerifyOptions, res 
 	if err != nil {
 		return err
 	}
-	if len(options.Stages) > 0 && len(vopt.Load.Stages) == 0 {
-		return fmt.Errorf("%w: the folder was packed by a program with stages of its own (%q): only it can compute the outputs again",
-			ErrOptions, options.Stages)
+	if len(options.Stages) > len(vopt.Load.Stages) || len(options.Rules) > len(vopt.Load.Rules) {
+		return fmt.Errorf("%w: the folder was packed by a program with stages or rules of its own (%q): only it can compute the outputs again",
+			ErrOptions, slices.Concat(options.Stages, options.Rules))
 	}
 	opt := options.apply(vopt.Load)
 	ck, err := open(ctx, vopt.Against, opt, newResult())

@@ -14,11 +14,12 @@ const MethodPacked = "coldload"
 // Packed is what the manifest of a packed folder says of it: its Outputs are the tensors of the Catalog, in their final form.
 type Packed struct {
 	Program string // version of the program that packed it
-	// Layout, DType and NoFuse are what was asked for when it was packed: nothing else can be had from it.
-	Layout  stages.Layout
-	DType   stages.DType
-	NoFuse  bool
-	Outputs []stages.Output // sorted by name; one for each tensor of the Catalog, which agrees with it
+	// Layout, DType, NoFuse and ActOrder are what was asked for when it was packed: nothing else can be had from it.
+	Layout   stages.Layout
+	DType    stages.DType
+	NoFuse   bool
+	ActOrder bool
+	Outputs  []stages.Output // sorted by name; one for each tensor of the Catalog, which agrees with it
 }
 
 // takePacked makes every Output of a packed folder as it is.
@@ -62,6 +63,9 @@ func (c *compiler) comparePacked(p *Packed) {
 	}
 	if c.opt.NoFuse && !p.NoFuse {
 		refuse("choice of fusion", "fused", "not fused")
+	}
+	if c.opt.ActOrder && !p.ActOrder {
+		refuse("order of input features", "that of the config", "act-order")
 	}
 }
 

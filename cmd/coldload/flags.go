@@ -63,13 +63,14 @@ type planFlags struct {
 
 	layout, dtype, names, io choice
 	include, exclude         []string
+	noFuse, strict, actOrder bool
 	budget                   size
 	workers                  int
 }
 
 func newPlanFlags() planFlags {
 	return planFlags{
-		layout: chooseFrom([]string{string(stages.LayoutMarlin)}, string(stages.LayoutRaw), string(stages.LayoutExllama), string(stages.LayoutDequant)),
+		layout: chooseFrom([]string{string(stages.LayoutMarlin), string(stages.LayoutExllama), string(stages.LayoutRaw), string(stages.LayoutDequant)}),
 		dtype:  chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
 		names:  chooseFrom([]string{"hf"}, "vllm"),
 		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String()}, "direct"),
@@ -80,7 +81,10 @@ func newPlanFlags() planFlags {
 func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	f.outputFlags.AddFlags(fs)
 	fs.Var(&f.layout, "layout", "layout of quantised modules; a packed folder has its own")
-	fs.Var(&f.dtype, "dtype", "dtype of floating-point tensors and of scales; f32 does not go with layout marlin")
+	fs.Var(&f.dtype, "dtype", "dtype of floating-point tensors and of scales; f32 does not go with layouts marlin and exllama")
+	fs.BoolVar(&f.noFuse, "no-fuse", false, "make every module by itself: no q/k/v or gate/up in one, no stacked experts")
+	fs.BoolVar(&f.strict, "strict", false, "refuse a checkpoint of which the layout cannot hold all, instead of keeping modules raw")
+	fs.BoolVar(&f.actOrder, "act-order", false, "sort input features by g_idx wherever there is one, though the config says desc_act false")
 	fs.Var(&f.names, "names", "how outputs are named")
 	fs.StringArrayVar(&f.include, "include", nil, "make only the outputs whose names match `GLOB`, as plan lists them (* and ? and [a-z]); may be repeated")
 	fs.StringArrayVar(&f.exclude, "exclude", nil, "leave out the outputs whose names match `GLOB`; may be repeated")
@@ -108,7 +112,7 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	}
 	n := f.workers
 	return coldload.Options{
-		Layout: layout, Include: f.include, Exclude: f.exclude, DType: dtypes[f.dtype.value], Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtypes[f.dtype.value], Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
 	}, nil
 }

@@ -57,6 +57,8 @@ the same work and throws every tensor away, which needs no more memory than
 with its defaults. On a terminal a line shows the
 bytes written, the rate and the time to the very end.
 
+` + layoutHelp + `
+
 ` + pathHelp + `
 
 With --json, peak_anon_bytes is the most anonymous memory that the process had,
@@ -66,6 +68,7 @@ the system, without the result). Times of phases are summed over their workers.
 ` + exitCodes,
 		Example: `  coldload load ./my-model
   coldload load ./my-model --to discard --dtype bf16 --budget 1GiB
+  coldload load ./my-model --layout dequant --no-fuse
   coldload load org/name --json | jq '.phases[] | {name, busy_seconds}'`,
 		Args: exactly(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -51,6 +51,8 @@ checkpoints and options give equal folders, byte for byte.
 In config.json, quantization_config says what the weights have become, with the
 original inside; quantize_config.json moves to source/.
 
+` + layoutHelp + `
+
 ` + pathHelp + `
 
 ` + exitCodes,

@@ -27,12 +27,19 @@ processed by this version), with every fault; 4 verify found a difference;
 
 	pathHelp = `PATH is a folder, a .safetensors file, or org/name (org/name@revision) in the
 Hugging Face cache. Nothing is downloaded.`
+
+	layoutHelp = `--layout says what becomes of quantised modules: marlin and exllama are the
+orders of bytes that those GPU kernels read; raw joins the tensors as they are;
+dequant makes floating-point weights in --dtype (keep: that of the config). A
+module that the layout cannot hold is kept raw and the plan gives the reason;
+with --strict the checkpoint is refused instead. --no-fuse is for engines that
+load every module by itself.`
 )
 
 // What the design has and this version has not: it is refused by name, so that nobody takes a typing error for a missing ability.
 var (
 	laterCommands = []string{"report"}
-	laterFlags    = []string{"no-fuse", "strict", "act-order", "alias", "report", "trace", "trace-batches"}
+	laterFlags    = []string{"alias", "report", "trace", "trace-batches"}
 )
 
 // errLater ends the sentence that refuses them.
