@@ -100,7 +100,7 @@ func ourName(vllm string) string {
 	return strings.NewReplacer("experts.w13_", "experts.gate_up_proj.", "experts.w2_", "experts.down_proj.").Replace(vllm)
 }
 
-func checkExpected(t *testing.T, mem *host.Memory, f fixture, prefix string) {
+func checkExpected(t *testing.T, mem outputs, f fixture, prefix string) {
 	t.Helper()
 	found := 0
 	for _, e := range f.Expected {
@@ -174,7 +174,7 @@ func TestFixtureGPTQDequant(t *testing.T) {
 	}
 }
 
-func checkDequant(t *testing.T, mem *host.Memory, f fixture) {
+func checkDequant(t *testing.T, mem outputs, f fixture) {
 	t.Helper()
 	if len(f.Dequant.Modules) == 0 {
 		t.Fatal("the fixture has no dequantised weights")
@@ -192,7 +192,7 @@ func checkDequant(t *testing.T, mem *host.Memory, f fixture) {
 }
 
 // checkFusedFrom compares every output of a fused load with those of an unfused one, joined.
-func checkFusedFrom(t *testing.T, fused, single *host.Memory) {
+func checkFusedFrom(t *testing.T, fused, single outputs) {
 	t.Helper()
 	src := map[string][]byte{}
 	for name, tensor := range single.All() {

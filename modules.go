@@ -77,16 +77,23 @@ func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
+	res := newResult()
+	ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
+	m, err := ck.runModule(ctx, q, opt, res)
+	res.finish()
+	endSpan(span, res, err)
+	return m, err
+}
+
+func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, opt Options, res *Result) (*Module, error) {
 	p, err := plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
+	res.takePlan(p)
 	if err != nil {
 		return nil, err
 	}
 	sink := host.New(host.Options{})
-	res := newResult()
-	res.takePlan(p)
 	if err := ck.begin(ctx, p, sink, opt, res); err != nil {
 		return nil, err
 	}
-	res.finish()
 	return &Module{Name: q.Name, Result: res, Memory: sink.Memory()}, nil
 }

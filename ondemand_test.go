@@ -16,16 +16,7 @@ import (
 
 func openFixture(t *testing.T, name string, opt coldload.Options) *coldload.Checkpoint {
 	t.Helper()
-	ck, err := coldload.Open(t.Context(), fixturePath(name), opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := ck.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return ck
+	return openPath(t, fixturePath(name), opt)
 }
 
 // TestOnDemandEqualsLoad: every module loaded by itself has the bytes that a whole load gives it, from many goroutines at once.
@@ -75,10 +66,10 @@ func modulesOf(outputs []stages.Output) map[string]bool {
 
 func loadModule(ctx context.Context, ck *coldload.Checkpoint, module string, opt coldload.Options) (*coldload.Module, error) {
 	scope, member, ok := strings.Cut(module, ".experts.")
-	if !ok {
+	members := map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}}[member]
+	if !ok || members == nil {
 		return ck.Linear(ctx, module, opt)
 	}
-	members := map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}}[member]
 	return ck.Experts(ctx, scope+".experts.{e}", members, 4, opt)
 }
 

@@ -10,6 +10,7 @@ import (
 	"unsafe"
 
 	"github.com/coldload/coldload/internal/offheap"
+	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
 )
@@ -34,43 +35,50 @@ func (o *Output) Release() error {
 var errStopped = errors.New("the caller has seen enough")
 
 // Outputs loads the checkpoint and yields every Output as soon as it is complete. The receiver releases it. While the receiver holds the
-// loop up, the load waits, so that no more than the unfinished Outputs and the budget are in memory. An error ends the loop. Leaving the
-// loop ends the load.
+// loop up, the load waits, so that no more than the unfinished Outputs and the budget are in memory; the budget is one of its own, as large
+// as the Checkpoint's, so that the body of the loop may load from the same Checkpoint. An error ends the loop. Leaving the loop ends the
+// load.
 func (ck *Checkpoint) Outputs(ctx context.Context, opt Options) iter.Seq2[*Output, error] {
 	return func(yield func(*Output, error) bool) {
 		opt := ck.options(opt)
-		if err := opt.validate(); err != nil {
-			yield(nil, err)
-			return
-		}
-		p, err := ck.Plan(opt, nil)
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		ctx, stop := context.WithCancelCause(ctx)
-		defer stop(nil)
-		out := newOutlet(p.Outputs)
-		if err := out.Begin(ctx, p.Outputs); err != nil {
-			yield(nil, errors.Join(err, out.Close()))
-			return
-		}
-		f := ck.wire(ctx, p, out, opt)
-		f.run.Start()
-		more := true
-		for o := range out.done {
-			if !more || !yield(o, nil) {
-				more = false
-				stop(errStopped)
-				if err := o.Release(); err != nil {
-					stop(err)
-				}
-			}
-		}
-		if err := unwrapRefusal(f.run.Wait()); err != nil && more {
+		res := newResult()
+		ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
+		left, err := ck.stream(ctx, opt, res, yield)
+		endSpan(span, res, err)
+		if err != nil && !left {
 			yield(nil, err)
 		}
 	}
+}
+
+// stream is the loop of Outputs; left says that the receiver left it.
+func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yield func(*Output, error) bool) (left bool, err error) {
+	p, err := ck.makePlan(ctx, nil, opt, res)
+	if err != nil {
+		return false, err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out := newOutlet(p.Outputs)
+	if err := out.Begin(ctx, p.Outputs); err != nil {
+		return false, errors.Join(err, out.Close())
+	}
+	f := ck.wire(ctx, p, out, opt, pipeline.NewBudget(ck.budget.Size()))
+	f.run.Start()
+	for o := range out.done {
+		if left || !yield(o, nil) {
+			left = true
+			stop(errStopped)
+			if err := o.Release(); err != nil {
+				stop(err)
+			}
+		}
+	}
+	err = f.end(p, res)
+	if left && errors.Is(err, errStopped) {
+		return left, nil
+	}
+	return left, unwrapRefusal(err)
 }
 
 // outlet is a Sink that hands every Output on when its last Slab is written. Its memory is made when the first Slab is reserved, as much

@@ -727,7 +727,11 @@ func (l *rndLoad) exllama(u *rndUnit) {
 		}
 		return out
 	})
-	l.plainZeros(u, stages.LayoutExllama)
+	zeros := stages.LayoutExllama
+	if l.c.format != "gptq" {
+		zeros = stages.LayoutExllamaV2
+	}
+	l.plainZeros(u, zeros)
 	l.plainFloats(u, stages.LayoutExllama)
 	if l.order(first) {
 		l.addIndices(u, stages.LayoutExllama)

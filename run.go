@@ -71,21 +71,25 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 
 // flow runs a Plan into a sink that was begun.
 func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
-	f := ck.wire(ctx, p, sink, opt)
+	return ck.wire(ctx, p, sink, opt, ck.budget).end(p, res)
+}
+
+// end waits for the end of a load and notes its figures.
+func (f *flow) end(p *plan.Plan, res *Result) error {
 	err := f.run.Wait()
-	res.takeFlow(f.run.Stats(), ck.budget.Peak())
+	res.takeFlow(f.run.Stats(), f.budget.Peak())
 	res.takeWarnings(f.warnings)
-	if err == nil && opt.Progress != nil {
+	if err == nil && f.opt.Progress != nil {
 		total := p.Summary.BytesOut - p.Summary.Skipped
-		opt.Progress(Progress{Written: total, Total: total, Done: true})
+		f.opt.Progress(Progress{Written: total, Total: total, Done: true})
 	}
 	return err
 }
 
-// wire connects the stages of a load. Nothing runs yet.
-func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options) *flow {
-	f := &flow{opt: opt, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(ck.budget, (*stages.Batch).Cost))
+// wire connects the stages of a load that charges budget. Nothing runs yet.
+func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) *flow {
+	f := &flow{opt: opt, budget: budget, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
+	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(budget, (*stages.Batch).Cost))
 
 	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), opt.Workers.Fetch, fetchWork)
 	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
@@ -119,6 +123,7 @@ func batches(p *plan.Plan, sink stages.Sink) iter.Seq2[*stages.Batch, error] {
 // flow is the chain of stages under construction.
 type flow struct {
 	opt      Options
+	budget   *pipeline.Budget
 	run      *pipeline.Run
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings

@@ -74,7 +74,7 @@ func recompute(ctx context.Context, m *packed.Manifest, vopt VerifyOptions, res 
 	if err != nil {
 		return err
 	}
-	if len(options.Stages) > len(vopt.Load.Stages) || len(options.Rules) > len(vopt.Load.Rules) {
+	if len(options.Stages) > 0 && len(vopt.Load.Stages) == 0 || len(options.Rules) > 0 && len(vopt.Load.Rules) == 0 {
 		return fmt.Errorf("%w: the folder was packed by a program with stages or rules of its own (%q): only it can compute the outputs again",
 			ErrOptions, slices.Concat(options.Stages, options.Rules))
 	}

@@ -30,6 +30,7 @@ type compiler struct {
 	names   map[string]struct{}
 	fused   map[string]*Fused // by members and name
 	kept    map[string]*Kept
+	dropped []recipe // of Outputs that a rule does not want
 }
 
 // Marks in compiler.owner.
@@ -346,6 +347,7 @@ func (c *compiler) checkNames() {
 // describe fills in what the Plan says about itself.
 func (c *compiler) describe() {
 	c.checkNames()
+	c.countDropped()
 	s := &c.plan.Summary
 	s.Format = c.method
 	for i := range c.in.Catalog.Len() {

@@ -228,10 +228,14 @@ func (o *gptqOutputs) exllama() string {
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutExllama)
 	var checks []Check
-	if !o.spec.sym && !o.r.v2 {
-		checks = append(checks, Check{Part: gptqQzeros, Op: decode.CheckZeroFields(int(o.spec.bits), int(o.groups()))})
+	zeros := stages.LayoutExllamaV2
+	if !o.r.v2 {
+		zeros = stages.LayoutExllama
+		if !o.spec.sym {
+			checks = append(checks, Check{Part: gptqQzeros, Op: decode.CheckZeroFields(int(o.spec.bits), int(o.groups()))})
+		}
 	}
-	o.zeros(stages.LayoutExllama, checks)
+	o.zeros(zeros, checks)
 	if o.spec.order() {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(groups), stages.LayoutExllama)
 	}
@@ -291,7 +295,7 @@ func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) {
 	o.floats(part, rows, to, op, l, []Check{{Part: part, Op: decode.CheckFinite(from)}})
 }
 
-// zeros adds the zero points as they are.
+// zeros adds the zero points as the checkpoint stores them.
 func (o *gptqOutputs) zeros(l stages.Layout, checks []Check) {
 	kind := o.b.Kind()
 	if l != stages.LayoutRaw {

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/coldload/coldload/stages"
@@ -18,8 +20,9 @@ type Request struct {
 // together is a *stages.RefusedError.
 func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 	c := newCompiler(in, opt)
-	c.openFormat()
-	if len(c.faults.list) == 0 {
+	if in.Packed != nil {
+		c.requestPacked(q)
+	} else if c.openFormat(); len(c.faults.list) == 0 {
 		c.request(q)
 	}
 	if len(c.faults.list) == 0 {
@@ -30,6 +33,38 @@ func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 	}
 	c.plan.Faults = c.faults.list
 	return c.plan, stages.Refuse(c.plan.Faults...)
+}
+
+// requestPacked takes a module of a packed folder as it is.
+func (c *compiler) requestPacked(q Request) {
+	p := c.in.Packed
+	c.method = MethodPacked
+	c.comparePacked(p)
+	c.plan.Summary.Layout = p.Layout
+	prefix := q.Name + "."
+	first, _ := slices.BinarySearchFunc(p.Outputs, prefix, func(o stages.Output, name string) int { return strings.Compare(o.Name, name) })
+	found := 0
+	for _, o := range p.Outputs[first:] {
+		suffix, ok := strings.CutPrefix(o.Name, prefix)
+		if !ok {
+			break
+		}
+		t, ok := c.in.Catalog.Lookup(o.Name)
+		if !ok || strings.Contains(suffix, ".") {
+			continue // of a module below this one
+		}
+		found++
+		if q.Experts > 0 && (len(o.Shape) == 0 || o.Shape[0] != int64(q.Experts)) {
+			c.checks.Fault(int32(t), stages.CodeMember, "is not a stack of so many experts", strconv.Itoa(q.Experts), formatShape(o.Shape), "")
+		}
+		c.takeOutput(o, int32(t))
+	}
+	if found == 0 {
+		c.faults.add(stages.Fault{
+			Code: stages.CodeNotFound, Tensor: q.Name, Problem: "no such module in the packed folder", Expected: "an output " + prefix + "...",
+			Advice: "a packed folder has the modules as they were fused when it was packed: `coldload plan` lists them",
+		})
+	}
 }
 
 func (c *compiler) request(q Request) {
@@ -73,9 +108,12 @@ func (c *compiler) addRequested(base string) {
 // Linear finds what a module name stands for: the first that exists of the quantised module itself, its quantised members, the dense
 // module, its dense members. Members are those that the rules fuse into a module of that name: q, k, v into qkv_proj.
 func Linear(in Input, opt Options, name string) Request {
+	q := Request{Name: name, Bases: []string{name}}
+	if in.Packed != nil {
+		return q
+	}
 	c := newCompiler(in, opt)
 	c.openFormat()
-	q := Request{Name: name, Bases: []string{name}}
 	members := fusedMembers(name)
 	quantised := func(base string) bool { return c.reader != nil && c.exists(base+"."+c.reader.Parts()[0]) }
 	switch {
@@ -146,6 +184,11 @@ type GPTQInfo struct {
 
 // GPTQModule looks at one module without planning anything.
 func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
+	if in.Packed != nil {
+		return GPTQInfo{}, stages.Refuse(stages.Fault{
+			Code: stages.CodeUnsupported, Tensor: base, Problem: "is in a packed folder, in its final form", Advice: "load it as it is, or open the original",
+		})
+	}
 	c := newCompiler(in, opt)
 	c.openFormat()
 	r, ok := c.reader.(*gptqReader)

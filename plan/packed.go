@@ -36,11 +36,15 @@ func (c *compiler) takePacked(p *Packed) {
 			c.checks.Fault(int32(i), stages.CodeExtra, "is in the header and not in the manifest", "", "", "pack again")
 			continue
 		}
-		o := p.Outputs[at]
-		o.SlabBytes = slabOf(o.Size)
-		c.add(o, single{op: decode.Copy(), tensor: int32(i), from: 1, to: 1})
+		c.takeOutput(p.Outputs[at], int32(i))
 	}
 	c.note("packed by coldload %s: the outputs are taken as they are", p.Program)
+}
+
+// takeOutput makes one of them from its tensor.
+func (c *compiler) takeOutput(o stages.Output, tensor int32) {
+	o.SlabBytes = slabOf(o.Size)
+	c.add(o, single{op: decode.Copy(), tensor: tensor, from: 1, to: 1})
 }
 
 // comparePacked refuses what a packed folder cannot give.

@@ -15,7 +15,7 @@ func (c *compiler) rewrite(o stages.Output, r recipe) (stages.Output, recipe, bo
 	for _, rule := range c.opt.Rules {
 		w := rule.Rewrite(o)
 		if w.Drop {
-			c.drop(r)
+			c.dropped = append(c.dropped, r)
 			return o, r, false
 		}
 		if !keeps(w.DType) && w.DType != o.DType {
@@ -36,11 +36,51 @@ func (c *compiler) rewrite(o stages.Output, r recipe) (stages.Output, recipe, bo
 	return o, r, true
 }
 
-// drop counts the tensors of an Output that is not made.
-func (c *compiler) drop(r recipe) {
-	for _, t := range bulk(r) {
-		c.plan.Summary.Ignored++
-		c.plan.Summary.IgnoredIn += c.in.Catalog.Extent(int(t)).Len
+// countDropped counts the tensors that only Outputs need which rules dropped: they are not read.
+func (c *compiler) countDropped() {
+	if len(c.dropped) == 0 {
+		return
+	}
+	used := map[int32]bool{}
+	mark := func(t int32) { used[t] = true }
+	for _, r := range c.plan.recipes {
+		eachTensor(r, mark)
+	}
+	s := &c.plan.Summary
+	for _, r := range c.dropped {
+		eachTensor(r, func(t int32) {
+			if !used[t] {
+				used[t] = true
+				s.Ignored++
+				s.IgnoredIn += c.in.Catalog.Extent(int(t)).Len
+			}
+		})
+	}
+}
+
+// eachTensor calls f for the tensors that a recipe reads, some of them more than once.
+func eachTensor(r recipe, f func(int32)) {
+	all := func(lists ...[]int32) {
+		for _, list := range lists {
+			for _, t := range list {
+				if t != none {
+					f(t)
+				}
+			}
+		}
+	}
+	all(bulk(r))
+	checks := []check(nil)
+	switch r := r.(type) {
+	case *grid:
+		all(r.sides...)
+		checks = r.checks
+	case *tall:
+		all(r.parts...)
+		checks = r.checks.checks
+	}
+	for _, k := range checks {
+		all(k.tensors...)
 	}
 }
 
