@@ -101,7 +101,9 @@ func (o *gptqOutputs) floats(part int, rows int64, to stages.DType, op stages.Op
 	from := o.b.SourceDType(part)
 	kind := stages.KindRepacked
 	if l == stages.LayoutRaw {
-		kind = o.b.Kind()
+		if kind = o.b.Kind(); kind == stages.KindKept && from != to {
+			kind = stages.KindCast
+		}
 	}
 	dims := []int64{rows, o.g.N()}
 	if part == gptqBias {
@@ -286,9 +288,12 @@ func (o *gptqOutputs) raw() string {
 }
 
 // keepFloats adds scales or biases in their order, cast when that is asked for and checked to be finite.
-func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) {
+func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) { o.castFloats(part, rows, l, o.b.DType()) }
+
+// castFloats is keepFloats with the dtype that is wanted.
+func (o *gptqOutputs) castFloats(part int, rows int64, l stages.Layout, want stages.DType) {
 	from := o.b.SourceDType(part)
-	to, op, err := castTo(from, o.b.DType())
+	to, op, err := castTo(from, want)
 	if err != nil || from == to {
 		to, op = from, o.b.Copy()
 	}
@@ -340,7 +345,7 @@ func (o *gptqOutputs) dequant() string {
 	}
 	o.b.Tall(Tall{Suffix: "weight", Parts: parts, DType: to, Op: op, Checks: checks})
 	if o.spec.bias != safetensors.Invalid {
-		o.b.Segments("bias", gptqBias, []int64{o.g.N()}, to)
+		o.castFloats(gptqBias, 1, stages.LayoutRaw, to)
 	}
 	return ""
 }
