@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -188,4 +190,113 @@ func TestOutputsStream(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLoadInsideOutputs: the body of the loop may load from the same Checkpoint, however small the budget is.
+func TestLoadInsideOutputs(t *testing.T) {
+	const name = "gptq_moe_4b_g128_sharded"
+	ck := openFixture(t, name, coldload.Options{Budget: 256 << 10})
+	n := 0
+	for out, err := range ck.Outputs(t.Context(), coldload.Options{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := ck.Linear(t.Context(), "model.layers.0.self_attn.qkv_proj", coldload.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner := 0
+		for x, err := range ck.Outputs(t.Context(), coldload.Options{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			inner++
+			if err := x.Release(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := errors.Join(m.Close(), out.Release()); err != nil || inner == 0 {
+			t.Errorf("%d outputs inside, error %v", inner, err)
+		}
+		n++
+	}
+	if n == 0 {
+		t.Error("no outputs")
+	}
+}
+
+// TestOutputsFail: the error of the load ends the loop, once, after what was complete.
+func TestOutputsFail(t *testing.T) {
+	m := o(ckpt.GPTQOptions{})
+	dir := ckpt.New(t).Shard(single, ckpt.Replace(m, f16Scales(m, 200, 0x7E00))).JSON("config.json", config("llama", nil)).Write()
+	ck := openPath(t, dir, coldload.Options{})
+	var last error
+	for out, err := range ck.Outputs(t.Context(), coldload.Options{}) {
+		if last != nil {
+			t.Error("the loop goes on after an error")
+		}
+		if last = err; err == nil {
+			if err := out.Release(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if data, ok := errors.AsType[*stages.DataError](last); !ok || data.Tensor != oProj+".scales" {
+		t.Errorf("error %v", last)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("stop")
+	cancel(stop)
+	for _, err := range ck.Outputs(ctx, coldload.Options{}) {
+		if !errors.Is(err, stop) {
+			t.Errorf("error %v, want the cause", err)
+		}
+	}
+	if _, err := ck.Linear(t.Context(), oProj, coldload.Options{}); !strings.Contains(fmt.Sprint(err), "not finite") {
+		t.Errorf("the module by itself: %v", err)
+	}
+}
+
+// TestOpenPacked: a packed folder gives its outputs on demand too, as they are; what it does not have is refused.
+func TestOpenPacked(t *testing.T) {
+	const name = "gptq_moe_4b_g128_sharded"
+	dir := filepath.Join(t.TempDir(), "packed")
+	if _, err := coldload.Pack(t.Context(), fixturePath(name), dir, coldload.Options{}, coldload.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	whole, _ := loadHost(t, fixturePath(name), coldload.Options{})
+	ck := openPath(t, dir, coldload.Options{})
+	for module := range modulesOf(whole.Outputs()) {
+		m, err := loadModule(t.Context(), ck, module, coldload.Options{Layout: stages.LayoutMarlin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(m.Parts()) == 0 {
+			t.Errorf("%s has no parts", module)
+		}
+		for out, x := range m.All() {
+			if want, ok := whole.Lookup(out); !ok || want.Layout != x.Layout || !bytes.Equal(want.Bytes, x.Bytes) {
+				t.Errorf("%s: not what a load of the original makes of it", out)
+			}
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	refused := func(what string, err error, says string) {
+		t.Helper()
+		if r, ok := errors.AsType[*stages.RefusedError](err); !ok || !strings.Contains(r.Error(), says) {
+			t.Errorf("%s: %v, want a refusal with %q", what, err, says)
+		}
+	}
+	_, err := ck.Linear(t.Context(), "model.layers.0.self_attn.q_proj", coldload.Options{})
+	refused("a member", err, "no such module in the packed folder")
+	_, err = ck.Linear(t.Context(), "model.layers.0.self_attn.qkv_proj", coldload.Options{Layout: stages.LayoutRaw})
+	refused("another layout", err, "packed with another layout")
+	_, err = ck.Linear(t.Context(), "model.layers.0.self_attn.qkv_proj", coldload.Options{ActOrder: true})
+	refused("another order", err, "packed with another order of input features")
+	_, err = ck.Experts(t.Context(), "model.layers.0.mlp.experts.{e}", []string{"down_proj"}, 3, coldload.Options{})
+	refused("another number of experts", err, "not a stack of so many experts")
+	_, err = ck.GPTQ("model.layers.0.self_attn.q_proj")
+	refused("the raw members", err, "packed folder")
 }

@@ -288,7 +288,9 @@ func (o *gptqOutputs) raw() string {
 }
 
 // keepFloats adds scales or biases in their order, cast when that is asked for and checked to be finite.
-func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) { o.castFloats(part, rows, l, o.b.DType()) }
+func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) {
+	o.castFloats(part, rows, l, o.b.DType())
+}
 
 // castFloats is keepFloats with the dtype that is wanted.
 func (o *gptqOutputs) castFloats(part int, rows int64, l stages.Layout, want stages.DType) {

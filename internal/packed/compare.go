@@ -162,8 +162,10 @@ func (c *Comparer) Commit(context.Context) error {
 		o, p := &c.outputs[i], &c.m.Outputs[at]
 		if p.Digest.SlabBytes != o.SlabBytes {
 			if first, ok := c.different[i]; ok {
-				c.differences = append(c.differences, Difference{p.File, o.Name, Differs,
-					fmt.Sprintf("computed again, it is another from byte %d on", first)})
+				c.differences = append(c.differences, Difference{
+					p.File, o.Name, Differs,
+					fmt.Sprintf("computed again, it is another from byte %d on", first),
+				})
 			}
 			continue
 		}
@@ -172,8 +174,10 @@ func (c *Comparer) Commit(context.Context) error {
 			return fmt.Errorf("output %s was not made completely", o.Name)
 		}
 		if got := d.Root(i); got != p.Digest.Root {
-			c.differences = append(c.differences, Difference{p.File, o.Name, Differs,
-				fmt.Sprintf("computed again, it has %s %s, packed was %s", p.Digest.Algorithm, got, p.Digest.Root)})
+			c.differences = append(c.differences, Difference{
+				p.File, o.Name, Differs,
+				fmt.Sprintf("computed again, it has %s %s, packed was %s", p.Digest.Algorithm, got, p.Digest.Root),
+			})
 		}
 	}
 	return nil
