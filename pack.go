@@ -79,26 +79,26 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	if err != nil {
 		return err
 	}
-	sink, err := ck.packSink(opt, popt, res, sources)
+	carried, err := ck.carry(opt)
+	if err != nil {
+		return err
+	}
+	sink, err := ck.packSink(opt, popt, res, sources, carried)
 	if err != nil {
 		return err
 	}
 	err = ck.load(ctx, sink, opt, res.Result)
+	res.Notes = append(res.Notes, carried.notes...)
 	res.Resumed, res.Kept = sink.Resumed(), sink.Kept()
 	return err
 }
 
 // packSink makes the sink for dir.
-func (ck *Checkpoint) packSink(opt Options, popt PackOptions, res *PackResult, sources *describedSources) (*file.Sink, error) {
+func (ck *Checkpoint) packSink(opt Options, popt PackOptions, res *PackResult, sources *describedSources, carried *carriedFiles) (*file.Sink, error) {
 	options, err := ck.packedOptions(opt).value()
 	if err != nil {
 		return nil, err
 	}
-	carried, err := ck.carry(opt)
-	if err != nil {
-		return nil, err
-	}
-	res.Notes = append(res.Notes, carried.notes...)
 	key, err := json.Marshal(struct {
 		Files   []packed.File
 		Samples []packed.Sum
