@@ -25,7 +25,7 @@ type PackOptions struct {
 	VerifySource bool
 	// PlainDigests also computes the SHA-256 of every Output's bytes, which means to read each back.
 	PlainDigests bool
-	// Hashed is called while VerifySource reads, with the bytes so far; from several goroutines at once.
+	// Hashed is called while VerifySource reads, with the bytes so far; from one goroutine at a time.
 	Hashed func(done, total int64)
 }
 
