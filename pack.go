@@ -26,7 +26,7 @@ type PackOptions struct {
 	VerifySource bool
 	// PlainDigests also computes the SHA-256 of every Output's bytes, which means to read each back.
 	PlainDigests bool
-	// Hashed is called while VerifySource reads, with the bytes so far; from several goroutines at once.
+	// Hashed is called while VerifySource reads, with the bytes so far; from one goroutine at a time.
 	Hashed func(done, total int64)
 }
 
@@ -80,26 +80,26 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	if err != nil {
 		return err
 	}
-	sink, err := ck.packSink(opt, popt, res, sources)
+	carried, err := ck.carry(opt)
+	if err != nil {
+		return err
+	}
+	sink, err := ck.packSink(opt, popt, res, sources, carried)
 	if err != nil {
 		return err
 	}
 	err = ck.load(ctx, sink, opt, res.Result)
+	res.Notes = append(res.Notes, carried.notes...)
 	res.Resumed, res.Kept = sink.Resumed(), sink.Kept()
 	return err
 }
 
 // packSink makes the sink for dir.
-func (ck *Checkpoint) packSink(opt Options, popt PackOptions, res *PackResult, sources *describedSources) (*file.Sink, error) {
+func (ck *Checkpoint) packSink(opt Options, popt PackOptions, res *PackResult, sources *describedSources, carried *carriedFiles) (*file.Sink, error) {
 	options, err := ck.packedOptions(opt).value()
 	if err != nil {
 		return nil, err
 	}
-	carried, err := ck.carry(opt)
-	if err != nil {
-		return nil, err
-	}
-	res.Notes = append(res.Notes, carried.notes...)
 	key, err := json.Marshal(struct {
 		Files   []packed.File
 		Samples []packed.Sum

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/coldload/coldload/internal/packed"
@@ -63,8 +63,10 @@ type sourceHasher struct {
 	to    *describedSources
 	whole bool
 	told  func(done, total int64)
-	done  atomic.Int64
 	total int64
+
+	mu   sync.Mutex // guards done, and calls of told
+	done int64
 }
 
 // Name is what the report calls it.
@@ -116,9 +118,7 @@ func (h *sourceHasher) hash(ctx context.Context, f *os.File, i int) error {
 		}
 		_, _ = sum.Write(b) // a hash never fails
 		off += int64(len(b))
-		if done := h.done.Add(int64(len(b))); h.told != nil {
-			h.told(done, h.total)
-		}
+		h.tell(int64(len(b)))
 	}
 	sum.Sum(s.SHA256[:0])
 	if raw, err := hex.DecodeString(s.ETag); err == nil && len(raw) == len(s.SHA256) && packed.Sum(raw) != s.SHA256 {
@@ -128,6 +128,15 @@ func (h *sourceHasher) hash(ctx context.Context, f *os.File, i int) error {
 		}
 	}
 	return nil
+}
+
+func (h *sourceHasher) tell(n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done += n
+	if h.told != nil {
+		h.told(h.done, h.total)
+	}
 }
 
 // shortened explains a read that found the end of the file too early.

@@ -139,6 +139,9 @@ func (r *rewriter) requantise(members object) object {
 	done := false
 	for _, m := range members {
 		switch {
+		case m.key == quantKeys[0] && m.value.Kind() != '{': // a null, which describes nothing
+			r.changed = true
+			continue
 		case !slices.Contains(quantKeys, m.key) || m.value.Kind() != '{':
 			kept = append(kept, m)
 			continue
