@@ -300,7 +300,7 @@ func (r *gptqReader) Compile(g *Group, b *Builder) string {
 		return o.exllama()
 	case stages.LayoutDequant:
 		return o.dequant()
-	case stages.LayoutRaw:
+	case stages.LayoutRaw, stages.LayoutExllamaV2:
 	}
 	return o.raw()
 }
