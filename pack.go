@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/go-json-experiment/json"
 
@@ -129,7 +130,7 @@ func (ck *Checkpoint) packedOptions(opt Options) packedOptions {
 		o.Include, o.Exclude = opt.Include, opt.Exclude
 	}
 	for _, s := range newPackedOptions(opt).Stages {
-		o.Stages = append(o.Stages[:len(o.Stages):len(o.Stages)], s)
+		o.Stages = append(slices.Clip(o.Stages), s)
 	}
 	return o
 }

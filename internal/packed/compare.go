@@ -136,7 +136,7 @@ func (c *Comparer) compareBytes(s stages.Slab, p *Output, b []byte) error {
 	if was, ok := c.different[s.Output]; !ok || s.Off+first < was {
 		c.different[s.Output] = s.Off + first
 	}
-	return nil //nolint:nilerr // bytes that cannot be read differ: Verify says why
+	return nil // bytes that cannot be read differ: Verify says why
 }
 
 func (c *Comparer) open(name string) (*os.File, error) {
@@ -162,8 +162,10 @@ func (c *Comparer) Commit(context.Context) error {
 		o, p := &c.outputs[i], &c.m.Outputs[at]
 		if p.Digest.SlabBytes != o.SlabBytes {
 			if first, ok := c.different[i]; ok {
-				c.differences = append(c.differences, Difference{p.File, o.Name, Differs,
-					fmt.Sprintf("computed again, it is another from byte %d on", first)})
+				c.differences = append(c.differences, Difference{
+					p.File, o.Name, Differs,
+					fmt.Sprintf("computed again, it is another from byte %d on", first),
+				})
 			}
 			continue
 		}
@@ -172,8 +174,10 @@ func (c *Comparer) Commit(context.Context) error {
 			return fmt.Errorf("output %s was not made completely", o.Name)
 		}
 		if got := d.Root(i); got != p.Digest.Root {
-			c.differences = append(c.differences, Difference{p.File, o.Name, Differs,
-				fmt.Sprintf("computed again, it has %s %s, packed was %s", p.Digest.Algorithm, got, p.Digest.Root)})
+			c.differences = append(c.differences, Difference{
+				p.File, o.Name, Differs,
+				fmt.Sprintf("computed again, it has %s %s, packed was %s", p.Digest.Algorithm, got, p.Digest.Root),
+			})
 		}
 	}
 	return nil
