@@ -1,6 +1,7 @@
 package coldload
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -82,13 +83,13 @@ var torchNames = map[stages.DType]string{safetensors.F16: "float16", safetensors
 
 // add reads the file once, to know what it will be, and again when it is written: it must be the same then.
 func (c *carriedFiles) add(found *discover.Checkpoint, from, to string, change *packed.ConfigChange) error {
-	content := func() (io.ReadCloser, error) { return found.Open(from) }
+	content := content{found: found, name: from}
 	if change != nil && (change.Requantise || change.DType != "") {
 		text, err := rewritten(found, from, *change)
 		if err != nil {
 			return err
 		}
-		content = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(text))), nil }
+		content.text = text
 	}
 	entry := packed.File{Name: to}
 	var err error
@@ -124,8 +125,22 @@ func rewritten(found *discover.Checkpoint, name string, change packed.ConfigChan
 	return text, nil
 }
 
-func copyHashed(w io.Writer, open func() (io.ReadCloser, error)) (sum packed.Sum, n int64, err error) {
-	r, err := open()
+// content is what a carried file will hold.
+type content struct {
+	found *discover.Checkpoint
+	name  string
+	text  []byte // instead of the file's own, when not nil
+}
+
+func (c content) open() (io.ReadCloser, error) {
+	if c.text != nil {
+		return io.NopCloser(bytes.NewReader(c.text)), nil
+	}
+	return c.found.Open(c.name)
+}
+
+func copyHashed(w io.Writer, c content) (sum packed.Sum, n int64, err error) {
+	r, err := c.open()
 	if err != nil {
 		return sum, 0, err
 	}
