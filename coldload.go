@@ -154,6 +154,9 @@ func (o Options) validate() error {
 			bad("a stage cannot be inserted after %s", s.After)
 		}
 	}
+	if slices.Contains(o.Rules, nil) {
+		bad("a rule that is nil")
+	}
 	if len(faults) == 0 {
 		return nil
 	}

@@ -56,7 +56,8 @@ func (m *Module) Parts() []string {
 }
 
 // Linear loads one linear layer in the layout of opt: the first that exists of the quantised module of that name, its quantised members,
-// the dense module, its dense members. For a fused name (qkv_proj, gate_up_proj) members are joined, whatever opt.NoFuse says.
+// the dense module, its dense members. For a fused name (qkv_proj, gate_up_proj) members are joined, whatever opt.NoFuse says; Include and
+// Exclude choose nothing here. A packed folder gives the module that it has under that name.
 func (ck *Checkpoint) Linear(ctx context.Context, name string, opt Options) (*Module, error) {
 	opt = ck.options(opt)
 	return ck.module(ctx, plan.Linear(ck.planInput(), opt.planOptions(nil), name), opt)
