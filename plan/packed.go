@@ -1,9 +1,6 @@
 package plan
 
 import (
-	"slices"
-	"strings"
-
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 )
@@ -15,10 +12,11 @@ const MethodPacked = "coldload"
 type Packed struct {
 	Program string // version of the program that packed it
 	// Layout, DType and NoFuse are what was asked for when it was packed: nothing else can be had from it.
-	Layout  stages.Layout
-	DType   stages.DType
-	NoFuse  bool
-	Outputs []stages.Output // sorted by name; one for each tensor of the Catalog, which agrees with it
+	Layout stages.Layout
+	DType  stages.DType
+	NoFuse bool
+	// Output is the layout and the kind of the Output that is tensor i.
+	Output func(i int) (stages.Layout, stages.Kind)
 }
 
 // takePacked makes every Output of a packed folder as it is.
@@ -26,17 +24,13 @@ func (c *compiler) takePacked(p *Packed) {
 	c.method = MethodPacked
 	c.comparePacked(p)
 	c.plan.Summary.Layout = p.Layout
-	c.plan.Outputs = make([]stages.Output, 0, len(p.Outputs))
-	c.plan.recipes = make([]recipe, 0, len(p.Outputs))
-	for i := range c.owner {
-		name := c.in.Catalog.Name(i)
-		at, ok := slices.BinarySearchFunc(p.Outputs, name, func(o stages.Output, name string) int { return strings.Compare(o.Name, name) })
-		if !ok {
-			c.checks.Fault(int32(i), stages.CodeExtra, "is in the header and not in the manifest", "", "", "pack again")
-			continue
-		}
-		o := p.Outputs[at]
+	cat := c.in.Catalog
+	c.plan.Outputs = make([]stages.Output, 0, cat.Len())
+	c.plan.recipes = make([]recipe, 0, cat.Len())
+	for i := range cat.Len() {
+		o := stages.Output{Name: cat.Name(i), DType: cat.DType(i), Shape: shapeOf(cat, i), Size: cat.Extent(i).Len}
 		o.SlabBytes = slabOf(o.Size)
+		o.Layout, o.Kind = p.Output(i)
 		c.add(o, single{op: decode.Copy(), tensor: int32(i), from: 1, to: 1})
 	}
 	c.note("packed by coldload %s: the outputs are taken as they are", p.Program)
