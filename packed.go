@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
+	"sync"
 
 	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/plan"
@@ -37,7 +39,8 @@ func (ck *Checkpoint) readManifest() error {
 	if err != nil {
 		return err
 	}
-	m, err := packed.Read(f, st.Size())
+	c := manifestChecks{ck: ck, traits: make([]uint8, ck.catalog.Len())}
+	m, err := packed.Scan(f, st.Size(), c.output)
 	if err != nil {
 		return err
 	}
@@ -45,11 +48,12 @@ func (ck *Checkpoint) readManifest() error {
 	if p.options, err = parsePackedOptions(m.Options); err != nil {
 		return err
 	}
-	if err := stages.Refuse(ck.compareManifest(m)...); err != nil {
+	if err := stages.Refuse(c.all(m)...); err != nil {
 		return err
 	}
 	p.plan = p.options.plan(m.Program)
-	p.plan.Outputs = ck.takeOutputs(m)
+	p.plan.Output = func(i int) (stages.Layout, stages.Kind) { t := c.kinds[c.traits[i]-1]; return t.layout, t.kind }
+	p.plan.Modules = sync.OnceValue(func() map[string][]int32 { return plan.ModuleTensors(ck.catalog) })
 	ck.packed = p
 	return nil
 }
@@ -68,37 +72,19 @@ func (ck *Checkpoint) refuseUnfinished() error {
 	return nil
 }
 
-// compareManifest lists where the headers are not what the manifest says. The index was compared with them before.
-func (ck *Checkpoint) compareManifest(m *packed.Manifest) []stages.Fault {
-	if ck.found.Kind == discover.KindFile {
-		return []stages.Fault{{
-			Code: stages.CodeUnsupported, File: ck.found.Shards[0].Name, Problem: "is one shard of a packed folder",
-			Advice: "name the folder",
-		}}
-	}
-	c := manifestChecks{ck: ck, m: m}
-	for _, s := range ck.found.Shards {
-		i := slices.IndexFunc(m.Shards, func(p packed.Shard) bool { return p.File == s.Name })
-		switch {
-		case i < 0:
-			c.add(s.Name, "", "is not in the manifest", "", "")
-		case m.Shards[i].Bytes != s.Size:
-			c.add(s.Name, "", "has another size than when it was packed", fmt.Sprint(m.Shards[i].Bytes), fmt.Sprint(s.Size))
-		}
-	}
-	for i := range m.Outputs {
-		c.output(&m.Outputs[i])
-	}
-	if n := ck.catalog.Len(); n != len(m.Outputs) {
-		c.add("", "", "the headers do not have the tensors of the manifest", fmt.Sprint(len(m.Outputs)), fmt.Sprint(n))
-	}
-	return c.faults
-}
-
+// manifestChecks compares a manifest with the headers, which were compared with the index before, and keeps what only the manifest says.
 type manifestChecks struct {
 	ck     *Checkpoint
-	m      *packed.Manifest
+	n      int     // Outputs
+	traits []uint8 // per tensor: 1 + index into kinds; 0 for one that the manifest has not
+	kinds  []trait
 	faults []stages.Fault
+}
+
+// trait is what only the manifest says of an Output.
+type trait struct {
+	layout stages.Layout
+	kind   stages.Kind
 }
 
 // mostManifestFaults are listed: more of them tell nothing new.
@@ -113,32 +99,56 @@ func (c *manifestChecks) add(file, tensor, problem, expected, found string) {
 	}
 }
 
-func (c *manifestChecks) output(o *packed.Output) {
+// output compares one Output with its header.
+func (c *manifestChecks) output(o *packed.Output) error {
+	c.n++
 	cat := c.ck.catalog
 	i, ok := cat.Lookup(o.Name)
 	if !ok {
 		c.add(o.File, o.Name, "is in the manifest and in no header", "", "")
-		return
+		return nil
 	}
 	at := cat.Extent(i)
-	shape := cat.AppendShape(nil, i)
+	var dims [8]int64
+	shape := cat.AppendShape(dims[:0], i)
 	if file := cat.ShardName(at.Shard); file != o.File || at.Off != o.Offset || cat.DType(i) != o.DType || !slices.Equal(shape, o.Shape) {
 		c.add(o.File, o.Name, "the header does not say what the manifest says", fmt.Sprintf("%s %v at byte %d", o.DType, o.Shape, o.Offset),
 			fmt.Sprintf("%s %v at byte %d of %s", cat.DType(i), shape, at.Off, file))
 	}
+	t := trait{o.Layout, o.Kind}
+	n := slices.Index(c.kinds, t)
+	if n < 0 {
+		if n = len(c.kinds); n == math.MaxUint8 {
+			c.add(o.File, o.Name, "more kinds of output than there can be", "", string(o.Kind))
+			return nil
+		}
+		c.kinds = append(c.kinds, t)
+	}
+	c.traits[i] = uint8(n + 1)
+	return nil
 }
 
-// takeOutputs are the manifest's Outputs, with the headers' own strings: there may be half a million.
-func (ck *Checkpoint) takeOutputs(m *packed.Manifest) []stages.Output {
-	outputs := make([]stages.Output, len(m.Outputs))
-	for n := range m.Outputs {
-		outputs[n] = m.Outputs[n].Stage()
-		if i, ok := ck.catalog.Lookup(outputs[n].Name); ok {
-			outputs[n].Name = ck.catalog.Name(i)
+// all lists every fault, when the Outputs were seen.
+func (c *manifestChecks) all(m *packed.Manifest) []stages.Fault {
+	if c.ck.found.Kind == discover.KindFile {
+		return []stages.Fault{{
+			Code: stages.CodeUnsupported, File: c.ck.found.Shards[0].Name, Problem: "is one shard of a packed folder",
+			Advice: "name the folder",
+		}}
+	}
+	for _, s := range c.ck.found.Shards {
+		i := slices.IndexFunc(m.Shards, func(p packed.Shard) bool { return p.File == s.Name })
+		switch {
+		case i < 0:
+			c.add(s.Name, "", "is not in the manifest", "", "")
+		case m.Shards[i].Bytes != s.Size:
+			c.add(s.Name, "", "has another size than when it was packed", fmt.Sprint(m.Shards[i].Bytes), fmt.Sprint(s.Size))
 		}
 	}
-	m.Outputs = nil
-	return outputs
+	if n := c.ck.catalog.Len(); n != c.n {
+		c.add("", "", "the headers do not have the tensors of the manifest", fmt.Sprint(c.n), fmt.Sprint(n))
+	}
+	return c.faults
 }
 
 // dtypeNames are the dtypes that can be asked for, as the command and the manifest name them.

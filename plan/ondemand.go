@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -41,27 +40,16 @@ func (c *compiler) requestPacked(q Request) {
 	c.method = MethodPacked
 	c.comparePacked(p)
 	c.plan.Summary.Layout = p.Layout
-	prefix := q.Name + "."
-	first, _ := slices.BinarySearchFunc(p.Outputs, prefix, func(o stages.Output, name string) int { return strings.Compare(o.Name, name) })
-	found := 0
-	for _, o := range p.Outputs[first:] {
-		suffix, ok := strings.CutPrefix(o.Name, prefix)
-		if !ok {
-			break
+	list := p.Modules()[q.Name]
+	for _, t := range list {
+		if shape := shapeOf(c.in.Catalog, int(t)); q.Experts > 0 && (len(shape) == 0 || shape[0] != int64(q.Experts)) {
+			c.checks.Fault(t, stages.CodeMember, "is not a stack of so many experts", strconv.Itoa(q.Experts), formatShape(shape), "")
 		}
-		t, ok := c.in.Catalog.Lookup(o.Name)
-		if !ok || strings.Contains(suffix, ".") {
-			continue // of a module below this one
-		}
-		found++
-		if q.Experts > 0 && (len(o.Shape) == 0 || o.Shape[0] != int64(q.Experts)) {
-			c.checks.Fault(int32(t), stages.CodeMember, "is not a stack of so many experts", strconv.Itoa(q.Experts), formatShape(o.Shape), "")
-		}
-		c.takeOutput(o, int32(t))
+		c.takeOutput(int(t))
 	}
-	if found == 0 {
+	if len(list) == 0 {
 		c.faults.add(stages.Fault{
-			Code: stages.CodeNotFound, Tensor: q.Name, Problem: "no such module in the packed folder", Expected: "an output " + prefix + "...",
+			Code: stages.CodeNotFound, Tensor: q.Name, Problem: "no such module in the packed folder", Expected: "outputs " + q.Name + "....",
 			Advice: "a packed folder has the modules as they were fused when it was packed: `coldload plan` lists them",
 		})
 	}

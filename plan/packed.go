@@ -1,9 +1,6 @@
 package plan
 
 import (
-	"slices"
-	"strings"
-
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 )
@@ -19,7 +16,10 @@ type Packed struct {
 	DType    stages.DType
 	NoFuse   bool
 	ActOrder bool
-	Outputs  []stages.Output // sorted by name; one for each tensor of the Catalog, which agrees with it
+	// Output is the layout and the kind of the Output that is tensor i.
+	Output func(i int) (stages.Layout, stages.Kind)
+	// Modules are the tensors of every module; see [ModuleTensors].
+	Modules func() map[string][]int32
 }
 
 // takePacked makes every Output of a packed folder as it is.
@@ -27,24 +27,32 @@ func (c *compiler) takePacked(p *Packed) {
 	c.method = MethodPacked
 	c.comparePacked(p)
 	c.plan.Summary.Layout = p.Layout
-	c.plan.Outputs = make([]stages.Output, 0, len(p.Outputs))
-	c.plan.recipes = make([]recipe, 0, len(p.Outputs))
-	for i := range c.owner {
-		name := c.in.Catalog.Name(i)
-		at, ok := slices.BinarySearchFunc(p.Outputs, name, func(o stages.Output, name string) int { return strings.Compare(o.Name, name) })
-		if !ok {
-			c.checks.Fault(int32(i), stages.CodeExtra, "is in the header and not in the manifest", "", "", "pack again")
-			continue
-		}
-		c.takeOutput(p.Outputs[at], int32(i))
+	cat := c.in.Catalog
+	c.plan.Outputs = make([]stages.Output, 0, cat.Len())
+	c.plan.recipes = make([]recipe, 0, cat.Len())
+	for i := range cat.Len() {
+		c.takeOutput(i)
 	}
 	c.note("packed by coldload %s: the outputs are taken as they are", p.Program)
 }
 
-// takeOutput makes one of them from its tensor.
-func (c *compiler) takeOutput(o stages.Output, tensor int32) {
+// takeOutput makes the Output that is tensor i.
+func (c *compiler) takeOutput(i int) {
+	cat := c.in.Catalog
+	o := stages.Output{Name: cat.Name(i), DType: cat.DType(i), Shape: shapeOf(cat, i), Size: cat.Extent(i).Len}
 	o.SlabBytes = slabOf(o.Size)
-	c.add(o, single{op: decode.Copy(), tensor: tensor, from: 1, to: 1})
+	o.Layout, o.Kind = c.in.Packed.Output(i)
+	c.add(o, single{op: decode.Copy(), tensor: int32(i), from: 1, to: 1})
+}
+
+// ModuleTensors lists the tensors of every module of a packed folder, by the module's name: what stands before the last dot.
+func ModuleTensors(c Catalog) map[string][]int32 {
+	all := map[string][]int32{}
+	for i := range c.Len() {
+		base, _ := cutLast(c.Name(i))
+		all[base] = append(all[base], int32(i))
+	}
+	return all
 }
 
 // comparePacked refuses what a packed folder cannot give.

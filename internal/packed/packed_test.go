@@ -255,8 +255,8 @@ func TestManifestRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ from, to, want string }{
 		"another version":     {`"format_version": 1`, `"format_version": 2`, "manifest-version"},
 		"no version":          {"  \"format_version\": 1,\n", "", `"format_version" is missing`},
-		"a member twice":      {`"key"`, `"options": {}, "key"`, "duplicate"},
-		"an unknown member":   {`"key"`, `"more": 1, "key"`, `unknown member "more"`},
+		"a member twice":      {`"key"`, `"options": {}, "key"`, "not in its place"},
+		"an unknown member":   {`"key"`, `"more": 1, "key"`, `not in its place`},
 		"an unknown field":    {`"kind":`, `"knid":`, "knid"},
 		"a field twice":       {`"kind":"kept"`, `"kind":"kept","kind":"kept"`, "duplicate"},
 		"an output twice":     {`"name":"t.0.1"`, `"name":"t.0.0"`, "twice or is out of order"},

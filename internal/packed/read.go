@@ -53,6 +53,29 @@ func ReadFile(dir string) (*Manifest, error) {
 // What is refused is a *stages.RefusedError with the faults in it, of CodeManifest, or of CodeVersion when another version of coldload
 // wrote it. Any other error is r's.
 func Read(r io.ReaderAt, size int64) (*Manifest, error) {
+	var outputs []Output
+	m, err := scan(r, size, func(o *Output, most int) error {
+		if outputs == nil {
+			outputs = make([]Output, 0, most) // growing would hold half a million entries twice
+		}
+		outputs = append(outputs, *o)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.Outputs = outputs
+	return m, nil
+}
+
+// Scan reads a manifest as Read does, but hands each Output over instead of keeping it. Of a manifest that is refused in the end some
+// Outputs may have been handed over before. An error of each ends the scan and is returned as it is.
+func Scan(r io.ReaderAt, size int64, each func(*Output) error) (*Manifest, error) {
+	return scan(r, size, func(o *Output, _ int) error { return each(o) })
+}
+
+// scan tells each how many Outputs there can be at most.
+func scan(r io.ReaderAt, size int64, each func(o *Output, most int) error) (*Manifest, error) {
 	if size > maxManifestBytes {
 		return nil, refuse(fmt.Sprintf("%d bytes are more than the %d that a manifest may have", size, int64(maxManifestBytes)))
 	}
@@ -62,15 +85,18 @@ func Read(r io.ReaderAt, size int64) (*Manifest, error) {
 	if err := checkSum(r, size); err != nil {
 		return nil, err
 	}
-	in := &reading{r: io.NewSectionReader(r, 0, size)}
+	const leastEntry = 300 // bytes: an Output's names of members and its hash
+	in := &reading{r: io.NewSectionReader(r, 0, size), each: func(o *Output) error { return each(o, int(size/leastEntry)+1) }}
 	m, err := in.manifest()
 	switch {
 	case in.err != nil:
 		return nil, fmt.Errorf("packed: read the manifest: %w", in.err)
+	case in.eachErr != nil:
+		return nil, in.eachErr
 	case err != nil:
 		return nil, err
 	}
-	return m, stages.Refuse(m.check()...)
+	return m, stages.Refuse(in.check.faults...)
 }
 
 func refuse(problem string) error { return stages.Refuse(fault("", problem)) }
@@ -133,8 +159,12 @@ type reading struct {
 	r   io.Reader
 	err error
 
+	each    func(*Output) error
+	eachErr error
+
 	dec    *jsontext.Decoder
 	intern map[string]string
+	check  *checker
 }
 
 func (in *reading) Read(p []byte) (int, error) {
@@ -164,29 +194,27 @@ func (in *reading) manifest() (*Manifest, error) {
 	return nil, refuse(err.Error())
 }
 
+// object reads the members, which come in the order in which they are written.
 func (in *reading) object(m *Manifest) error {
 	if tok, err := in.dec.ReadToken(); err != nil || tok.Kind() != '{' {
 		return errors.Join(errors.New("not a JSON object"), err)
 	}
-	seen := make(map[string]bool, len(members))
-	for in.dec.PeekKind() != '}' {
+	for _, name := range members {
 		tok, err := in.dec.ReadToken()
 		if err != nil {
 			return err
 		}
-		name := tok.String()
+		if tok.Kind() != '"' || tok.String() != name {
+			return fmt.Errorf("%q is missing, or not in its place", name)
+		}
 		if err := in.member(m, name); err != nil {
 			return err
 		}
-		seen[name] = true
 	}
-	for _, name := range members {
-		if !seen[name] {
-			return fmt.Errorf("%q is missing", name)
-		}
+	if tok, err := in.dec.ReadToken(); err != nil || tok.Kind() != '}' {
+		return errors.Join(errors.New("more members than there are"), err)
 	}
-	_, err := in.dec.ReadToken()
-	return err
+	return nil
 }
 
 func (in *reading) member(m *Manifest, name string) error {
@@ -209,16 +237,14 @@ func (in *reading) member(m *Manifest, name string) error {
 		m.Options = v.Clone()
 		return err
 	case "sources":
-		return readList(in, name, &m.Sources, maxEntries, func(*Source) {})
+		return readList(in, name, maxEntries, keep(&m.Sources))
 	case "shards":
-		return readList(in, name, &m.Shards, maxEntries, func(s *Shard) { s.File = in.one(s.File) })
+		return readList(in, name, maxEntries, keep(&m.Shards))
 	case "files":
-		return readList(in, name, &m.Files, maxEntries, func(*File) {})
+		return readList(in, name, maxEntries, keep(&m.Files))
 	case "outputs":
-		return readList(in, name, &m.Outputs, maxOutputs, func(o *Output) {
-			o.File, o.Layout, o.Kind = in.one(o.File), stages.Layout(in.one(string(o.Layout))), stages.Kind(in.one(string(o.Kind)))
-			o.Digest.Algorithm = Algorithm(in.one(string(o.Digest.Algorithm)))
-		})
+		in.check = m.newChecker()
+		return readList(in, name, maxOutputs, in.output)
 	case "checksum":
 		var sum Sum
 		return in.decode(&sum)
@@ -242,20 +268,39 @@ func (in *reading) decode(v any) error {
 	return json.UnmarshalDecode(in.dec, v, json.RejectUnknownMembers(true))
 }
 
-func readList[T any](in *reading, name string, list *[]T, most int, each func(*T)) error {
+// output checks an Output and hands it over, unless the manifest is refused anyway.
+func (in *reading) output(o *Output) error {
+	o.File, o.Layout, o.Kind = in.one(o.File), stages.Layout(in.one(string(o.Layout))), stages.Kind(in.one(string(o.Kind)))
+	o.Digest.Algorithm = Algorithm(in.one(string(o.Digest.Algorithm)))
+	if in.check.output(o); len(in.check.faults) > 0 {
+		return nil
+	}
+	in.eachErr = in.each(o)
+	return in.eachErr
+}
+
+func keep[T any](list *[]T) func(*T) error {
+	return func(v *T) error {
+		*list = append(*list, *v)
+		return nil
+	}
+}
+
+func readList[T any](in *reading, name string, most int, each func(*T) error) error {
 	if tok, err := in.dec.ReadToken(); err != nil || tok.Kind() != '[' {
 		return errors.Join(fmt.Errorf("%q is not a list", name), err)
 	}
-	for in.dec.PeekKind() != ']' {
-		if len(*list) == most {
+	for n := 0; in.dec.PeekKind() != ']'; n++ {
+		if n == most {
 			return fmt.Errorf("%q has more than %d entries", name, most)
 		}
 		var v T
 		if err := in.decode(&v); err != nil {
-			return fmt.Errorf("%s[%d]: %w", name, len(*list), err)
+			return fmt.Errorf("%s[%d]: %w", name, n, err)
 		}
-		each(&v)
-		*list = append(*list, v)
+		if err := each(&v); err != nil {
+			return err
+		}
 	}
 	_, err := in.dec.ReadToken()
 	return err
