@@ -2,6 +2,7 @@ package coldload
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -71,12 +72,21 @@ func (ck *Checkpoint) configChange(opt Options) (c packed.ConfigChange) {
 	c.Requantise = true
 	c.Source = q.Raw()
 	if opt.Layout != stages.LayoutDequant {
-		c.Layout = stages.LayoutMarlin
-		if opt.Layout != "" {
-			c.Layout = opt.Layout
-		}
+		c.Layout = cmp.Or(opt.Layout, stages.LayoutMarlin)
+	} else if c.DType == "" && ck.found.Config.DType == "" {
+		c.DType = torchNames[ck.scalesDType()] // which the weights took, since nothing names another
 	}
 	return c
+}
+
+// scalesDType is the dtype of the first scales of the Checkpoint.
+func (ck *Checkpoint) scalesDType() stages.DType {
+	for i := range ck.catalog.Len() {
+		if strings.HasSuffix(ck.catalog.Name(i), ".scales") {
+			return ck.catalog.DType(i)
+		}
+	}
+	return safetensors.Invalid
 }
 
 var torchNames = map[stages.DType]string{safetensors.F16: "float16", safetensors.BF16: "bfloat16", safetensors.F32: "float32"}
