@@ -59,6 +59,7 @@ type Options struct {
 // File is another file of the folder.
 type File struct {
 	Name  string                  // with slashes, relative to the folder
+	Bytes int64                   // about its size, for the check of free space
 	Write func(w io.Writer) error // called once, by Commit; equal work must give equal bytes
 }
 
