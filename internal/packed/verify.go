@@ -226,6 +226,10 @@ func (v *verifier) regular(name string, size int64) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	if !st.Mode().IsRegular() {
+		v.add(name, "", Damaged, "not a regular file")
+		return nil, f.Close()
+	}
 	if st.Size() != size {
 		v.add(name, "", Damaged, "%d bytes, packed were %d", st.Size(), size)
 	}
