@@ -4,6 +4,7 @@ package staging
 import (
 	"errors"
 	"math/bits"
+	"unsafe"
 
 	"github.com/coldload/coldload/internal/offheap"
 )
@@ -26,6 +27,9 @@ func BlockBytes(n int64) int64 {
 	return (n + step - 1) / step * step
 }
 
+// AlignedBytes is the size of the block that GetAligned hands out.
+func AlignedBytes(n, align int64) int64 { return BlockBytes(n) + align }
+
 // regionBytes is the size of a region of blocks: 16 of them, between 64 KiB and 1 MiB. Fewer would cost system calls, more would leave
 // more unused when there is one Slab of this size and no other.
 func regionBytes(block int64) int64 {
@@ -38,7 +42,8 @@ func regionBytes(block int64) int64 {
 // Pool hands out blocks of anonymous memory. It needs a lock around it. All its work is constant per block, but for system calls and the
 // freeing of regions, which is constant per region.
 //
-// A block takes its length, rounded up to 64 bytes and by at most a fifth of the block (BlockBytes). Blocks up to 64 KiB are cut from
+// A block takes its length, rounded up to 64 bytes and by at most a fifth of the block (BlockBytes), and its alignment where it is asked
+// for one (AlignedBytes). Blocks up to 64 KiB are cut from
 // regions of 64 KiB to 1 MiB, larger ones are regions of their own. A region without a block in use is idle and is used again, so that a
 // block costs no system call. Never more than 16 MiB are idle, and no large region is mapped while idle ones would take the Pool past the
 // most that was ever in use at once: those that were idle longest are freed first. So the Pool holds at most what is in use, plus 16 MiB,
@@ -77,10 +82,14 @@ type region struct {
 type Block struct {
 	region *region
 	off    int64
+	lead   int64 // bytes at its beginning that nobody uses
 }
 
 // Bytes is the first n of the block's bytes.
-func (b Block) Bytes(n int64) []byte { return b.region.mem.Bytes()[b.off : b.off+n : b.off+n] }
+func (b Block) Bytes(n int64) []byte {
+	begin := b.off + b.lead
+	return b.region.mem.Bytes()[begin : begin+n : begin+n]
+}
 
 // New makes an empty Pool.
 func New() *Pool {
@@ -88,8 +97,21 @@ func New() *Pool {
 }
 
 // Get hands out a block of at least n bytes, n > 0.
-func (p *Pool) Get(n int64) (Block, error) {
-	size := BlockBytes(n)
+func (p *Pool) Get(n int64) (Block, error) { return p.get(BlockBytes(n)) }
+
+// GetAligned is Get for bytes whose address is phase modulo align: 0 <= phase < align, and align is a power of two. Memory that goes
+// to a file past the page cache must lie as the file does.
+func (p *Pool) GetAligned(n, phase, align int64) (Block, error) {
+	b, err := p.get(AlignedBytes(n, align))
+	if err == nil {
+		at := int64(uintptr(unsafe.Pointer(unsafe.SliceData(b.Bytes(n)))))
+		b.lead = (phase - at) & (align - 1)
+	}
+	return b, err
+}
+
+// get hands out a block of one of the sizes that there are.
+func (p *Pool) get(size int64) (Block, error) {
 	c := p.classes[size]
 	if c == nil {
 		c = &class{block: size}
