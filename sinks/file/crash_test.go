@@ -458,7 +458,7 @@ func scribble0(tb testing.TB, path string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	_, err = f.WriteAt(bytes.Repeat([]byte{0xdd}, 5800), 512)
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xdd}, 5800), dataAlign)
 	if err := errors.Join(err, f.Close()); err != nil {
 		tb.Fatal(err)
 	}
@@ -480,7 +480,11 @@ func flip(path string, at int64) error {
 func heavy() []stages.Output {
 	var outputs []stages.Output
 	for i := range 12 {
-		outputs = append(outputs, raw(fmt.Sprintf("layers.%d.qweight", i), 12<<20+int64(i), 1<<20), raw(fmt.Sprintf("layers.%d.scales", i), 4000, 4000))
+		size := 12<<20 + int64(i%3)*64 // at blocks of the disk, at cache lines, and, below, at neither
+		if i%4 == 3 {
+			size++
+		}
+		outputs = append(outputs, raw(fmt.Sprintf("layers.%d.qweight", i), size, 1<<20), raw(fmt.Sprintf("layers.%d.scales", i), 4000, 4000))
 	}
 	return outputs
 }

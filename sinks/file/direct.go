@@ -62,17 +62,14 @@ func address(b []byte) int64 { return int64(uintptr(unsafe.Pointer(unsafe.SliceD
 
 // putStretches writes adjacent pieces of a shard.
 func (s *Sink) putStretches(sh *shard, run []piece) error {
-	f, direct, err := sh.openBoth(&s.disk, s.block)
-	if err != nil {
-		return err
-	}
 	for _, st := range stretches(run, s.block) {
 		past := false
-		if st.direct && direct != nil {
-			past, err = s.putDirect(sh, direct, st)
+		var err error
+		if st.direct {
+			past, err = s.putDirect(sh, st)
 		}
 		if !past && err == nil {
-			err = s.disk.writeAt(f, st.bufs, st.off)
+			err = s.putBuffered(sh, st)
 		}
 		if err == nil {
 			err = s.writeback.wrote(sh, st.off, st.n, past)
@@ -84,10 +81,24 @@ func (s *Sink) putStretches(sh *shard, run []piece) error {
 	return nil
 }
 
+func (s *Sink) putBuffered(sh *shard, st stretch) error {
+	f, err := sh.open()
+	if err != nil {
+		return err
+	}
+	return s.disk.writeAt(f, st.bufs, st.off)
+}
+
 // putDirect writes past the page cache. It is false when that does not work with this file, which is not tried again then. Some of the
 // bytes may be there: the other way writes all of them again.
-func (s *Sink) putDirect(sh *shard, f *os.File, st stretch) (bool, error) {
-	err := s.disk.writeDirect(f, st.bufs, st.off, s.block)
+func (s *Sink) putDirect(sh *shard, st stretch) (bool, error) {
+	f, err := sh.openDirect(&s.disk, s.block)
+	if f == nil && err == nil {
+		return false, nil
+	}
+	if err == nil {
+		err = s.disk.writeDirect(f, st.bufs, st.off, s.block)
+	}
 	if !notDirect(err) {
 		return true, err
 	}
@@ -97,24 +108,19 @@ func (s *Sink) putDirect(sh *shard, f *os.File, st stretch) (bool, error) {
 	return false, nil
 }
 
-// openBoth is the file, and the one past the page cache or nil.
-func (s *shard) openBoth(d *disk, block int64) (f, direct *os.File, err error) {
-	if f, err = s.open(); err != nil {
-		return nil, nil, err
-	}
+// openDirect is the file past the page cache, opened when it is needed for the first time, or nil when that was found not to work.
+func (s *shard) openDirect(d *disk, block int64) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.direct == nil && !s.buffered {
-		s.direct, err = d.openDirect(s.path, block)
+		f, err := d.openDirect(s.path, block)
 		if err != nil {
-			s.direct, s.buffered = nil, true
+			return nil, err
 		}
-		if err != nil && !notDirect(err) {
-			return nil, nil, err
-		}
+		s.direct = f
 	}
 	if s.buffered {
-		return f, nil, nil
+		return nil, nil
 	}
-	return f, s.direct, nil
+	return s.direct, nil
 }

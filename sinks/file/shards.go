@@ -166,14 +166,15 @@ func (s *shard) close() error {
 	f, direct := s.file, s.direct
 	s.file, s.direct = nil, nil
 	s.mu.Unlock()
-	if f == nil {
-		return nil
+	var errs []error
+	if direct != nil {
+		errs = append(errs, direct.Close())
 	}
-	drop(f)
-	if direct == nil {
-		return f.Close()
+	if f != nil {
+		drop(f)
+		errs = append(errs, f.Close())
 	}
-	return errors.Join(direct.Close(), f.Close())
+	return errors.Join(errs...)
 }
 
 // check refuses Outputs that no shard can hold, with every reason.
