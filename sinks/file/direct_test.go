@@ -162,7 +162,7 @@ func TestErrorsOfDirectWrites(t *testing.T) {
 			counting(s, kind, 0, err)
 			got := pack(t.Context(), s, large())
 			_, full := errors.AsType[*SpaceError](got)
-			if !errors.Is(got, err) || full != (err == syscall.ENOSPC) {
+			if !errors.Is(got, err) || full != errors.Is(err, syscall.ENOSPC) {
 				t.Errorf("%s, %v: %v", kind, err, got)
 			}
 		}

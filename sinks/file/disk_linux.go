@@ -50,7 +50,8 @@ func openDirect(path string, block int64) (*os.File, error) {
 	}
 	var st unix.Statx_t
 	err = control(f, func(fd int) error { return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st) })
-	if err == nil && st.Mask&unix.STATX_DIOALIGN != 0 && !(aligns(st.Dio_offset_align, block) && aligns(st.Dio_mem_align, block)) {
+	told := err == nil && st.Mask&unix.STATX_DIOALIGN != 0
+	if told && (!aligns(st.Dio_offset_align, block) || !aligns(st.Dio_mem_align, block)) {
 		return nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: unix.EINVAL}, f.Close())
 	}
 	return f, nil // a kernel that does not tell shows at the first write
