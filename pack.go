@@ -53,7 +53,7 @@ type PackResult struct {
 // after a failure. The errors of [file.Sink] say why a folder cannot be used: file.ErrTarget is in their chain. The result is never nil.
 func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) (*PackResult, error) {
 	if opt.Workers.Upload == 0 {
-		opt.Workers.Upload = runtime.GOMAXPROCS(0) // they hash
+		opt.Workers.Upload = 2 * runtime.GOMAXPROCS(0) // they hash, and wait for the disk as long as that takes
 	}
 	opt = opt.withDefaults()
 	res := &PackResult{Result: newResult(), Dir: dir}
