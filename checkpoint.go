@@ -3,6 +3,7 @@ package coldload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -19,11 +20,13 @@ type Checkpoint struct {
 	opt     Options
 	found   *discover.Checkpoint
 	catalog *index.Catalog
-	source  *file.Source
+	packed  *packedFolder // nil unless coldload packed it
+	source  stages.Source
+	budget  *pipeline.Budget // of all loads that name none of their own, together
 }
 
-// Open finds the checkpoint at path and reads its headers. Of opt it uses HubCache, IO, Budget, Workers and telemetry. The caller closes
-// the Checkpoint.
+// Open finds the checkpoint at path and reads its headers. opt counts for the Checkpoint as a whole: where it lies, how it is read, and the
+// budget that all loads from it share which name none of their own. The caller closes the Checkpoint.
 func Open(ctx context.Context, path string, opt Options) (*Checkpoint, error) {
 	return open(ctx, path, opt.withDefaults(), newResult())
 }
@@ -33,7 +36,10 @@ func open(ctx context.Context, path string, opt Options, res *Result) (*Checkpoi
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
-	ck := &Checkpoint{opt: opt}
+	ck := &Checkpoint{opt: opt, budget: opt.SharedBudget}
+	if ck.budget == nil {
+		ck.budget = pipeline.NewBudget(opt.Budget)
+	}
 	err := ck.discover(ctx, path, res)
 	if err == nil {
 		err = ck.index(ctx, res)
@@ -65,6 +71,12 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 		return unwrapRefusal(err)
 	}
 	ck.catalog = collector.Catalog
+	if err := ck.readManifest(); err != nil {
+		for _, f := range collector.Files {
+			_ = f.Close() // opened for reading: nothing can be lost
+		}
+		return err
+	}
 	ck.found.Index = nil // compared with the headers by now, and as large as they are
 	res.TensorsIn = ck.catalog.Len()
 	res.Notes = append(res.Notes, ck.catalog.Notes()...)
@@ -102,8 +114,16 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 		s := ck.found.Shards[i]
 		shards[i] = file.Shard{Name: s.Name, File: f, Size: s.Size, ModTime: s.ModTime}
 	}
-	ck.source, err = file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.opt.Budget})
-	return err
+	if ck.opt.Source != nil {
+		ck.source, err = ck.opt.Source(shards)
+		return err
+	}
+	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.budget.Size()})
+	if err != nil {
+		return err
+	}
+	ck.source = src
+	return nil
 }
 
 // unwrapRefusal takes the list of faults out of what the engine wrapped around it.
@@ -114,37 +134,47 @@ func unwrapRefusal(err error) error {
 	return err
 }
 
+// options are opt for one load from this Checkpoint: one that names no budget takes the Checkpoint's.
+func (ck *Checkpoint) options(opt Options) Options {
+	switch {
+	case opt.SharedBudget != nil || opt.Budget < 0:
+	case opt.Budget > 0:
+		opt.SharedBudget = pipeline.NewBudget(opt.Budget)
+	default:
+		opt.SharedBudget = ck.budget
+	}
+	return opt.withDefaults()
+}
+
+func (ck *Checkpoint) planInput() plan.Input {
+	in := plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant}
+	if ck.packed != nil {
+		in.Packed = &ck.packed.plan
+	}
+	return in
+}
+
 // Plan says what a load would do, from headers and config files alone. staging is what the sink will hold for a Slab, nil for one in final
 // memory. When the checkpoint is refused the Plan is there all the same, with every fault.
 func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.Plan, error) {
-	opt = opt.withDefaults()
+	opt = ck.options(opt)
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
-	p, err := plan.Make(
-		plan.Input{Catalog: ck.catalog, Model: ck.found.Config, Quant: ck.found.Quant},
-		plan.Options{
-			Layout: opt.Layout, DType: opt.DType, NoFuse: opt.NoFuse, Strict: opt.Strict,
-			Budget: opt.Budget, Staging: staging, Formats: opt.Formats,
-		},
-	)
+	p, err := plan.Make(ck.planInput(), opt.planOptions(staging))
 	p.Notes = slices.Concat(ck.found.Notes, ck.catalog.Notes(), p.Notes)
+	if err == nil && len(p.Outputs) == 0 && p.Summary.LeftOut > 0 {
+		err = fmt.Errorf("%w: no output is left by include %q and exclude %q; coldload plan lists their names", ErrOptions, opt.Include, opt.Exclude)
+	}
 	return p, err
 }
 
-// Has reports whether the checkpoint has a tensor of that name.
-func (ck *Checkpoint) Has(name string) bool {
-	_, ok := ck.catalog.Lookup(name)
-	return ok
-}
-
-// Tensor is what the headers say of a tensor.
-func (ck *Checkpoint) Tensor(name string) (stages.Tensor, bool) {
-	i, ok := ck.catalog.Lookup(name)
-	if !ok {
-		return stages.Tensor{}, false
+// planOptions are the options that decide what is made.
+func (o Options) planOptions(staging func(stages.Slab) int64) plan.Options {
+	return plan.Options{
+		Layout: o.Layout, DType: o.DType, NoFuse: o.NoFuse, Strict: o.Strict, ActOrder: o.ActOrder,
+		Rules: o.Rules, Include: o.Include, Exclude: o.Exclude, Budget: o.Budget, Staging: staging, Formats: o.Formats,
 	}
-	return ck.catalog.Tensor(i), true
 }
 
 // QuantConfig is what the checkpoint says about its quantisation; nil when it says nothing.
@@ -164,7 +194,7 @@ func (ck *Checkpoint) Close() error {
 
 // LoadAll reads the whole checkpoint into sink, as the function Load does.
 func (ck *Checkpoint) LoadAll(ctx context.Context, sink stages.Sink, opt Options) (*Result, error) {
-	opt = opt.withDefaults()
+	opt = ck.options(opt)
 	res := newResult()
 	res.TensorsIn = ck.catalog.Len()
 	ctx, span := opt.startSpan(ctx, "load", ck.found.Path)

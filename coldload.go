@@ -10,10 +10,12 @@
 package coldload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"runtime"
 	"slices"
 
@@ -38,12 +40,14 @@ var ErrOptions = errors.New("options do not fit together")
 
 // Options of a load. The zero value is good: Marlin, dtypes kept, everything fused, 256 MiB.
 type Options struct {
-	// Layout of quantised modules; empty is [stages.LayoutMarlin].
+	// Layout of quantised modules; empty is [stages.LayoutMarlin], or what a packed folder has.
 	Layout stages.Layout
 	// DType of floating-point Outputs and of scales: F32, F16 or BF16; the zero value keeps what the file has.
 	DType stages.DType
 	// NoFuse loads every module by itself; Strict refuses what the layout cannot hold instead of keeping it raw.
 	NoFuse, Strict bool
+	// ActOrder treats every quantised module with a g_idx as act-order, whatever the config says.
+	ActOrder bool
 	// Budget is what the Batches in flight may cost together, in bytes: fetch buffers and the Sink's staging. 0 is DefaultBudget.
 	Budget int64
 	// SharedBudget, when set, is the Budget to charge instead: several loads can share it.
@@ -54,6 +58,14 @@ type Options struct {
 	IO file.Mode
 	// Stages are inserted into the flow.
 	Stages []Insert
+	// Rules drop, rename or retype Outputs before a byte moves; see [stages.Rule]. They are asked in order.
+	Rules []stages.Rule
+	// Source, when set, makes what the bytes are read from, instead of sources/file: around the open files of the Shards, which it owns
+	// from the call on.
+	Source func(shards []file.Shard) (stages.Source, error)
+	// Include and Exclude choose among the Outputs by their names, with the patterns of [path.Match]: made is what matches any of Include
+	// (everything when it is empty) and none of Exclude.
+	Include, Exclude []string
 	// Formats are quantisation formats of one's own.
 	Formats []plan.Format
 	// HubCache is the folder of the Hugging Face cache, for names such as org/name; see [discover.HubCacheFromEnv].
@@ -87,9 +99,6 @@ type Progress struct {
 
 // withDefaults fills in what is zero.
 func (o Options) withDefaults() Options {
-	if o.Layout == "" {
-		o.Layout = stages.LayoutMarlin
-	}
 	if o.SharedBudget != nil {
 		o.Budget = o.SharedBudget.Size()
 	}
@@ -118,17 +127,22 @@ func (o Options) withDefaults() Options {
 func (o Options) validate() error {
 	var faults []error
 	bad := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if !slices.Contains([]stages.Layout{stages.LayoutMarlin, stages.LayoutRaw}, o.Layout) {
+	if !slices.Contains([]stages.Layout{"", stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw}, o.Layout) {
 		bad("layout %q is not known", o.Layout)
 	}
 	if !slices.Contains([]stages.DType{safetensors.Invalid, safetensors.F32, safetensors.F16, safetensors.BF16}, o.DType) {
 		bad("dtype %s: only F32, F16 and BF16 can be asked for", o.DType)
 	}
-	if o.DType == safetensors.F32 && o.Layout == stages.LayoutMarlin {
-		bad("layout marlin holds F16 or BF16 scales, not F32")
+	if layout := cmp.Or(o.Layout, stages.LayoutMarlin); o.DType == safetensors.F32 && (layout == stages.LayoutMarlin || layout == stages.LayoutExllama) {
+		bad("layout %s holds F16 or BF16 scales, not F32", layout)
 	}
 	if o.Budget < 0 {
 		bad("budget of %d bytes", o.Budget)
+	}
+	for _, pattern := range slices.Concat(o.Include, o.Exclude) {
+		if _, err := path.Match(pattern, ""); err != nil {
+			bad("pattern %q: %w", pattern, err)
+		}
 	}
 	w := o.Workers
 	if min(w.Index, w.Fetch, w.Decode, w.Fuse, w.Repack, w.Upload) < 0 {
@@ -139,27 +153,30 @@ func (o Options) validate() error {
 			bad("a stage cannot be inserted after %s", s.After)
 		}
 	}
+	if slices.Contains(o.Rules, nil) {
+		bad("a rule that is nil")
+	}
 	if len(faults) == 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrOptions, errors.Join(faults...))
 }
 
-// Load reads the checkpoint at path (a folder, a .safetensors file, or org/name in the Hugging Face cache) into sink, which it takes over:
+// Load reads the checkpoint name (a folder, a .safetensors file, or org/name in the Hugging Face cache) into sink, which it takes over:
 // the sink is closed when Load returns, whatever happens, and after an error holds nothing that looks finished. The Result is never nil;
 // after an error it says how far the load came.
-func Load(ctx context.Context, path string, sink stages.Sink, opt Options) (*Result, error) {
+func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Result, error) {
 	opt = opt.withDefaults()
 	res := newResult()
-	ctx, span := opt.startSpan(ctx, "load", path)
-	err := load(ctx, path, sink, opt, res)
+	ctx, span := opt.startSpan(ctx, "load", name)
+	err := load(ctx, name, sink, opt, res)
 	res.finish()
 	endSpan(span, res, err)
 	return res, err
 }
 
-func load(ctx context.Context, path string, sink stages.Sink, opt Options, res *Result) error {
-	ck, err := open(ctx, path, opt, res)
+func load(ctx context.Context, name string, sink stages.Sink, opt Options, res *Result) error {
+	ck, err := open(ctx, name, opt, res)
 	if err != nil {
 		return errors.Join(err, sink.Close())
 	}

@@ -100,7 +100,7 @@ func ourName(vllm string) string {
 	return strings.NewReplacer("experts.w13_", "experts.gate_up_proj.", "experts.w2_", "experts.down_proj.").Replace(vllm)
 }
 
-func checkExpected(t *testing.T, mem *host.Memory, f fixture, prefix string) {
+func checkExpected(t *testing.T, mem outputs, f fixture, prefix string) {
 	t.Helper()
 	found := 0
 	for _, e := range f.Expected {
@@ -126,21 +126,98 @@ func checkExpected(t *testing.T, mem *host.Memory, f fixture, prefix string) {
 	}
 }
 
-func TestFixtureGPTQ(t *testing.T) {
-	const name = "gptq_moe_4b_g128_sharded"
-	f := readFixture(t, name)
-	for label, opt := range variants() {
-		t.Run(label, func(t *testing.T) {
-			for prefix, dtype := range map[string]stages.DType{"marlin/tp1/": safetensors.F16, "marlin/tp1.bf16/": safetensors.BF16} {
-				opt.DType = dtype
+// gptqFixtures are the GPTQ checkpoints, and whether Marlin holds them.
+var gptqFixtures = map[string]bool{
+	"gptq_moe_4b_g128_sharded":         true,
+	"gptq_dense_4b_g128_desc_act_bias": true,
+	"gptq_dense_8b_g128":               true,
+	"gptq_dense_4b_g32_asym_v2":        false,
+}
+
+func TestFixtureGPTQMarlin(t *testing.T) {
+	for name, holds := range gptqFixtures {
+		if !holds {
+			continue
+		}
+		f := readFixture(t, name)
+		for label, opt := range variants() {
+			t.Run(name+"/"+label, func(t *testing.T) {
+				for prefix, dtype := range map[string]stages.DType{"marlin/tp1/": safetensors.F16, "marlin/tp1.bf16/": safetensors.BF16} {
+					if f.has(prefix) {
+						opt.DType = dtype
+						mem, _ := loadHost(t, fixturePath(name), opt)
+						checkExpected(t, mem, f, prefix)
+					}
+				}
+				opt.DType = safetensors.Invalid
 				mem, _ := loadHost(t, fixturePath(name), opt)
-				checkExpected(t, mem, f, prefix)
-			}
-			opt.DType = safetensors.Invalid
-			mem, _ := loadHost(t, fixturePath(name), opt)
-			checkExpected(t, mem, f, "marlin/tp1/") // the file's scales are F16
-		})
+				checkExpected(t, mem, f, "marlin/tp1/") // the files' scales are F16
+			})
+		}
 	}
+}
+
+// TestFixtureGPTQDequant compares every weight with the tool's own, module by module and fused.
+func TestFixtureGPTQDequant(t *testing.T) {
+	for name := range gptqFixtures {
+		f := readFixture(t, name)
+		for label, opt := range variants() {
+			t.Run(name+"/"+label, func(t *testing.T) {
+				opt.Layout, opt.DType = stages.LayoutDequant, safetensors.F32
+				fused, _ := loadHost(t, fixturePath(name), opt)
+				opt.NoFuse = true
+				single, _ := loadHost(t, fixturePath(name), opt)
+				checkDequant(t, single, f)
+				checkFusedFrom(t, fused, single)
+			})
+		}
+	}
+}
+
+func checkDequant(t *testing.T, mem outputs, f fixture) {
+	t.Helper()
+	if len(f.Dequant.Modules) == 0 {
+		t.Fatal("the fixture has no dequantised weights")
+	}
+	for _, m := range f.Dequant.Modules {
+		got, ok := mem.Lookup(m.Name)
+		if !ok {
+			t.Errorf("%s: no such output", m.Name)
+			continue
+		}
+		if sum := sha256.Sum256(got.Bytes); hex.EncodeToString(sum[:]) != m.SHA256 || fmt.Sprint(got.Shape) != fmt.Sprint(m.Shape) {
+			t.Errorf("%s: other values than the tool's", m.Name)
+		}
+	}
+}
+
+// checkFusedFrom compares every output of a fused load with those of an unfused one, joined.
+func checkFusedFrom(t *testing.T, fused, single outputs) {
+	t.Helper()
+	src := map[string][]byte{}
+	for name, tensor := range single.All() {
+		src[name] = tensor.Bytes
+	}
+	used := 0
+	for out, tensor := range fused.All() {
+		want, n := joined(src, out)
+		used += n
+		if !bytes.Equal(tensor.Bytes, want) {
+			t.Errorf("%s: other bytes than its members joined", out)
+		}
+	}
+	if used != len(src) {
+		t.Errorf("fused outputs use %d of %d", used, len(src))
+	}
+}
+
+func (f fixture) has(prefix string) bool {
+	for _, e := range f.Expected {
+		if strings.HasPrefix(e.Name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // TestFixturePlain compares with the source tensors, joined by the simplest code there is.
@@ -170,31 +247,33 @@ func TestFixturePlain(t *testing.T) {
 
 // joined makes an output's bytes from the source tensors, and says how many it took.
 func joined(src map[string][]byte, out string) (data []byte, n int) {
-	take := func(name string) {
-		data = append(data, src[name]...)
-		n++
+	take := func(names ...string) ([]byte, int) {
+		for _, name := range names {
+			data = append(data, src[name]...)
+		}
+		return data, len(names)
 	}
-	experts := func(members ...string) {
+	scope, suffix, ok := strings.Cut(out, ".experts.")
+	if ok && !strings.Contains(suffix, "0.") {
+		members := map[string][]string{"gate_up_proj.weight": {"gate_proj", "up_proj"}, "down_proj.weight": {"down_proj"}}[suffix]
+		var names []string
 		for e := range 4 {
 			for _, m := range members {
-				take(strings.Replace(out, "experts.", fmt.Sprintf("experts.%d.", e), 1)[:strings.Index(out, "experts.")] +
-					fmt.Sprintf("experts.%d.%s.weight", e, m))
+				names = append(names, fmt.Sprintf("%s.experts.%d.%s.weight", scope, e, m))
 			}
 		}
+		return take(names...)
 	}
-	switch {
-	case strings.HasSuffix(out, ".experts.gate_up_proj.weight"):
-		experts("gate_proj", "up_proj")
-	case strings.HasSuffix(out, ".experts.down_proj.weight"):
-		experts("down_proj")
-	case strings.HasSuffix(out, ".qkv_proj.weight"):
-		for _, m := range []string{"q_proj", "k_proj", "v_proj"} {
-			take(strings.Replace(out, "qkv_proj", m, 1))
+	for fused, members := range map[string][]string{"qkv_proj": {"q_proj", "k_proj", "v_proj"}, "gate_up_proj": {"gate_proj", "up_proj"}} {
+		if strings.Contains(out, "."+fused+".") {
+			var names []string
+			for _, m := range members {
+				names = append(names, strings.Replace(out, fused, m, 1))
+			}
+			return take(names...)
 		}
-	default:
-		take(out)
 	}
-	return data, n
+	return take(out)
 }
 
 func sourceTensors(t *testing.T, dir string) map[string][]byte {
@@ -246,13 +325,10 @@ func TestFixturePlainCast(t *testing.T) {
 // TestFixturesRefused: what is recognised and not processed is refused by name, before a byte moves.
 func TestFixturesRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"gptq_dense_4b_g128_desc_act_bias": "act-order",
-		"gptq_dense_8b_g128":               "bits 8",
-		"gptq_dense_4b_g32_asym_v2":        "asymmetric",
-		"awq_moe_4b_g64":                   `"awq" is not supported yet`,
-		"ct_moe_w4a16_g32":                 `"compressed-tensors" is not supported yet`,
-		"fp8_block_dense":                  `"fp8" is not supported yet`,
-		"mxfp4_gptoss":                     `"mxfp4" is not supported yet`,
+		"awq_moe_4b_g64":   `"awq" is not supported yet`,
+		"ct_moe_w4a16_g32": `"compressed-tensors" is not supported yet`,
+		"fp8_block_dense":  `"fp8" is not supported yet`,
+		"mxfp4_gptoss":     `"mxfp4" is not supported yet`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			sink := host.New(host.Options{})

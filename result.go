@@ -139,6 +139,13 @@ func readBy(source stages.Source) Read {
 	return Read{Mmap: st.MmapBytes, Pread: st.PreadBytes, Direct: st.DirectBytes}
 }
 
+// takeStage keeps the figures of a pipeline of one stage that is no phase: it follows the phases.
+func (r *Result) takeStage(stats []pipeline.StageStats) {
+	if n := len(stats); n > 0 {
+		r.Phases = append(r.Phases, phaseOf(stats[n-1]))
+	}
+}
+
 // takeWarnings keeps what the Ops found odd.
 func (r *Result) takeWarnings(w *execute.Warnings) {
 	texts, more := w.List()

@@ -18,18 +18,42 @@ import (
 
 // load plans and runs one load into sink, which it closes.
 func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, res *Result) error {
-	p, err := ck.makePlan(ctx, sink, opt, res)
-	if err == nil {
-		err = sink.Begin(ctx, p.Outputs)
+	if opt.SharedBudget == nil {
+		opt.SharedBudget = ck.budget // opt is what it was opened with
 	}
+	p, err := ck.makePlan(ctx, sink, opt, res)
 	if err != nil {
 		return errors.Join(err, sink.Close())
 	}
-	if r, ok := sink.(stages.Resumer); ok {
-		p = p.Skip(func(i int) bool { return r.Done(p.Outputs[i]) }, opt.Budget)
+	return ck.begin(ctx, p, sink, opt, res)
+}
+
+// begin runs a Plan into sink, which it closes.
+func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
+	if err := sink.Begin(ctx, p.Outputs); err != nil {
+		return errors.Join(err, sink.Close())
+	}
+	if done := doneBefore(sink, p); done != nil {
+		p = p.Skip(done, opt.Budget)
 		res.Plan = p
 	}
 	return unwrapRefusal(ck.flow(ctx, p, sink, opt, res))
+}
+
+// doneBefore asks a Sink that goes on where an earlier run stopped; nil for any other.
+func doneBefore(sink stages.Sink, p *plan.Plan) func(stages.Slab) bool {
+	switch r := sink.(type) {
+	case stages.SlabResumer:
+		return r.DoneSlab
+	case stages.Resumer:
+		done := make([]bool, len(p.Outputs))
+		for i := range done {
+			done[i] = r.Done(p.Outputs[i])
+		}
+		return func(s stages.Slab) bool { return done[s.Output] }
+	default:
+		return nil
+	}
 }
 
 func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Options, res *Result) (p *plan.Plan, err error) {
@@ -48,13 +72,27 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 	return p, err
 }
 
-// flow wires the stages and waits for the end of the run.
+// flow runs a Plan into a sink that was begun.
 func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
-	budget := opt.SharedBudget
-	if budget == nil {
-		budget = pipeline.NewBudget(opt.Budget)
+	return ck.wire(ctx, p, sink, opt, opt.SharedBudget).end(p, res)
+}
+
+// end waits for the end of a load and notes its figures.
+func (f *flow) end(p *plan.Plan, res *Result) error {
+	err := f.run.Wait()
+	res.takeSource(f.source, f.before)
+	res.takeFlow(f.run.Stats(), f.budget.Peak())
+	res.takeWarnings(f.warnings)
+	if err == nil && f.opt.Progress != nil {
+		total := p.Summary.BytesOut - p.Summary.Skipped
+		f.opt.Progress(Progress{Written: total, Total: total, Done: true})
 	}
-	f := &flow{opt: opt, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
+	return err
+}
+
+// wire connects the stages of a load that charges budget. Nothing runs yet.
+func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) *flow {
+	f := &flow{opt: opt, budget: budget, source: ck.source, before: readBy(ck.source), warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
 	f.stream = pipeline.From(f.run, "batches", batches(p, ck.source, sink, budget.Size()), pipeline.Charge(budget, (*stages.Batch).Cost))
 
 	f.fetch(ck.source, sink, fetchers(ctx, ck.source, opt))
@@ -66,16 +104,7 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: ck.source.Verify})
 	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
-	before := readBy(ck.source)
-	err := f.run.Wait()
-	res.takeSource(ck.source, before)
-	res.takeFlow(f.run.Stats(), budget.Peak())
-	res.takeWarnings(f.warnings)
-	if err == nil && opt.Progress != nil {
-		total := p.Summary.BytesOut - p.Summary.Skipped
-		opt.Progress(Progress{Written: total, Total: total, Done: true})
-	}
-	return err
+	return f
 }
 
 // standardFetchers is for a Source that does not say: two requests keep a disk busy.
@@ -116,7 +145,10 @@ func batches(p *plan.Plan, source stages.Source, sink stages.Sink, budget int64)
 
 // flow is the chain of stages under construction.
 type flow struct {
+	source   stages.Source
+	before   Read // what the source had read
 	opt      Options
+	budget   *pipeline.Budget
 	run      *pipeline.Run
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings

@@ -49,7 +49,6 @@ func (o Options) startSpan(ctx context.Context, operation, path string) (context
 	//nolint:spancheck // it is the caller's to end
 	return o.tracer().Start(ctx, "coldload."+operation, trace.WithAttributes(
 		attribute.String("coldload.model", path),
-		attribute.String("coldload.layout", string(o.Layout)),
 		attribute.Int64("coldload.budget", o.Budget),
 	))
 }
@@ -59,7 +58,7 @@ func endSpan(span trace.Span, r *Result, err error) {
 	if span.IsRecording() && r.Plan != nil {
 		s := r.Plan.Summary
 		span.SetAttributes(
-			attribute.String("coldload.format", s.Format),
+			attribute.String("coldload.format", s.Format), attribute.String("coldload.layout", string(s.Layout)),
 			attribute.Int64("coldload.bytes.in", s.BytesIn), attribute.Int64("coldload.bytes.out", s.BytesOut),
 			attribute.Int("coldload.tensors.in", s.Tensors), attribute.Int("coldload.tensors.out", len(r.Plan.Outputs)),
 		)

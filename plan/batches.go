@@ -95,19 +95,15 @@ func (p *Plan) cut(target int64) {
 	}
 }
 
-// Skip is the Plan without the work for Outputs that are done already. The Outputs stay, with their numbers; Summary.Skipped says how many
+// Skip is the Plan without the work for Slabs that are done already. The Outputs stay, with their numbers; Summary.Skipped says how many
 // bytes of them need not be made again. budget is what it was when the Plan was made.
-func (p *Plan) Skip(done func(output int) bool, budget int64) *Plan {
+func (p *Plan) Skip(done func(stages.Slab) bool, budget int64) *Plan {
 	rest := *p
-	rest.units, rest.ends = nil, nil
-	skip := make([]bool, len(p.Outputs))
-	for i := range skip {
-		if skip[i] = done(i); skip[i] {
-			rest.Summary.Skipped += p.Outputs[i].Size
-		}
-	}
+	rest.units, rest.ends = make([]unit, 0, len(p.units)), nil
 	for _, u := range p.units {
-		if !skip[u.output] {
+		if slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab)); done(slab) {
+			rest.Summary.Skipped += slab.Len
+		} else {
 			rest.units = append(rest.units, u)
 		}
 	}
@@ -125,9 +121,9 @@ func (p *Plan) Batch(i int) *stages.Batch {
 		start = p.ends[i-1]
 	}
 	n := p.ends[i] - start
-	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n)}
+	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n), ends: make([]int, 0, n)}
 	e.batch = &stages.Batch{
-		Seq: i, Name: fmt.Sprintf("batch %d", i), Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
+		Seq: i, Name: fmt.Sprintf("batch %d", i), Outputs: p.Outputs, Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
 	}
 	for _, u := range p.units[start:p.ends[i]] {
 		slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab))

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 	"github.com/coldload/coldload/stages/fuse"
@@ -20,6 +21,19 @@ func (b *Builder) Layout() stages.Layout { return b.layout }
 
 // DType is what the user asked floating-point Outputs to be; safetensors.Invalid keeps them.
 func (b *Builder) DType() stages.DType { return b.c.opt.DType }
+
+// ModelDType is the dtype that the model's config names; safetensors.Invalid when it names none that coldload makes.
+func (b *Builder) ModelDType() stages.DType {
+	switch b.c.in.Model.DType {
+	case "float16", "half":
+		return safetensors.F16
+	case "bfloat16":
+		return safetensors.BF16
+	case "float32", "float":
+		return safetensors.F32
+	}
+	return safetensors.Invalid
+}
 
 // SourceDType is the dtype of one part of the Group's first Module.
 func (b *Builder) SourceDType(part int) stages.DType {
@@ -40,15 +54,20 @@ type Grid struct {
 	Dims []int64
 	// Width is what one Module contributes to a row, and Source what is read for it, both in bytes.
 	Width, Source func(m *Module) int64
+	// Sides are parts that the Op reads whole, after Part. Whole makes one Slab of all rows of a Module, for an Op that needs them all.
+	Sides []int
+	Whole bool
 	// Shared takes the part from the first member alone: what all members have in common.
 	Shared bool
 	Checks []Check
 }
 
-// Check is an Op that looks at one more tensor of every Module.
+// Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
+// one is then not checked against itself.
 type Check struct {
-	Part int
-	Op   stages.Op
+	Part    int
+	Op      stages.Op
+	Against bool
 }
 
 // Grid adds an Output.
@@ -63,11 +82,15 @@ func (b *Builder) Grid(g Grid) {
 		r.columns = append(r.columns, col)
 		r.stride += col.width
 	}
-	for _, k := range g.Checks {
-		r.checks = append(r.checks, check{op: k.Op, tensors: b.tensors(k.Part, members)})
+	for _, part := range g.Sides {
+		r.sides = append(r.sides, b.tensors(part, members))
 	}
+	r.checks = b.checks(g.Checks)
 	each := r.stride * r.rows
-	r.perSlab = rowsPerSlab(r.rows, r.stride, b.group.Stacked())
+	r.perSlab = r.rows
+	if !g.Whole {
+		r.perSlab = rowsPerSlab(r.rows, r.stride, b.group.Stacked())
+	}
 	dims := g.Dims
 	if dims == nil {
 		dims = []int64{g.Rows, g.Cols}
@@ -75,11 +98,60 @@ func (b *Builder) Grid(g Grid) {
 	b.add(g.Suffix, g.DType, dims, g.Layout, g.Kind, each, r.perSlab*r.stride, r)
 }
 
-// Segments adds an Output that is one part of every Module, one after the other, cast when that is asked for. dims is the shape of one
-// expert's share.
-func (b *Builder) Segments(suffix string, part int, dims []int64) {
+// checks lists what the Checks look at.
+func (b *Builder) checks(list []Check) (out []check) {
+	n := len(b.group.Members)
+	for _, k := range list {
+		t := b.tensors(k.Part, n)
+		c := check{op: k.Op, tensors: [][]int32{t}}
+		if k.Against {
+			first := make([]int32, len(t))
+			for i := range t {
+				first[i] = t[i/n*n]
+				if i%n == 0 {
+					first[i] = none
+				}
+			}
+			c.tensors = append(c.tensors, first)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// Tall describes an Output whose members lie one below the other, each made by one Op.
+type Tall struct {
+	Suffix string
+	Parts  []int // that the Op reads, whole
+	DType  stages.DType
+	Op     stages.Op
+	Checks []Check
+}
+
+// Tall adds an Output of [N, K] elements.
+func (b *Builder) Tall(t Tall) {
+	m := b.group.First()
+	r := &tall{op: t.Op, row: m.K * elementBytes(t.DType)}
+	for _, m := range b.group.Modules[:len(b.group.Members)] {
+		r.heights = append(r.heights, m.N)
+	}
+	for _, p := range t.Parts {
+		r.parts = append(r.parts, b.tensors(p, len(b.group.Members)))
+	}
+	r.checks = &grid{columns: make([]column, len(b.group.Members)), tensors: r.parts[0], checks: b.checks(t.Checks)}
+	each := r.row * b.group.N()
+	kind := b.Kind()
+	if kind == stages.KindKept {
+		kind = stages.KindDequantised
+	}
+	b.add(t.Suffix, t.DType, []int64{b.group.N(), m.K}, stages.LayoutRaw, kind, each, each, r)
+}
+
+// Segments adds an Output that is one part of every Module, one after the other, cast to want when it is given. dims is the shape of one expert's
+// share.
+func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DType) {
 	from := b.SourceDType(part)
-	to, op, err := castTo(from, b.DType())
+	to, op, err := castTo(from, want)
 	if err != nil {
 		b.c.checks.ModuleFault(b.group.First(), stages.CodeUnsupported, err.Error(), "", "", "use --dtype keep")
 		return
@@ -95,17 +167,11 @@ func (b *Builder) Segments(suffix string, part int, dims []int64) {
 	case kind != stages.KindKept:
 		r.op = fuse.Concat()
 	}
-	var size int64
-	for _, t := range r.tensors {
-		size += b.c.in.Catalog.Extent(int(t)).Len / r.from * r.to
-		r.ends = append(r.ends, size)
-	}
-	each := size / int64(max(b.group.Experts, 1))
-	r.slab = slabOf(each)
 	if b.group.Stacked() {
-		r.slab = stackedSlab(each, to)
+		dims = append([]int64{int64(b.group.Experts)}, dims...)
 	}
-	b.add(suffix, to, dims, stages.LayoutRaw, kind, each, r.slab, r)
+	o := stages.Output{Name: b.group.Name + "." + suffix, DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
+	b.c.add(b.c.sized(o, r), r)
 }
 
 // Kind is what a raw Output of the Group is.

@@ -30,6 +30,7 @@ type compiler struct {
 	names   map[string]struct{}
 	fused   map[string]*Fused // by members and name
 	kept    map[string]*Kept
+	dropped []recipe // of Outputs that a rule does not want
 }
 
 // Marks in compiler.owner.
@@ -40,7 +41,7 @@ const (
 )
 
 func newCompiler(in Input, opt Options) *compiler {
-	if opt.Layout == "" {
+	if opt.Layout == "" && in.Packed == nil {
 		opt.Layout = stages.LayoutMarlin
 	}
 	c := &compiler{
@@ -48,22 +49,22 @@ func newCompiler(in Input, opt Options) *compiler {
 		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, faults: &c.faults}
+	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults}
 	c.rules = rulesFor(in.Model.ModelType)
-	c.owner = make([]int32, in.Catalog.Len())
-	for i := range c.owner {
-		c.owner[i] = ownerNone
-	}
 	return c
 }
 
 func (c *compiler) run() {
-	c.openFormat()
-	c.ignore()
-	c.findQuantised()
-	c.findDense()
-	c.group()
-	c.compile()
+	c.owner = make([]int32, c.in.Catalog.Len())
+	for i := range c.owner {
+		c.owner[i] = ownerNone
+	}
+	if c.in.Packed != nil {
+		c.takePacked(c.in.Packed)
+	} else {
+		c.recognise()
+	}
+	c.choose()
 	c.describe()
 	c.countSlabs()
 	if len(c.faults.list) == 0 {
@@ -74,6 +75,16 @@ func (c *compiler) run() {
 		c.note("%d more faults are not listed", c.faults.dropped)
 	}
 	c.plan.Faults = c.faults.list
+}
+
+// recognise finds the Modules of the Checkpoint and compiles them.
+func (c *compiler) recognise() {
+	c.openFormat()
+	c.ignore()
+	c.findQuantised()
+	c.findDense()
+	c.group()
+	c.compile()
 }
 
 // mostSlabs bounds the list of Slabs, which takes memory for bytes that a sparse file only claims to have. They are 16 TiB.
@@ -140,7 +151,7 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 	m.ok = r.Module(m, &c.checks)
 	mark := int32(len(c.modules))
 	for _, t := range m.Tensors {
-		if t != none {
+		if t != none && c.owner != nil { // nil when only one module is wanted
 			c.owner[t] = mark
 		}
 	}
@@ -296,30 +307,38 @@ func castSize(n int64, from, to stages.DType) (int64, bool) {
 
 // add appends an Output with its recipe. Two Outputs of one name would overwrite each other: that is a fault.
 func (c *compiler) add(o stages.Output, r recipe) {
+	o, r, ok := c.rewrite(o, r)
+	if !ok {
+		return
+	}
 	c.plan.Outputs = append(c.plan.Outputs, o)
 	c.plan.recipes = append(c.plan.recipes, r)
 }
 
 // checkNames reports Outputs that share a name: a fused name that a tensor of the checkpoint already has, or that two Groups get. Names
-// of tensors that are kept one by one are unique, so only those of Groups need to be looked up.
+// of tensors that are kept one by one are unique unless a rule renames them, so only those of Groups need to be looked up.
 func (c *compiler) checkNames() {
+	renamed := len(c.opt.Rules) > 0 // then any name may be any other's
 	for i := range c.plan.Outputs {
-		if _, one := c.plan.recipes[i].(single); one {
+		if _, one := c.plan.recipes[i].(single); one && !renamed {
 			continue
 		}
 		o := &c.plan.Outputs[i]
-		problem := ""
-		if t, exists := c.in.Catalog.Lookup(o.Name); exists && c.owner[t] == ownerNone {
+		problem, advice := "", "the checkpoint holds both the fused and the separate weights: remove one"
+		if t, exists := c.in.Catalog.Lookup(o.Name); exists && !renamed && c.owner[t] == ownerNone {
 			problem = "would be made from its members, but the checkpoint has a tensor of that name"
 		}
 		if _, twice := c.names[o.Name]; twice {
 			problem = "would be made twice, from different modules"
+			if renamed {
+				problem, advice = "two Outputs would have this name", "change the rule that renames"
+			}
 		}
 		c.names[o.Name] = struct{}{}
 		if problem != "" {
 			c.faults.add(stages.Fault{
 				Code: stages.CodeDuplicate, Tensor: o.Name, Problem: problem,
-				Advice: "the checkpoint holds both the fused and the separate weights: remove one",
+				Advice: advice,
 			})
 		}
 	}
@@ -328,11 +347,19 @@ func (c *compiler) checkNames() {
 // describe fills in what the Plan says about itself.
 func (c *compiler) describe() {
 	c.checkNames()
+	c.countDropped()
 	s := &c.plan.Summary
 	s.Format = c.method
 	for i := range c.in.Catalog.Len() {
 		s.BytesIn += c.in.Catalog.Extent(i).Len
 	}
+	c.sumOutputs()
+	c.describeFamily()
+}
+
+// sumOutputs adds up what was made and what the layout cannot hold.
+func (c *compiler) sumOutputs() {
+	s := &c.plan.Summary
 	for i := range c.plan.Outputs {
 		s.BytesOut += c.plan.Outputs[i].Size
 	}
@@ -346,12 +373,12 @@ func (c *compiler) describe() {
 	sort.Slice(s.Fused, func(i, j int) bool {
 		return s.Fused[i].Into+s.Fused[i].Members[0] < s.Fused[j].Into+s.Fused[j].Members[0]
 	})
-	c.describeFamily()
 }
 
 func (c *compiler) describeFamily() {
 	model := c.in.Model.ModelType
 	switch {
+	case c.in.Packed != nil: // its names were made when it was packed
 	case c.rules.known:
 		c.plan.Summary.Family = c.rules.family.Name
 	case len(c.fused) > 0 && model == "":

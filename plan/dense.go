@@ -56,9 +56,9 @@ func (dense) Module(m *Module, c *Checks) bool {
 // Compile joins the members along dim 0 and stacks the experts.
 func (dense) Compile(g *Group, b *Builder) string {
 	m := g.First()
-	b.Segments("weight", denseWeight, []int64{g.N(), m.K})
+	b.Segments("weight", denseWeight, []int64{g.N(), m.K}, b.DType())
 	if m.Has(denseBias) {
-		b.Segments("bias", denseBias, []int64{g.N()})
+		b.Segments("bias", denseBias, []int64{g.N()}, b.DType())
 	}
 	return ""
 }

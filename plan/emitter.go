@@ -15,27 +15,36 @@ const mostGap = 4096
 type emitter struct {
 	catalog Catalog
 	batch   *stages.Batch
-	inputs  []stages.Input // of all Parts, one each, so that they are allocated together
+	inputs  []stages.Input // of all Parts, in their order, so that they are allocated together
+	ends    []int          // where the Inputs of every Part end
 	extents []stages.Extent
 }
 
-// part adds a Part of the newest Slab, with one Input.
-func (e *emitter) part(op stages.Op, dst stages.Rect, tensor int32, src stages.Extent) {
-	e.add(stages.Part{Op: op, Slab: len(e.batch.Slabs) - 1, Dst: dst}, tensor, src)
+// source is one thing that a Part reads.
+type source struct {
+	tensor int32
+	extent stages.Extent
+}
+
+// part adds a Part of the newest Slab.
+func (e *emitter) part(op stages.Op, dst stages.Rect, src ...source) {
+	e.add(stages.Part{Op: op, Slab: len(e.batch.Slabs) - 1, Dst: dst}, src)
 }
 
 // check adds a Part that writes nothing.
-func (e *emitter) check(op stages.Op, tensor int32, src stages.Extent) {
-	e.add(stages.Part{Op: op, Slab: stages.NoSlab}, tensor, src)
+func (e *emitter) check(op stages.Op, src ...source) {
+	e.add(stages.Part{Op: op, Slab: stages.NoSlab}, src)
 }
 
-func (e *emitter) add(p stages.Part, tensor int32, src stages.Extent) {
+func (e *emitter) add(p stages.Part, src []source) {
 	e.batch.Parts = append(e.batch.Parts, p)
-	e.inputs = append(e.inputs, stages.Input{Tensor: e.catalog.Name(int(tensor)), Extent: src})
-	e.batch.UsedBytes += src.Len
+	for _, s := range src {
+		e.inputs = append(e.inputs, stages.Input{Tensor: e.catalog.Name(int(s.tensor)), Extent: s.extent})
+	}
+	e.ends = append(e.ends, len(e.inputs))
 }
 
-// finish coalesces the ranges and points the Inputs into them.
+// finish coalesces the ranges and points the Inputs into them. What two Parts read is fetched once.
 func (e *emitter) finish() *stages.Batch {
 	b := e.batch
 	for i := range e.inputs {
@@ -43,33 +52,42 @@ func (e *emitter) finish() *stages.Batch {
 			e.extents = append(e.extents, e.inputs[i].Extent)
 		}
 	}
-	b.Ranges = coalesce(e.extents)
+	b.Ranges, b.UsedBytes = coalesce(e.extents)
 	for i := range b.Ranges {
 		b.InBytes += b.Ranges[i].Len
 	}
+	start := 0
 	for i := range b.Parts {
+		b.Parts[i].Inputs = e.inputs[start:e.ends[i]:e.ends[i]]
+		start = e.ends[i]
+	}
+	for i := range e.inputs {
 		in := &e.inputs[i]
 		in.Range = find(b.Ranges, in.Extent)
 		in.Off = in.Extent.Off - b.Ranges[in.Range].Off
-		b.Parts[i].Inputs = e.inputs[i : i+1 : i+1]
 	}
 	return b
 }
 
-// coalesce sorts the extents and joins those that touch, overlap or have at most mostGap bytes between them. It reuses their memory.
-func coalesce(x []stages.Extent) []stages.Extent {
+// coalesce sorts the extents and joins those that touch, overlap or have at most mostGap bytes between them. It reuses their memory. used
+// is how many bytes they cover without the gaps.
+func coalesce(x []stages.Extent) (ranges []stages.Extent, used int64) {
 	slices.SortFunc(x, func(a, b stages.Extent) int {
 		return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.Off, b.Off))
 	})
 	out := x[:0]
 	for _, e := range x {
-		if n := len(out); n > 0 && out[n-1].Shard == e.Shard && e.Off-out[n-1].End() <= mostGap {
-			out[n-1].Len = max(out[n-1].End(), e.End()) - out[n-1].Off
+		n := len(out)
+		if n == 0 || out[n-1].Shard != e.Shard || e.Off-out[n-1].End() > mostGap {
+			out = append(out, e)
+			used += e.Len
 			continue
 		}
-		out = append(out, e)
+		last := &out[n-1]
+		used += max(e.End()-max(e.Off, last.End()), 0)
+		last.Len = max(last.End(), e.End()) - last.Off
 	}
-	return slices.Clip(out)
+	return slices.Clip(out), used
 }
 
 // find is the range that holds x.

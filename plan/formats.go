@@ -55,6 +55,10 @@ func (c *compiler) openFormat() {
 			return
 		}
 	}
+	if q.Method == MethodPacked {
+		c.faults.add(packedWithoutManifest(q.Where))
+		return
+	}
 	fault := stages.Fault{
 		Code: stages.CodeUnsupported, File: q.Where, Problem: fmt.Sprintf("unknown quantisation method %q", q.Method),
 		Expected: "one of " + c.supported(), Found: q.Method,

@@ -6,9 +6,7 @@ import (
 
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
-	"github.com/coldload/coldload/stages/decode"
 	"github.com/coldload/coldload/stages/discover"
-	"github.com/coldload/coldload/stages/repack"
 )
 
 // gptq recognises the checkpoints of AutoGPTQ and GPTQModel: codes packed along K, scales and zero points by group.
@@ -41,6 +39,9 @@ type gptqSpec struct {
 	bias   stages.DType // Invalid for none
 }
 
+// order reports whether the input features are sorted by group: the config says so, or the user does.
+func (s gptqSpec) order() bool { return s.descAct }
+
 func (s gptqSpec) String() string {
 	t := fmt.Sprintf("gptq %d bits, group %d", s.bits, s.group)
 	if !s.sym {
@@ -68,6 +69,8 @@ func (gptq) Marks(name string) bool { return strings.HasSuffix(name, ".qweight")
 type gptqReader struct {
 	base    gptqParams
 	v2      bool   // zero points are stored as they are, not one less
+	planar  bool   // gptq_p: codes lie in bit planes; zero points as in v2
+	wraps   bool   // the writer is known to wrap zero points: see decode.GPTQLayout
 	where   string // the config, for messages
 	dynamic []gptqOverride
 }
@@ -104,6 +107,12 @@ func (r *gptqReader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	if !r.members(m, c) || !r.shapes(m, c, p) {
+		return false
+	}
+	p.descAct = p.group != -1 && (p.descAct || c.ActOrder && m.Has(gptqGIdx)) // one group has no order
+	if p.descAct && !m.Has(gptqGIdx) {
+		c.Fault(m.Tensors[gptqQweight], stages.CodeMember, "the config says act-order (desc_act), but there is no g_idx", m.Base+".g_idx", "",
+			"the checkpoint is incomplete: get it again")
 		return false
 	}
 	spec := gptqSpec{gptqParams: p, scales: c.Catalog.DType(int(m.Tensors[gptqScales])), gIdx: m.Has(gptqGIdx)}
@@ -163,14 +172,14 @@ func (r *gptqReader) shapes(m *Module, c *Checks, p gptqParams) bool {
 		return false
 	}
 	m.K, m.N = rows*32/p.bits, cols
-	return r.columns(m, c, p, cols, sCols, zCols) && r.groups(m, c, p, sRows, zRows) && r.vectors(m, c)
+	return r.columns(m, c, p, rows, cols, sCols, zCols) && r.groups(m, c, p, sRows, zRows) && r.vectors(m, c)
 }
 
 // columns checks the widths: they tell the bits, and AWQ's packing along the other axis.
-func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, cols, sCols, zCols int64) bool {
+func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, rows, cols, sCols, zCols int64) bool {
 	q := m.Tensors[gptqQweight]
 	if sCols != cols {
-		if cols*(32/p.bits) == sCols && !m.Has(gptqGIdx) {
+		if cols*32/p.bits == sCols && !m.Has(gptqGIdx) {
 			c.Fault(q, stages.CodeShape, "is packed along the output features: this is AWQ, the config says gptq",
 				fmt.Sprintf("%d columns", sCols), fmt.Sprint(cols), "give the checkpoint the config that its quantiser wrote")
 		} else {
@@ -187,9 +196,13 @@ func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, cols, sCols, zC
 			"correct `bits` in "+r.where+", or get the checkpoint again")
 		return false
 	}
-	if m.N*p.bits%32 != 0 || m.K%32 != 0 && m.K*p.bits%32 != 0 {
-		c.Fault(q, stages.CodeShape, "does not fill whole words", fmt.Sprintf("output features that are a multiple of %d", 32/gcd(32, p.bits)),
-			fmt.Sprint(m.N), "")
+	multiple := int64(32)
+	if !r.blocks(p) {
+		multiple = 32 / gcd(32, p.bits)
+	}
+	if rows*32%p.bits != 0 || m.K%multiple != 0 || m.N%multiple != 0 {
+		c.Fault(q, stages.CodeShape, "does not fill whole words", fmt.Sprintf("features that are a multiple of %d", multiple),
+			fmt.Sprintf("%d input, %d output features", m.K, m.N), "")
 		return false
 	}
 	return true
@@ -240,13 +253,22 @@ func (r *gptqReader) vectors(m *Module, c *Checks) bool {
 	return ok
 }
 
-func (r *gptqReader) Compile(g *Group, b *Builder) string {
-	if b.Layout() == stages.LayoutMarlin {
-		return r.marlin(g, b)
+// format is the checkpoint_format.
+func (r *gptqReader) format() string {
+	switch {
+	case r.planar:
+		return "gptq_p"
+	case r.v2:
+		return "gptq_v2"
 	}
-	r.raw(g, b)
-	return ""
+	return "gptq"
 }
+
+// blocks reports whether codes and zero points come in blocks of 32 that fill whole words only together.
+func (r *gptqReader) blocks(p gptqParams) bool { return r.planar || 32%p.bits != 0 }
+
+// stream reports whether the codes lie as the kernels' repacking expects: one field after the other. Planes of a whole field are that too.
+func (r *gptqReader) stream(s gptqSpec) bool { return !r.planar || 32%s.bits == 0 }
 
 // groupsOf is G, the number of groups of a Module.
 func (s gptqSpec) groupsOf(m *Module) int64 {
@@ -264,175 +286,21 @@ func (s gptqSpec) span(m *Module) int64 {
 	return s.group
 }
 
-// marlin makes the Outputs that the Marlin kernels read.
-func (r *gptqReader) marlin(g *Group, b *Builder) string {
-	m := g.First()
-	spec, ok := m.Spec.(gptqSpec)
+// Compile adds the Outputs for the layout asked for.
+func (r *gptqReader) Compile(g *Group, b *Builder) string {
+	spec, ok := g.First().Spec.(gptqSpec)
 	if !ok {
 		return "not a gptq module"
 	}
-	scales := b.DType()
-	if keeps(scales) {
-		scales = spec.scales
+	o := &gptqOutputs{r: r, g: g, b: b, spec: spec, m: g.First()}
+	switch b.Layout() {
+	case stages.LayoutMarlin:
+		return o.marlin()
+	case stages.LayoutExllama:
+		return o.exllama()
+	case stages.LayoutDequant:
+		return o.dequant()
+	case stages.LayoutRaw, stages.LayoutExllamaV2:
 	}
-	if reason := marlinHolds(g, spec, scales, keeps(b.DType())); reason != "" {
-		return reason
-	}
-	perm := repack.Single
-	if spec.groupsOf(m) > 1 {
-		perm = repack.Grouped
-	}
-	permute, err := repack.MarlinScales(spec.scales, scales, perm)
-	if err != nil {
-		return err.Error()
-	}
-	words := g.N() * spec.bits / 2
-	b.Grid(Grid{
-		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: repack.GPTQMarlin4(), Rows: m.K / 16, Cols: words,
-		Width:  func(m *Module) int64 { return m.N * spec.bits / 2 * 4 },
-		Source: func(m *Module) int64 { return m.N * spec.bits / 2 * 4 },
-		Checks: r.checks(spec, m),
-	})
-	b.Grid(Grid{
-		Suffix: "scales", Part: gptqScales, DType: scales, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: permute, Rows: spec.groupsOf(m), Cols: g.N(),
-		Width:  func(m *Module) int64 { return m.N * elementBytes(scales) },
-		Source: func(m *Module) int64 { return m.N * elementBytes(spec.scales) },
-	})
-	return r.marlinBias(g, b, spec)
-}
-
-func (r *gptqReader) marlinBias(g *Group, b *Builder, spec gptqSpec) string {
-	if spec.bias == safetensors.Invalid {
-		return ""
-	}
-	to := b.DType()
-	if keeps(to) {
-		to = spec.bias
-	}
-	op, err := repack.MarlinScales(spec.bias, to, repack.Single)
-	if err != nil {
-		return err.Error()
-	}
-	b.Grid(Grid{
-		Suffix: "bias", Part: gptqBias, DType: to, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked, Op: op, Rows: 1, Cols: g.N(),
-		Dims:   []int64{g.N()},
-		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
-		Source: func(m *Module) int64 { return m.N * elementBytes(spec.bias) },
-	})
-	return ""
-}
-
-// checks prove what the config promises about tensors that the layout does not need.
-func (r *gptqReader) checks(spec gptqSpec, m *Module) []Check {
-	list := []Check{{Part: gptqQzeros, Op: decode.CheckZeros(r.zeroWord(spec))}}
-	if spec.gIdx {
-		list = append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupOrder(int(spec.span(m)))})
-	}
-	return list
-}
-
-// zeroWord is the word of packed zero points of a symmetric Module: 2^(bits-1) in every field, one less in format v1.
-func (r *gptqReader) zeroWord(spec gptqSpec) uint32 {
-	z := uint32(1) << (spec.bits - 1)
-	if !r.v2 {
-		z--
-	}
-	var w uint32
-	for at := int64(0); at < 32; at += spec.bits {
-		w |= z << at
-	}
-	return w
-}
-
-// marlinHolds says why the Marlin kernels cannot hold a Group; "" when they can. The limits are those of the kernels' tile shapes: dense
-// (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128 hidden and whole groups of intermediate features. scales is the
-// dtype that the scales get; keep says that the bias keeps its own.
-func marlinHolds(g *Group, spec gptqSpec, scales stages.DType, keep bool) string {
-	m := g.First()
-	switch {
-	case scales != safetensors.F16 && scales != safetensors.BF16:
-		return "Marlin takes F16 or BF16 scales, these are " + scales.String() + " (use --dtype f16 or bf16)"
-	case spec.group != -1 && spec.group != 32 && spec.group != 64 && spec.group != 128 && spec.groupsOf(m) > 1:
-		return fmt.Sprintf("Marlin has groups of 32, 64, 128 or all, not %d", spec.group)
-	case m.K%spec.span(m) != 0:
-		return fmt.Sprintf("%d input features are no whole groups of %d", m.K, spec.group)
-	}
-	for _, m := range g.Modules[:len(g.Members)] {
-		if m.N%64 != 0 {
-			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
-		}
-	}
-	if spec.bias == safetensors.F32 && keep {
-		return "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
-	}
-	if g.Stacked() {
-		return marlinHoldsExperts(g, spec)
-	}
-	if n := g.N(); n%64 == 0 && m.K%128 == 0 || n%128 == 0 && m.K%64 == 0 {
-		return ""
-	}
-	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", g.N(), m.K)
-}
-
-// marlinHoldsExperts wants the hidden size to be a multiple of 128 and the intermediate size one of max(64, group). For gate and up the
-// first is K and the second N; for down it is the other way round.
-func marlinHoldsExperts(g *Group, spec gptqSpec) string {
-	m := g.First()
-	hidden, inter := m.K, m.N
-	if len(g.Members) == 1 {
-		hidden, inter = m.N, m.K
-	}
-	if hidden%128 != 0 {
-		return fmt.Sprintf("hidden size %d of the experts is not a multiple of 128", hidden)
-	}
-	if by := max(64, spec.group); inter%by != 0 {
-		return fmt.Sprintf("intermediate size %d of the experts is not a multiple of %d", inter, by)
-	}
-	return ""
-}
-
-// raw keeps the tensors in GPTQ's own layout, members side by side along N.
-func (r *gptqReader) raw(g *Group, b *Builder) {
-	m := g.First()
-	spec, ok := m.Spec.(gptqSpec)
-	if !ok {
-		return
-	}
-	add := func(part int, rows, cols int64, width func(m *Module) int64, dims []int64, checks []Check) {
-		d := b.SourceDType(part)
-		b.Grid(Grid{
-			Suffix: r.Parts()[part], Part: part, DType: d, Layout: stages.LayoutRaw, Kind: b.Kind(), Op: b.Copy(),
-			Rows: rows, Cols: cols, Dims: dims, Width: width, Source: width, Shared: part == gptqGIdx, Checks: checks,
-		})
-	}
-	words := func(m *Module) int64 { return m.N * 4 }
-	zeros := func(m *Module) int64 { return m.N * spec.bits / 32 * 4 }
-	groups := spec.groupsOf(m)
-	add(gptqQweight, m.K*spec.bits/32, g.N(), words, nil, r.checks(spec, m))
-	r.rawFloats(b, gptqScales, groups, g.N(), nil, decode.CheckFinite(spec.scales))
-	add(gptqQzeros, groups, g.N()*spec.bits/32, zeros, nil, nil)
-	if spec.gIdx {
-		all := func(m *Module) int64 { return m.K * 4 }
-		add(gptqGIdx, 1, m.K, all, []int64{m.K}, nil)
-	}
-	if spec.bias != safetensors.Invalid {
-		r.rawFloats(b, gptqBias, 1, g.N(), []int64{g.N()}, decode.CheckFinite(spec.bias))
-	}
-}
-
-// rawFloats adds scales or biases, cast when that is asked for.
-func (r *gptqReader) rawFloats(b *Builder, part int, rows, cols int64, dims []int64, finite stages.Op) {
-	from := b.SourceDType(part)
-	to, op, err := castTo(from, b.DType())
-	if err != nil || from == to {
-		to, op = from, b.Copy()
-	}
-	b.Grid(Grid{
-		Suffix: r.Parts()[part], Part: part, DType: to, Layout: stages.LayoutRaw, Kind: b.Kind(), Op: op, Rows: rows, Cols: cols, Dims: dims,
-		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
-		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
-		Checks: []Check{{Part: part, Op: finite}},
-	})
+	return o.raw()
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/coldload/coldload/stages"
@@ -16,8 +17,15 @@ func gptqOpen(q *discover.QuantConfig) (*gptqReader, []stages.Fault) {
 	c.Need("bits", "w_bit", "wbits")
 	c.Need("group_size", "q_group_size")
 	r.base = gptqReadParams(c, gptqParams{sym: true})
-	r.v2 = gptqStorage(c) == "gptq_v2"
+	storage := gptqStorage(c)
+	r.v2, r.planar = storage != "gptq", storage == "gptq_p"
+	r.wraps = gptqWraps(q)
 	r.dynamic = gptqDynamic(c, q, r.base)
+	for _, p := range append([]gptqOverride{{params: r.base}}, r.dynamic...) {
+		if !r.planar && p.params.bits > 4 && p.params.bits < 8 {
+			c.Unknown("bits", p.params.bits, "2, 3, 4 or 8 (5 to 7 only in checkpoint_format gptq_p)")
+		}
+	}
 	return r, c.Faults()
 }
 
@@ -36,23 +44,13 @@ func gptqReadParams(c *ConfigReader, otherwise gptqParams) gptqParams {
 		return p
 	}
 	switch p.bits {
-	case 4:
-	case 2, 3, 8:
-		c.Unsupported("bits", p.bits, "4")
+	case 2, 3, 4, 8:
+	case 5, 6, 7: // of planar packing only: see gptqOpen
 	default:
 		c.Unknown("bits", p.bits, "2, 3, 4 or 8")
 	}
 	if p.group != -1 && (p.group <= 0 || p.group > mostGroup) {
 		c.Unknown("group_size", p.group, fmt.Sprintf("-1 or a positive number up to %d", mostGroup))
-	}
-	if p.group == -1 {
-		p.descAct = false // one group has no order
-	}
-	if p.descAct {
-		c.Unsupported("desc_act", "true (act-order)", "checkpoints without act-order")
-	}
-	if !p.sym {
-		c.Unsupported("sym", "false (asymmetric)", "symmetric checkpoints")
 	}
 	return p
 }
@@ -64,11 +62,11 @@ func gptqStorage(c *ConfigReader) string {
 		format = "marlin"
 	}
 	switch format {
-	case "gptq", "gptq_v2":
-	case "gptq_p", "marlin":
-		c.Unsupported("checkpoint_format", format, "gptq and gptq_v2")
+	case "gptq", "gptq_v2", "gptq_p":
+	case "marlin":
+		c.Unsupported("checkpoint_format", format, "gptq, gptq_v2 and gptq_p")
 	default:
-		c.Unknown("checkpoint_format", format, "gptq or gptq_v2")
+		c.Unknown("checkpoint_format", format, "gptq, gptq_v2 or gptq_p")
 	}
 	if pack := c.Text("int32", "pack_dtype"); strings.TrimPrefix(pack, "torch.") != "int32" {
 		c.Unknown("pack_dtype", pack, "int32")
@@ -129,4 +127,29 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 	o.params = gptqReadParams(sub, base)
 	c.faults = append(c.faults, sub.faults...)
 	return o, true
+}
+
+// gptqWraps reports whether the writer is GPTQModel from 0.9 on: it stores zero points by one whole-word subtraction, so one whole-word
+// add gives them back even where a field wrapped.
+func gptqWraps(q *discover.QuantConfig) bool {
+	meta, ok, f := q.Object.Object("meta")
+	if f != nil || !ok {
+		return false
+	}
+	writers, ok, f := meta.Strings("quantizer")
+	if f != nil || !ok {
+		one, _, _ := meta.Text("quantizer")
+		writers = []string{one}
+	}
+	for _, w := range writers {
+		name, version, _ := strings.Cut(w, ":")
+		major, rest, _ := strings.Cut(version, ".")
+		minor, _, _ := strings.Cut(rest, ".")
+		ma, err1 := strconv.Atoi(major)
+		mi, err2 := strconv.Atoi(minor)
+		if strings.EqualFold(name, "gptqmodel") && err1 == nil && err2 == nil && (ma > 0 || mi >= 9) {
+			return true
+		}
+	}
+	return false
 }

@@ -65,8 +65,9 @@ func (g *Group) N() int64 {
 
 // Checks collects faults while the tensors are looked at.
 type Checks struct {
-	Catalog Catalog
-	faults  *faultList
+	Catalog  Catalog
+	ActOrder bool // Options.ActOrder
+	faults   *faultList
 }
 
 // Fault reports one fault of tensor i, naming its file.

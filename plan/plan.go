@@ -8,7 +8,7 @@ import (
 
 // Options decide what a Plan makes. The zero value asks for Marlin, every dtype kept, everything fused and stacked.
 type Options struct {
-	// Layout of quantised Modules; empty is Marlin.
+	// Layout of quantised Modules; empty is Marlin, or what a packed folder has.
 	Layout stages.Layout
 	// DType of every floating-point Output, and of the scales of kernel layouts; safetensors.Invalid keeps what the file has.
 	DType stages.DType
@@ -16,12 +16,19 @@ type Options struct {
 	NoFuse bool
 	// Strict refuses what the layout cannot hold, instead of keeping it raw.
 	Strict bool
+	// ActOrder treats every quantised Module with a g_idx as act-order, whatever the config says.
+	ActOrder bool
+	// Rules are asked about every Output, in order.
+	Rules []stages.Rule
 	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.
 	Budget int64
 	// Staging is what the Sink holds for a Slab, in bytes; nil for a Sink that hands out final memory.
 	Staging func(stages.Slab) int64
 	// Formats are further quantisation formats, looked at before the built-in ones.
 	Formats []Format
+	// Include and Exclude choose among the Outputs by their names, with the patterns of [path.Match]: made is what matches any of Include
+	// (everything when it is empty) and none of Exclude. The checkpoint is checked as a whole all the same.
+	Include, Exclude []string
 }
 
 // Input is what a Plan is made from.
@@ -29,6 +36,7 @@ type Input struct {
 	Catalog Catalog
 	Model   *discover.ModelConfig
 	Quant   *discover.QuantConfig // nil when no file names a quantisation
+	Packed  *Packed               // nil unless coldload packed the Checkpoint
 }
 
 // Plan is everything that will happen, as data. It is immutable once made.
@@ -60,6 +68,7 @@ type Summary struct {
 	Skipped    int64 // bytes of Outputs that a Sink has already: see Plan.Skip
 	Ignored    int   // tensors
 	IgnoredIn  int64 // their bytes
+	LeftOut    int   // Outputs that Options.Include and Exclude leave out
 	LargestOut int64 // bytes of the largest Batch's Slabs
 	// LargestBatch is the most that a Batch costs at admission, in bytes, and LargestName what it makes.
 	LargestBatch int64

@@ -23,6 +23,7 @@ func tensor(name string, d stages.DType, dims ...int64) stages.Tensor {
 // linear is one layer in one of the two formats, drawn.
 type linear struct {
 	quantised  bool
+	bits       int64
 	group      int64
 	gIdx, bias bool
 	dtype      stages.DType // of dense weights, of scales and biases
@@ -44,16 +45,19 @@ func (l linear) tensors(base string, k, n int64) []stages.Tensor {
 		all = append(all, tensor(base+".g_idx", safetensors.I32, k))
 	}
 	return append(all,
-		tensor(base+".qweight", safetensors.I32, k/8, n), tensor(base+".scales", l.dtype, groups, n), tensor(base+".qzeros", safetensors.I32, groups, n/8),
+		tensor(base+".qweight", safetensors.I32, k*l.bits/32, n), tensor(base+".scales", l.dtype, groups, n),
+		tensor(base+".qzeros", safetensors.I32, groups, n*l.bits/32),
 	)
 }
 
 // drawModel is a checkpoint that is right: its tensors, in no order, and its config.
 func drawModel(t *rapid.T) (all []stages.Tensor, config map[string]any) {
 	group := rapid.SampledFrom([]int64{-1, 16, 32, 64, 128}).Draw(t, "group")
+	bits := rapid.SampledFrom([]int64{4, 4, 8, 2, 3}).Draw(t, "bits")
+	order := rapid.Bool().Draw(t, "act-order")
 	layer := rapid.Custom(func(t *rapid.T) linear {
 		return linear{
-			quantised: rapid.Bool().Draw(t, "quantised"), group: group, gIdx: rapid.Bool().Draw(t, "g_idx"), bias: rapid.Bool().Draw(t, "bias"),
+			quantised: rapid.Bool().Draw(t, "quantised"), bits: bits, group: group, gIdx: rapid.Bool().Draw(t, "g_idx") || order, bias: rapid.Bool().Draw(t, "bias"),
 			dtype: rapid.SampledFrom([]stages.DType{safetensors.F16, safetensors.BF16, safetensors.F32}).Draw(t, "dtype"),
 		}
 	})
@@ -86,7 +90,9 @@ func drawModel(t *rapid.T) (all []stages.Tensor, config map[string]any) {
 	if model == "qwen3_moe" && members[0] == "w1" {
 		model = "mixtral"
 	}
-	config = map[string]any{"model_type": model, "quantization_config": map[string]any{"quant_method": "gptq", "bits": 4, "group_size": group}}
+	config = map[string]any{"model_type": model, "quantization_config": map[string]any{
+		"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": order, "sym": rapid.Bool().Draw(t, "symmetric"),
+	}}
 	if count > 0 && rapid.Bool().Draw(t, "count is known") {
 		config["num_experts"] = count
 	}
@@ -106,7 +112,7 @@ func drawOrder(t *rapid.T, all []stages.Tensor) *catalog {
 
 func drawOptions(t *rapid.T) plan.Options {
 	return plan.Options{
-		Layout: rapid.SampledFrom([]stages.Layout{"", stages.LayoutMarlin, stages.LayoutRaw}).Draw(t, "layout"),
+		Layout: rapid.SampledFrom([]stages.Layout{"", stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw}).Draw(t, "layout"),
 		DType:  rapid.SampledFrom([]stages.DType{safetensors.Invalid, safetensors.F16, safetensors.BF16, safetensors.F32}).Draw(t, "dtype"),
 		NoFuse: rapid.Bool().Draw(t, "no-fuse"),
 		Budget: rapid.SampledFrom([]int64{0, 64 << 20, 1 << 30}).Draw(t, "budget"),
@@ -295,15 +301,17 @@ func TestSkip(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
-		done := map[int]bool{}
+		done := map[[2]int]bool{}
 		var bytes int64
 		for i := range p.Outputs {
-			if rapid.Bool().Draw(t, "done") {
-				done[i] = true
-				bytes += p.Outputs[i].Size
+			for s := range p.Outputs[i].Slabs() {
+				if rapid.Bool().Draw(t, "done") {
+					done[[2]int{i, s}] = true
+					bytes += p.Outputs[i].Slab(i, s).Len
+				}
 			}
 		}
-		rest := p.Skip(func(i int) bool { return done[i] }, 0)
+		rest := p.Skip(func(s stages.Slab) bool { return done[[2]int{s.Output, s.Index}] }, 0)
 		slabs := map[[2]int]int{}
 		for b := range rest.Batches() {
 			for _, s := range b.Slabs {
@@ -312,10 +320,10 @@ func TestSkip(t *testing.T) {
 		}
 		want := 0
 		for i := range p.Outputs {
-			if done[i] {
-				continue
-			}
 			for s := range p.Outputs[i].Slabs() {
+				if done[[2]int{i, s}] {
+					continue
+				}
 				want++
 				if slabs[[2]int{i, s}] != 1 {
 					t.Errorf("%s: slab %d is made %d times", p.Outputs[i].Name, s, slabs[[2]int{i, s}])

@@ -56,7 +56,7 @@ func (r single) input(c Catalog, s int) int64 { return r.first(c, s).Len }
 
 func (r single) emit(c Catalog, s int, e *emitter) {
 	slab, src := r.slice(c, s)
-	e.part(r.op, stages.Flat(0, slab.Len), r.tensor, src)
+	e.part(r.op, stages.Flat(0, slab.Len), source{r.tensor, src})
 }
 
 // slabOf is the Slab size of an Output of n bytes that may be cut anywhere: at mostSlab, which every element size divides.
@@ -79,7 +79,7 @@ func (r *segments) input(c Catalog, s int) (n int64) {
 
 func (r *segments) emit(c Catalog, s int, e *emitter) {
 	r.each(c, s, func(i int, off, n int64, src stages.Extent) {
-		e.part(r.op, stages.Flat(off, n), r.tensors[r.at(s)+i], src)
+		e.part(r.op, stages.Flat(off, n), source{r.tensors[r.at(s)+i], src})
 	})
 }
 
@@ -118,7 +118,9 @@ type grid struct {
 	columns []column // one per member
 	stride  int64    // bytes of a row: the sum of the columns
 	tensors []int32  // expert by expert, members in order
-	checks  []check
+	// sides are further tensors that the Op reads whole, each listed as tensors are.
+	sides  [][]int32
+	checks []check
 }
 
 // column is one member's share of every row.
@@ -127,10 +129,11 @@ type column struct {
 	src        int64 // bytes of the member's tensor that make its share of one row
 }
 
-// check is an Op that looks at one more tensor of every Module and writes nothing.
+// check is an Op that looks at tensors of every Module and writes nothing. Each list has one tensor per Module, as grid.tensors; -1 for
+// none skips the check of that Module.
 type check struct {
 	op      stages.Op
-	tensors []int32 // as grid.tensors; -1 for none
+	tensors [][]int32
 }
 
 // slabsEach is the number of Slabs of one expert.
@@ -142,18 +145,18 @@ func (r *grid) locate(s int) (expert int, row, rows int64) {
 	return s / each, row, min(r.perSlab, r.rows-row)
 }
 
-func (r *grid) source(c Catalog, expert, member int, row, rows int64) (int32, stages.Extent) {
+func (r *grid) source(c Catalog, expert, member int, row, rows int64) source {
 	t := r.tensors[expert*len(r.columns)+member]
 	ext := c.Extent(int(t))
 	w := r.columns[member].src
-	return t, stages.Extent{Shard: ext.Shard, Off: ext.Off + row*w, Len: rows * w}
+	return source{t, stages.Extent{Shard: ext.Shard, Off: ext.Off + row*w, Len: rows * w}}
 }
 
 func (r *grid) first(c Catalog, s int) stages.Extent {
 	expert, row, rows := r.locate(s)
-	_, best := r.source(c, expert, 0, row, rows)
+	best := r.source(c, expert, 0, row, rows).extent
 	for m := 1; m < len(r.columns); m++ {
-		if _, src := r.source(c, expert, m, row, rows); before(src, best) {
+		if src := r.source(c, expert, m, row, rows).extent; before(src, best) {
 			best = src
 		}
 	}
@@ -164,34 +167,105 @@ func (r *grid) input(c Catalog, s int) (n int64) {
 	expert, row, rows := r.locate(s)
 	for m := range r.columns {
 		n += rows * r.columns[m].src
+		for _, side := range r.sides {
+			n += c.Extent(int(side[expert*len(r.columns)+m])).Len
+		}
 	}
 	if row == 0 {
-		r.eachCheck(expert, func(_ stages.Op, t int32) { n += c.Extent(int(t)).Len })
+		r.eachCheck(c, expert, func(_ stages.Op, src []source) {
+			for _, s := range src {
+				n += s.extent.Len
+			}
+		})
 	}
 	return n
 }
 
 func (r *grid) emit(c Catalog, s int, e *emitter) {
 	expert, row, rows := r.locate(s)
+	var list [4]source
 	for m, col := range r.columns {
-		t, src := r.source(c, expert, m, row, rows)
-		e.part(r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, t, src)
+		src := append(list[:0], r.source(c, expert, m, row, rows))
+		for _, side := range r.sides {
+			src = append(src, wholeTensor(c, side[expert*len(r.columns)+m]))
+		}
+		e.part(r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, src...)
 	}
 	if row == 0 {
-		r.eachCheck(expert, func(op stages.Op, t int32) { e.check(op, t, c.Extent(int(t))) })
+		r.eachCheck(c, expert, func(op stages.Op, src []source) { e.check(op, src...) })
 	}
 }
 
 // eachCheck calls f for the checks of one expert's Modules. They go with the expert's first Slab, so that every byte is fetched once.
-func (r *grid) eachCheck(expert int, f func(op stages.Op, t int32)) {
-	n := len(r.columns)
+func (r *grid) eachCheck(c Catalog, expert int, f func(op stages.Op, src []source)) {
 	for _, k := range r.checks {
-		for _, t := range k.tensors[expert*n : (expert+1)*n] {
-			if t != none {
-				f(k.op, t)
+		n := len(k.tensors[0]) / max(len(r.tensors)/len(r.columns), 1) // Modules of one expert
+		for m := expert * n; m < (expert+1)*n; m++ {
+			var list [2]source
+			src := list[:0]
+			for _, part := range k.tensors {
+				if part[m] != none {
+					src = append(src, wholeTensor(c, part[m]))
+				}
+			}
+			if len(src) == len(k.tensors) {
+				f(k.op, src)
 			}
 		}
 	}
+}
+
+func wholeTensor(c Catalog, t int32) source { return source{t, c.Extent(int(t))} }
+
+// tall is the recipe of an Output whose members lie one below the other, each made by one Op that reads several tensors whole:
+// dequantised weights. A Slab is all members of one expert.
+type tall struct {
+	op      stages.Op
+	row     int64   // bytes of a row
+	heights []int64 // rows of every member
+	parts   [][]int32
+	checks  *grid // holds the checks
+}
+
+func (r *tall) each(c Catalog, expert int, f func(off, rows int64, src []source)) {
+	off := int64(0)
+	for m, h := range r.heights {
+		var list [4]source
+		src := list[:0]
+		for _, p := range r.parts {
+			src = append(src, wholeTensor(c, p[expert*len(r.heights)+m]))
+		}
+		f(off, h, src)
+		off += h * r.row
+	}
+}
+
+func (r *tall) first(c Catalog, s int) stages.Extent {
+	best := c.Extent(int(r.parts[0][s*len(r.heights)]))
+	r.each(c, s, func(_, _ int64, src []source) {
+		if before(src[0].extent, best) {
+			best = src[0].extent
+		}
+	})
+	return best
+}
+
+func (r *tall) input(c Catalog, s int) (n int64) {
+	add := func(src []source) {
+		for _, x := range src {
+			n += x.extent.Len
+		}
+	}
+	r.each(c, s, func(_, _ int64, src []source) { add(src) })
+	r.checks.eachCheck(c, s, func(_ stages.Op, src []source) { add(src) })
+	return n
+}
+
+func (r *tall) emit(c Catalog, s int, e *emitter) {
+	r.each(c, s, func(off, rows int64, src []source) {
+		e.part(r.op, stages.Rect{Off: off, RowBytes: r.row, Stride: r.row, Rows: rows}, src...)
+	})
+	r.checks.eachCheck(c, s, func(op stages.Op, src []source) { e.check(op, src...) })
 }
 
 // before orders Extents as they lie in the files.

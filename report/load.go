@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ type Load struct {
 	Result *coldload.Result
 	// Took is what the user waited: from the start of the program to the last byte in its final layout.
 	Took time.Duration
+	// Verb is what was done; empty is "loaded".
+	Verb string
 	// Where says where the result is and follows its size: " in host memory", ", discarded".
 	Where string
 	// PeakAnon is the most anonymous memory that the process had, in bytes; 0 when the system does not tell.
@@ -23,7 +26,7 @@ type Load struct {
 // Headline is the load in one line.
 func (l Load) Headline() string {
 	s := l.Result.Plan.Summary
-	line := fmt.Sprintf("loaded %s (%s) as %s%s, took %s", Bytes(s.BytesIn), Plural(int64(l.Result.TensorsIn), "tensor"),
+	line := fmt.Sprintf("%s %s (%s) as %s%s, took %s", cmp.Or(l.Verb, "loaded"), Bytes(s.BytesIn), Plural(int64(l.Result.TensorsIn), "tensor"),
 		Bytes(s.BytesOut), l.Where, Duration(l.Took))
 	if r := rate(s.BytesIn, l.Took); r != "-" {
 		line += ", " + r + " GB/s"

@@ -65,7 +65,11 @@ func writeFacts(b *strings.Builder, pairs ...[2]string) {
 func (p Plan) writeSource(b *strings.Builder) {
 	s := p.Plan.Summary
 	family, modules := s.Family, "none"
-	if family == "" {
+	format := s.Format
+	switch {
+	case format == plan.MethodPacked:
+		format = "packed by coldload"
+	case family == "":
 		family = "not in the table: see the notes"
 	}
 	if s.Modules > 0 {
@@ -78,7 +82,7 @@ func (p Plan) writeSource(b *strings.Builder) {
 	writeFacts(b,
 		[2]string{"checkpoint", p.Path},
 		[2]string{"family", family},
-		[2]string{"format", s.Format},
+		[2]string{"format", format},
 		[2]string{"holds", fmt.Sprintf("%s in %s, %s", Plural(int64(s.Tensors), "tensor"), Plural(int64(s.Shards), "shard"), Bytes(s.BytesIn))},
 		[2]string{"ignored", ignored},
 		[2]string{"modules", modules},

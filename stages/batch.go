@@ -75,11 +75,13 @@ type Views interface {
 
 // Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch.
 type Batch struct {
-	Seq    int
-	Name   string // its number, for errors and spans: what is at fault says so itself
-	Slabs  []Slab
-	Parts  []Part
-	Ranges []Extent // coalesced, sorted by shard and offset, not overlapping
+	Seq   int
+	Name  string // its number, for errors and spans: what is at fault says so itself
+	Slabs []Slab
+	Parts []Part
+	// Outputs are all Outputs of the load, which Slab.Output indexes. Shared: not to be changed.
+	Outputs []Output
+	Ranges  []Extent // coalesced, sorted by shard and offset, not overlapping
 	// InBytes and OutBytes are the sums over Ranges and Slabs; UsedBytes the part of InBytes that a Part reads.
 	InBytes, OutBytes, UsedBytes int64
 	// Staging is what the Sink said it holds for these Slabs between Reserve and Write.

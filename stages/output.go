@@ -3,12 +3,14 @@ package stages
 // Layout says how an Output's bytes are ordered.
 type Layout string
 
-// The layouts. LayoutDequant is asked for, never carried by an Output: what it makes is raw.
+// The layouts. LayoutDequant is asked for, never carried by an Output: what it makes is raw. LayoutExllamaV2 cannot be asked for: it is what
+// the qzeros of LayoutExllama are when the checkpoint stores zero points as they are.
 const (
-	LayoutRaw     Layout = "raw"     // row-major, as a checkpoint holds it
-	LayoutMarlin  Layout = "marlin"  // tiles of the Marlin kernels
-	LayoutExllama Layout = "exllama" // shuffled for the exllama kernels
-	LayoutDequant Layout = "dequant" // floating-point weights
+	LayoutRaw       Layout = "raw"        // row-major, as a checkpoint holds it
+	LayoutMarlin    Layout = "marlin"     // tiles of the Marlin kernels
+	LayoutExllama   Layout = "exllama"    // shuffled for the exllama kernels; its qzeros are one less than the zero points, as the kernels want by default
+	LayoutExllamaV2 Layout = "exllama_v2" // qzeros that are the zero points: the kernels must be told so
+	LayoutDequant   Layout = "dequant"    // floating-point weights
 )
 
 // Kind says what was done to make an Output.
@@ -16,11 +18,13 @@ type Kind string
 
 // The kinds of Output.
 const (
-	KindKept     Kind = "kept"     // the source tensor, unchanged
-	KindCast     Kind = "cast"     // the source tensor in another dtype
-	KindFused    Kind = "fused"    // members concatenated
-	KindStacked  Kind = "stacked"  // experts side by side on a leading axis
-	KindRepacked Kind = "repacked" // in a kernel's layout (fused and stacked where the rules say so)
+	KindKept    Kind = "kept"    // the source tensor, unchanged
+	KindCast    Kind = "cast"    // the source tensor in another dtype
+	KindFused   Kind = "fused"   // members concatenated
+	KindStacked Kind = "stacked" // experts side by side on a leading axis
+	// KindDequantised is a module of its own as floating-point weights; fused or stacked ones are of those kinds.
+	KindDequantised Kind = "dequantised"
+	KindRepacked    Kind = "repacked" // in a kernel's layout (fused and stacked where the rules say so)
 )
 
 // Output is a tensor as the Sink will hold it. Outputs are fixed before a byte moves.

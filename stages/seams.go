@@ -71,3 +71,17 @@ type SlabResumer interface {
 	// DoneSlab says that the Slab is already there. It is asked after Begin and before the Slab is admitted.
 	DoneSlab(s Slab) bool
 }
+
+// Rule changes an Output before a byte moves.
+type Rule interface {
+	// Rewrite is asked once for every Output, in any order, with what the Plan would make. It is called from one goroutine.
+	Rewrite(o Output) Rewrite
+}
+
+// Rewrite is what a Rule wants of an Output. The zero value leaves it as it is.
+type Rewrite struct {
+	Drop bool   // do not make it; its tensors count as ignored
+	Name string // another name; "" keeps it
+	// DType is another dtype, for an Output of floating-point values in row-major order: F32, F16 or BF16. The zero value keeps it.
+	DType DType
+}

@@ -26,12 +26,12 @@ type bar struct {
 	last  string // what remains when every byte is written: "committing"
 	start time.Time
 
-	mu          sync.Mutex
+	mu          sync.Mutex // guards doing too
 	done, total int64
+	samples     []sample // of the last redraws
 
-	samples []sample // of the last redraws
-	quit    chan struct{}
-	ended   chan struct{}
+	quit  chan struct{}
+	ended chan struct{}
 }
 
 // sample is how far it was at a moment.
@@ -62,6 +62,19 @@ func (b *bar) stop() {
 // load takes the progress of a load.
 func (b *bar) load(p coldload.Progress) { b.update(p.Written, p.Total) }
 
+// step takes the progress of something that comes before, under its own name.
+func (b *bar) step(doing string) func(done, total int64) {
+	main := b.doing
+	return func(done, total int64) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.doing, b.done, b.total = doing, done, total
+		if done == total {
+			b.doing, b.done, b.total, b.samples = main, 0, 0, nil
+		}
+	}
+}
+
 // update notes how far it is; it costs a lock.
 func (b *bar) update(done, total int64) {
 	b.mu.Lock()
@@ -91,8 +104,8 @@ func (b *bar) run() {
 // line is what the bar shows now.
 func (b *bar) line(now time.Time) string {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	done, total := b.done, b.total
-	b.mu.Unlock()
 	if total == 0 {
 		return fmt.Sprintf("%s: reading headers and planning, %s", b.doing, report.Duration(now.Sub(b.start)))
 	}

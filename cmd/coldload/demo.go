@@ -83,7 +83,7 @@ func (d *demo) run(ctx context.Context, model string) error {
 // tell prints what the load did.
 func (d *demo) tell(l *loaded, o *loadFlags, written synth.Result, took time.Duration) error {
 	if d.json {
-		return writeJSON(d.out, demoJSON{loadJSON: l.object(o), Synth: synthObject(written, took)})
+		return writeJSON(d.out, demoJSON{loadJSON: l.object(&o.planFlags, o.to.value), Synth: synthObject(written, took)})
 	}
 	if err := l.print(d.env, o); err != nil {
 		return err

@@ -9,20 +9,25 @@ import (
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth"
+	"github.com/coldload/coldload/sinks/file"
 	"github.com/coldload/coldload/stages"
 )
 
 // The exit codes. An interrupted run exits with 128 and the number of the signal, as a shell would say it.
 const (
-	exitDone    = 0
-	exitFailed  = 1
-	exitUsage   = 2
-	exitRefused = 3
-	exitSignal  = 128
+	exitDone      = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitRefused   = 3
+	exitDifferent = 4
+	exitSignal    = 128
 )
 
 // errReaderGone says that nobody reads stdout any more: the reader has seen enough, and that is no failure.
 var errReaderGone = errors.New("stdout was closed by its reader")
+
+// errDifferent says that a packed folder is not as it was packed.
+var errDifferent = errors.New("is not as it was packed")
 
 // usageError is a command line that cannot be meant.
 type usageError struct{ err error }
@@ -63,6 +68,8 @@ func exitCode(err error) int {
 		return exitUsage
 	case isRefusal(err):
 		return exitRefused
+	case errors.Is(err, errDifferent):
+		return exitDifferent
 	case errors.Is(err, errReaderGone):
 		return exitDone
 	default:
@@ -72,7 +79,7 @@ func exitCode(err error) int {
 
 // isUsage tells what the user can set right by another command line.
 func isUsage(err error) bool {
-	for _, target := range []error{coldload.ErrOptions, synth.ErrOptions, synth.ErrNotEmpty, synth.ErrNoSpace} {
+	for _, target := range []error{coldload.ErrOptions, synth.ErrOptions, synth.ErrNotEmpty, synth.ErrNoSpace, file.ErrTarget} {
 		if errors.Is(err, target) {
 			return true
 		}

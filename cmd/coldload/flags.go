@@ -16,7 +16,9 @@ import (
 // choice is a flag with a few values. Those of a later version are refused by name.
 type choice struct {
 	value        string
+	given        bool // by the user
 	known, later []string
+	prefix       string // of values that are known whatever follows: "file:"
 }
 
 // chooseFrom makes a choice among known values, of which the first is the default.
@@ -26,18 +28,26 @@ func chooseFrom(known []string, later ...string) choice {
 
 func (c *choice) Set(s string) error {
 	switch kind, _, _ := strings.Cut(s, ":"); {
-	case slices.Contains(c.known, s):
-		c.value = s
+	case slices.Contains(c.known, s), c.prefix != "" && strings.HasPrefix(s, c.prefix) && s != c.prefix:
+		c.value, c.given = s, true
 		return nil
 	case slices.Contains(c.later, kind):
 		return errLater
 	default:
-		return fmt.Errorf("is not known (known: %s)", strings.Join(c.known, ", "))
+		return fmt.Errorf("is not known (known: %s)", strings.Join(c.all(), ", "))
 	}
 }
 
+// all names the values.
+func (c *choice) all() []string {
+	if c.prefix == "" {
+		return c.known
+	}
+	return append(slices.Clip(c.known), c.prefix+"DIR")
+}
+
 func (c *choice) String() string { return c.value }
-func (c *choice) Type() string   { return strings.Join(c.known, "|") }
+func (c *choice) Type() string   { return strings.Join(c.all(), "|") }
 
 // outputFlags say how a command speaks.
 type outputFlags struct{ json, quiet bool }
@@ -52,13 +62,15 @@ type planFlags struct {
 	outputFlags
 
 	layout, dtype, names, io choice
+	include, exclude         []string
+	noFuse, strict, actOrder bool
 	budget                   size
 	workers                  int
 }
 
 func newPlanFlags() planFlags {
 	return planFlags{
-		layout: chooseFrom([]string{string(stages.LayoutMarlin)}, string(stages.LayoutRaw), string(stages.LayoutExllama), string(stages.LayoutDequant)),
+		layout: chooseFrom([]string{string(stages.LayoutMarlin), string(stages.LayoutExllama), string(stages.LayoutRaw), string(stages.LayoutDequant)}),
 		dtype:  chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
 		names:  chooseFrom([]string{"hf"}, "vllm"),
 		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String(), file.ModeDirect.String()}),
@@ -68,9 +80,14 @@ func newPlanFlags() planFlags {
 
 func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	f.outputFlags.AddFlags(fs)
-	fs.Var(&f.layout, "layout", "layout of quantised modules")
-	fs.Var(&f.dtype, "dtype", "dtype of floating-point tensors and of scales; f32 does not go with layout marlin")
+	fs.Var(&f.layout, "layout", "layout of quantised modules; a packed folder has its own")
+	fs.Var(&f.dtype, "dtype", "dtype of floating-point tensors and of scales; f32 does not go with layouts marlin and exllama")
+	fs.BoolVar(&f.noFuse, "no-fuse", false, "make every module by itself: no q/k/v or gate/up in one, no stacked experts")
+	fs.BoolVar(&f.strict, "strict", false, "refuse a checkpoint of which the layout cannot hold all, instead of keeping modules raw")
+	fs.BoolVar(&f.actOrder, "act-order", false, "sort input features by g_idx wherever there is one, though the config says desc_act false")
 	fs.Var(&f.names, "names", "how outputs are named")
+	fs.StringArrayVar(&f.include, "include", nil, "make only the outputs whose names match `GLOB`, as plan lists them (* and ? and [a-z]); may be repeated")
+	fs.StringArrayVar(&f.exclude, "exclude", nil, "leave out the outputs whose names match `GLOB`; may be repeated")
 	fs.Var(&f.budget, "budget", "most bytes in flight: what is read and not yet in its final place (KiB, MiB, GiB, KB, MB, GB)")
 	fs.IntVar(&f.workers, "workers", 0, "goroutines of every stage; 0 lets each stage choose")
 	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
@@ -89,9 +106,13 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	if err != nil {
 		return coldload.Options{}, usagef("--io: %w", err)
 	}
+	var layout stages.Layout // not given, a packed folder decides
+	if f.layout.given {
+		layout = stages.Layout(f.layout.value)
+	}
 	n := f.workers
 	return coldload.Options{
-		Layout: stages.Layout(f.layout.value), DType: dtypes[f.dtype.value], Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtypes[f.dtype.value], Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
 	}, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ import (
 const (
 	toHost    = "host"
 	toDiscard = "discard"
+	toFile    = "file:" // and the folder
 )
 
 // loadFlags are the options of load.
@@ -29,7 +31,9 @@ type loadFlags struct {
 }
 
 func newLoadFlags() loadFlags {
-	return loadFlags{planFlags: newPlanFlags(), to: chooseFrom([]string{toHost, toDiscard}, "file")}
+	to := chooseFrom([]string{toHost, toDiscard})
+	to.prefix = toFile
+	return loadFlags{planFlags: newPlanFlags(), to: to}
 }
 
 func (f *loadFlags) AddFlags(fs *pflag.FlagSet) {
@@ -49,8 +53,11 @@ it reads.
 
 --to host keeps the result in memory until the program ends; --to discard does
 the same work and throws every tensor away, which needs no more memory than
---budget and what describes the checkpoint. On a terminal a line shows the
+--budget and what describes the checkpoint; --to file:DIR is "coldload pack"
+with its defaults. On a terminal a line shows the
 bytes written, the rate and the time to the very end.
+
+` + layoutHelp + `
 
 ` + pathHelp + `
 
@@ -61,9 +68,13 @@ the system, without the result). Times of phases are summed over their workers.
 ` + exitCodes,
 		Example: `  coldload load ./my-model
   coldload load ./my-model --to discard --dtype bf16 --budget 1GiB
+  coldload load ./my-model --layout dequant --no-fuse
   coldload load org/name --json | jq '.phases[] | {name, busy_seconds}'`,
 		Args: exactly(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dir, ok := strings.CutPrefix(o.to.value, toFile); ok {
+				return runPack(cmd.Context(), e, &packFlags{planFlags: o.planFlags, shardSize: defaultShardSize}, args[0], dir)
+			}
 			l, err := load(cmd.Context(), e, &o, args[0], e.start)
 			if err != nil {
 				return err
@@ -136,7 +147,7 @@ func (l *loaded) print(e *env, o *loadFlags) error {
 	width, _ := e.outTTY()
 	switch {
 	case o.json:
-		return writeJSON(e.out, l.object(o))
+		return writeJSON(e.out, l.object(&o.planFlags, o.to.value))
 	case o.quiet:
 		return write(e.out, l.Headline()+"\n")
 	default:
@@ -190,10 +201,10 @@ type phaseJSON struct {
 	WaitOut  float64 `json:"wait_out_seconds"`
 }
 
-func (l *loaded) object(o *loadFlags) loadJSON {
+func (l *loaded) object(o *planFlags, sink string) loadJSON {
 	res := l.Result
 	j := loadJSON{
-		Path: l.path, Sink: o.to.value, Version: coldload.Version, Layout: o.layout.value, DType: o.dtype.value,
+		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(res.Plan.Summary.Layout), DType: o.dtype.value,
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, Read: readJSON(res.Read),

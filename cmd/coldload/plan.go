@@ -25,6 +25,8 @@ the memory and disk that are needed, and every fault for which the checkpoint
 would be refused. No weight byte is read, so it takes no longer than the
 headers do.
 
+` + layoutHelp + `
+
 ` + pathHelp + `
 
 With --json, output_list has every output; the text shows those that are alike
@@ -32,6 +34,7 @@ in one line.
 
 ` + exitCodes,
 		Example: `  coldload plan ./my-model
+  coldload plan ./my-model --layout exllama --strict
   coldload plan org/name --json | jq .predicted_peak_bytes`,
 		Args: exactly(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runPlan(cmd.Context(), e, &o, args[0]) },

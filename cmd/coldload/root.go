@@ -22,16 +22,24 @@ import (
 const (
 	exitCodes = `Exit codes: 0 done; 1 failed while running; 2 wrong usage, or a target folder
 that cannot be used; 3 checkpoint refused (not found, incomplete, or not
-processed by this version), with every fault; 130 or 143 interrupted.`
+processed by this version), with every fault; 4 verify found a difference;
+130 or 143 interrupted.`
 
 	pathHelp = `PATH is a folder, a .safetensors file, or org/name (org/name@revision) in the
 Hugging Face cache. Nothing is downloaded.`
+
+	layoutHelp = `--layout says what becomes of quantised modules: marlin and exllama are the
+orders of bytes that those GPU kernels read; raw joins the tensors as they are;
+dequant makes floating-point weights in --dtype (keep: that of the config). A
+module that the layout cannot hold is kept raw and the plan gives the reason;
+with --strict the checkpoint is refused instead. --no-fuse is for engines that
+load every module by itself.`
 )
 
 // What the design has and this version has not: it is refused by name, so that nobody takes a typing error for a missing ability.
 var (
-	laterCommands = []string{"pack", "verify", "report"}
-	laterFlags    = []string{"no-fuse", "strict", "act-order", "include", "exclude", "alias", "report", "trace", "trace-batches"}
+	laterCommands = []string{"report"}
+	laterFlags    = []string{"alias", "report", "trace", "trace-batches"}
 )
 
 // errLater ends the sentence that refuses them.
@@ -53,7 +61,8 @@ Start with "coldload demo", then look at a checkpoint of your own with
 ` + exitCodes,
 		Example: `  coldload demo
   coldload plan ./my-model
-  coldload load ./my-model --to discard`,
+  coldload load ./my-model --to discard
+  coldload pack ./my-model ./my-model-marlin`,
 		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SetOut(e.err)
@@ -65,7 +74,7 @@ Start with "coldload demo", then look at a checkpoint of your own with
 	root.SetOut(e.out)
 	root.SetErr(e.err)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newPlan(e), newLoad(e), newSynth(e), newDemo(e, demoModel))
+	root.AddCommand(newPlan(e), newLoad(e), newPack(e), newVerify(e), newSynth(e), newDemo(e, demoModel))
 	for _, c := range append(root.Commands(), root) {
 		c.Version = coldload.Version
 		c.SetVersionTemplate("coldload {{.Version}}\n")

@@ -21,8 +21,8 @@ const (
 	maxSlabs = 8_000_000
 )
 
-// check lists what breaks a rule, up to maxFaults.
-func (m *Manifest) check() []stages.Fault {
+// newChecker lists what breaks a rule in everything but the Outputs, which are to be checked one by one.
+func (m *Manifest) newChecker() *checker {
 	c := &checker{shards: make(map[string]int64, len(m.Shards))}
 	if m.Program == "" || !printable(m.Program) {
 		c.add("program_version", "not a version")
@@ -55,17 +55,16 @@ func (m *Manifest) check() []stages.Fault {
 			c.add(f.Name, "not a name that another file of the folder may have")
 		}
 	}
-	for i := range m.Outputs {
-		c.inOrder(i, "output", m.Outputs[i].Name, func(i int) string { return m.Outputs[i].Name })
-		c.output(&m.Outputs[i])
-	}
-	return c.faults
+	return c
 }
 
 type checker struct {
 	faults []stages.Fault
 	shards map[string]int64 // size by file
 	slabs  int64
+
+	outputs int
+	last    string // name of the Output before
 }
 
 func (c *checker) add(entry, format string, args ...any) {
@@ -87,7 +86,11 @@ func (c *checker) size(entry, what string, n int64) {
 	}
 }
 
+// output checks the next Output.
 func (c *checker) output(o *Output) {
+	c.inOrder(c.outputs, "output", o.Name, func(int) string { return c.last })
+	c.outputs++
+	c.last = o.Name
 	if o.Name == "" || len(o.Name) > maxNameBytes || !printable(o.Name) {
 		c.add(o.Name, "an output with a name that cannot be")
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 
@@ -24,7 +25,9 @@ const (
 )
 
 // layoutVersions is how the bytes of each layout are ordered in this version of the program.
-var layoutVersions = map[stages.Layout]int{stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1}
+var layoutVersions = map[stages.Layout]int{
+	stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1, stages.LayoutExllamaV2: 1,
+}
 
 // LayoutVersion is the version of a layout that this program writes and reads; 0 when no Output can have this layout.
 func LayoutVersion(l stages.Layout) int { return layoutVersions[l] }
@@ -114,9 +117,14 @@ const (
 // What Read would refuse is refused here too.
 func (m *Manifest) Write(w io.Writer) error {
 	m.Sort()
-	if err := stages.Refuse(m.check()...); err != nil {
-		return err
-	}
+	return m.WriteWith(w, each(m.Outputs))
+}
+
+// WriteWith is Write with Outputs that come one by one, sorted by name, and never exist as a list: there may be half a million. On error
+// some of the text is written.
+func (m *Manifest) WriteWith(w io.Writer, outputs iter.Seq[*Output]) error {
+	m.Sort()
+	c := m.newChecker()
 	buf := bufio.NewWriterSize(w, 256<<10)
 	t := &text{w: buf, sum: sha256.New()}
 	t.put("{\n")
@@ -124,10 +132,19 @@ func (m *Manifest) Write(w io.Writer) error {
 	t.member("program_version", m.Program)
 	t.member("key", m.Key)
 	t.member("options", m.options())
-	writeList(t, "sources", m.Sources)
-	writeList(t, "shards", m.Shards)
-	writeList(t, "files", m.Files)
-	writeList(t, "outputs", m.Outputs)
+	writeList(t, "sources", each(m.Sources))
+	writeList(t, "shards", each(m.Shards))
+	writeList(t, "files", each(m.Files))
+	writeList(t, "outputs", func(yield func(*Output) bool) {
+		for o := range outputs {
+			if c.output(o); len(c.faults) > 0 || !yield(o) {
+				return
+			}
+		}
+	})
+	if err := stages.Refuse(c.faults...); err != nil {
+		return err
+	}
 	sum := hex.EncodeToString(t.sum.Sum(nil))
 	t.put(checksumName + sum + checksumEnd)
 	if t.err != nil {
@@ -136,12 +153,22 @@ func (m *Manifest) Write(w io.Writer) error {
 	return buf.Flush()
 }
 
+func each[T any](list []T) iter.Seq[*T] {
+	return func(yield func(*T) bool) {
+		for i := range list {
+			if !yield(&list[i]) {
+				return
+			}
+		}
+	}
+}
+
 func (m *Manifest) options() jsontext.Value {
 	v := m.Options.Clone()
 	if len(v) == 0 {
 		v = jsontext.Value("{}")
 	}
-	_ = v.Compact() // check has seen that it is JSON
+	_ = v.Compact() // what is no JSON is refused
 	return v
 }
 
@@ -175,16 +202,20 @@ func (t *text) member(name string, v any) {
 	t.put(",\n")
 }
 
-func writeList[T any](t *text, name string, list []T) {
+func writeList[T any](t *text, name string, list iter.Seq[*T]) {
 	t.put("  \"" + name + "\": [")
-	for i := range list {
-		if i > 0 {
+	n := 0
+	for entry := range list {
+		if n++; n > 1 {
 			t.put(",")
 		}
 		t.put("\n    ")
-		t.value(&list[i])
+		t.value(entry)
+		if t.err != nil {
+			return
+		}
 	}
-	if len(list) > 0 {
+	if n > 0 {
 		t.put("\n  ")
 	}
 	t.put("],\n")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -27,11 +28,19 @@ const (
 	maxManifestBytes = 1 << 30
 	maxOutputs       = 2_000_000
 	maxEntries       = 100_000 // sources, shards or files
+	maxLine          = 1 << 20 // what is written has an entry a line
 )
 
 // ReadFile reads the manifest of the folder dir. Without one the error is fs.ErrNotExist: the folder is not complete.
 func ReadFile(dir string) (*Manifest, error) {
-	f, err := os.Open(filepath.Join(dir, ManifestName))
+	return readFrom(func(name string) (*os.File, error) {
+		// Opening a pipe would wait for its other end.
+		return os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	})
+}
+
+func readFrom(open func(name string) (*os.File, error)) (*Manifest, error) {
+	f, err := open(ManifestName)
 	if err != nil {
 		return nil, fmt.Errorf("packed: %w", err)
 	}
@@ -53,6 +62,29 @@ func ReadFile(dir string) (*Manifest, error) {
 // What is refused is a *stages.RefusedError with the faults in it, of CodeManifest, or of CodeVersion when another version of coldload
 // wrote it. Any other error is r's.
 func Read(r io.ReaderAt, size int64) (*Manifest, error) {
+	var outputs []Output
+	m, err := scan(r, size, func(o *Output, most int) error {
+		if outputs == nil {
+			outputs = make([]Output, 0, most) // growing would hold half a million entries twice
+		}
+		outputs = append(outputs, *o)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.Outputs = outputs
+	return m, nil
+}
+
+// Scan reads a manifest as Read does, but hands each Output over instead of keeping it. Of a manifest that is refused in the end some
+// Outputs may have been handed over before. An error of each ends the scan and is returned as it is.
+func Scan(r io.ReaderAt, size int64, each func(*Output) error) (*Manifest, error) {
+	return scan(r, size, func(o *Output, _ int) error { return each(o) })
+}
+
+// scan tells each how many Outputs there can be at most.
+func scan(r io.ReaderAt, size int64, each func(o *Output, most int) error) (*Manifest, error) {
 	if size > maxManifestBytes {
 		return nil, refuse(fmt.Sprintf("%d bytes are more than the %d that a manifest may have", size, int64(maxManifestBytes)))
 	}
@@ -62,15 +94,18 @@ func Read(r io.ReaderAt, size int64) (*Manifest, error) {
 	if err := checkSum(r, size); err != nil {
 		return nil, err
 	}
-	in := &reading{r: io.NewSectionReader(r, 0, size)}
+	const leastEntry = 300 // bytes: an Output's names of members and its hash
+	in := &reading{r: io.NewSectionReader(r, 0, size), each: func(o *Output) error { return each(o, int(size/leastEntry)+1) }}
 	m, err := in.manifest()
 	switch {
 	case in.err != nil:
 		return nil, fmt.Errorf("packed: read the manifest: %w", in.err)
+	case in.eachErr != nil:
+		return nil, in.eachErr
 	case err != nil:
 		return nil, err
 	}
-	return m, stages.Refuse(m.check()...)
+	return m, stages.Refuse(in.check.faults...)
 }
 
 func refuse(problem string) error { return stages.Refuse(fault("", problem)) }
@@ -89,8 +124,12 @@ func checkSum(r io.ReaderAt, size int64) error {
 		return fmt.Errorf("packed: read the manifest: %w", err)
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(r, 0, size-int64(checksumTail))); err != nil {
+	lines := &lineLimit{}
+	if _, err := io.Copy(io.MultiWriter(h, lines), io.NewSectionReader(r, 0, size-int64(checksumTail))); err != nil {
 		return fmt.Errorf("packed: read the manifest: %w", err)
+	}
+	if lines.longest > maxLine {
+		return refuse(fmt.Sprintf("a line of %d bytes is longer than the %d that one may have", lines.longest, int64(maxLine)))
 	}
 	want := checksumName + hex.EncodeToString(h.Sum(nil)) + checksumEnd
 	if string(tail) == want {
@@ -103,6 +142,24 @@ func checkSum(r io.ReaderAt, size int64) error {
 		}
 	}
 	return refuse("the text does not have the hash that it ends with")
+}
+
+// lineLimit measures the lines of what is written to it: no token of a text with short lines takes much memory.
+type lineLimit struct{ now, longest int64 }
+
+func (l *lineLimit) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			l.now += int64(len(rest))
+			l.longest = max(l.longest, l.now)
+			break
+		}
+		l.longest = max(l.longest, l.now+int64(i))
+		l.now = 0
+		rest = rest[i+1:]
+	}
+	return len(p), nil
 }
 
 func refuseVersion(v int64) error {
@@ -133,8 +190,12 @@ type reading struct {
 	r   io.Reader
 	err error
 
+	each    func(*Output) error
+	eachErr error
+
 	dec    *jsontext.Decoder
 	intern map[string]string
+	check  *checker
 }
 
 func (in *reading) Read(p []byte) (int, error) {
@@ -164,29 +225,27 @@ func (in *reading) manifest() (*Manifest, error) {
 	return nil, refuse(err.Error())
 }
 
+// object reads the members, which come in the order in which they are written.
 func (in *reading) object(m *Manifest) error {
 	if tok, err := in.dec.ReadToken(); err != nil || tok.Kind() != '{' {
 		return errors.Join(errors.New("not a JSON object"), err)
 	}
-	seen := make(map[string]bool, len(members))
-	for in.dec.PeekKind() != '}' {
+	for _, name := range members {
 		tok, err := in.dec.ReadToken()
 		if err != nil {
 			return err
 		}
-		name := tok.String()
+		if tok.Kind() != '"' || tok.String() != name {
+			return fmt.Errorf("%q is missing, or not in its place", name)
+		}
 		if err := in.member(m, name); err != nil {
 			return err
 		}
-		seen[name] = true
 	}
-	for _, name := range members {
-		if !seen[name] {
-			return fmt.Errorf("%q is missing", name)
-		}
+	if tok, err := in.dec.ReadToken(); err != nil || tok.Kind() != '}' {
+		return errors.Join(errors.New("more members than there are"), err)
 	}
-	_, err := in.dec.ReadToken()
-	return err
+	return nil
 }
 
 func (in *reading) member(m *Manifest, name string) error {
@@ -209,16 +268,14 @@ func (in *reading) member(m *Manifest, name string) error {
 		m.Options = v.Clone()
 		return err
 	case "sources":
-		return readList(in, name, &m.Sources, maxEntries, func(*Source) {})
+		return readList(in, name, maxEntries, keep(&m.Sources))
 	case "shards":
-		return readList(in, name, &m.Shards, maxEntries, func(s *Shard) { s.File = in.one(s.File) })
+		return readList(in, name, maxEntries, keep(&m.Shards))
 	case "files":
-		return readList(in, name, &m.Files, maxEntries, func(*File) {})
+		return readList(in, name, maxEntries, keep(&m.Files))
 	case "outputs":
-		return readList(in, name, &m.Outputs, maxOutputs, func(o *Output) {
-			o.File, o.Layout, o.Kind = in.one(o.File), stages.Layout(in.one(string(o.Layout))), stages.Kind(in.one(string(o.Kind)))
-			o.Digest.Algorithm = Algorithm(in.one(string(o.Digest.Algorithm)))
-		})
+		in.check = m.newChecker()
+		return readList(in, name, maxOutputs, in.output)
 	case "checksum":
 		var sum Sum
 		return in.decode(&sum)
@@ -239,23 +296,62 @@ func (in *reading) one(s string) string {
 }
 
 func (in *reading) decode(v any) error {
-	return json.UnmarshalDecode(in.dec, v, json.RejectUnknownMembers(true))
+	return json.UnmarshalDecode(in.dec, v, json.RejectUnknownMembers(true), json.WithUnmarshalers(shapes))
 }
 
-func readList[T any](in *reading, name string, list *[]T, most int, each func(*T)) error {
+// shapes decodes lists of dims, and no more of them than there can be.
+var shapes = json.UnmarshalFromFunc(func(dec *jsontext.Decoder, shape *[]int64) error {
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '[' {
+		return errors.Join(errors.New("not a list of dims"), err)
+	}
+	*shape = make([]int64, 0, 4)
+	for dec.PeekKind() != ']' {
+		var n int64
+		if len(*shape) == maxRank {
+			return fmt.Errorf("more than %d dims", maxRank)
+		}
+		if err := json.UnmarshalDecode(dec, &n); err != nil {
+			return err
+		}
+		*shape = append(*shape, n)
+	}
+	_, err := dec.ReadToken()
+	return err
+})
+
+// output checks an Output and hands it over, unless the manifest is refused anyway.
+func (in *reading) output(o *Output) error {
+	o.File, o.Layout, o.Kind = in.one(o.File), stages.Layout(in.one(string(o.Layout))), stages.Kind(in.one(string(o.Kind)))
+	o.Digest.Algorithm = Algorithm(in.one(string(o.Digest.Algorithm)))
+	if in.check.output(o); len(in.check.faults) > 0 {
+		return nil
+	}
+	in.eachErr = in.each(o)
+	return in.eachErr
+}
+
+func keep[T any](list *[]T) func(*T) error {
+	return func(v *T) error {
+		*list = append(*list, *v)
+		return nil
+	}
+}
+
+func readList[T any](in *reading, name string, most int, each func(*T) error) error {
 	if tok, err := in.dec.ReadToken(); err != nil || tok.Kind() != '[' {
 		return errors.Join(fmt.Errorf("%q is not a list", name), err)
 	}
-	for in.dec.PeekKind() != ']' {
-		if len(*list) == most {
+	for n := 0; in.dec.PeekKind() != ']'; n++ {
+		if n == most {
 			return fmt.Errorf("%q has more than %d entries", name, most)
 		}
 		var v T
 		if err := in.decode(&v); err != nil {
-			return fmt.Errorf("%s[%d]: %w", name, len(*list), err)
+			return fmt.Errorf("%s[%d]: %w", name, n, err)
 		}
-		each(&v)
-		*list = append(*list, v)
+		if err := each(&v); err != nil {
+			return err
+		}
 	}
 	_, err := in.dec.ReadToken()
 	return err

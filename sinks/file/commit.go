@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -60,23 +63,28 @@ func (s *Sink) complete(ctx context.Context) error {
 			return err
 		}
 	}
-	s.list(&m)
-	if err := s.carry(&m, safetensors.IndexName, func(w io.Writer) error { return s.writeIndex(w, &m) }); err != nil {
+	m.Outputs = nil
+	m.Shards = make([]packed.Shard, len(s.shards))
+	for i, sh := range s.shards {
+		m.Shards[i] = packed.Shard{File: sh.name, Bytes: sh.size, HeaderSHA256: sh.sum}
+	}
+	byName := s.byName()
+	if err := s.carry(&m, safetensors.IndexName, func(w io.Writer) error { return s.writeIndex(w, byName) }); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := s.publish(&m); err != nil { // nothing that looks finished stays
+	if err := s.publish(&m, byName); err != nil { // nothing that looks finished stays
 		return errors.Join(err, s.disk.remove(filepath.Join(s.target.partial, packed.ManifestName)))
 	}
 	return nil
 }
 
 // publish writes the manifest and gives the folder its name.
-func (s *Sink) publish(m *packed.Manifest) error {
+func (s *Sink) publish(m *packed.Manifest, byName []int32) error {
 	path := filepath.Join(s.target.partial, packed.ManifestName)
-	if err := s.disk.writeFile(path, func(f *os.File) error { return m.Write(asked{&s.disk, f}) }); err != nil {
+	if err := s.disk.writeFile(path, func(f *os.File) error { return m.WriteWith(asked{&s.disk, f}, s.entries(byName)) }); err != nil {
 		return err
 	}
 	if err := s.disk.syncDir(s.target.partial); err != nil {
@@ -165,46 +173,55 @@ func (c *counter) Write(p []byte) (int, error) {
 	return c.h.Write(p)
 }
 
-// list enters shards and Outputs in the manifest, and sorts it.
-func (s *Sink) list(m *packed.Manifest) {
-	m.Shards = make([]packed.Shard, len(s.shards))
-	for i, sh := range s.shards {
-		m.Shards[i] = packed.Shard{File: sh.name, Bytes: sh.size, HeaderSHA256: sh.sum}
+// byName is the Outputs' indices sorted by their names.
+func (s *Sink) byName() []int32 {
+	order := make([]int32, len(s.outputs))
+	for i := range order {
+		order[i] = int32(i)
 	}
-	m.Outputs = make([]packed.Output, len(s.outputs))
-	for i := range s.outputs {
-		o := &s.outputs[i]
-		m.Outputs[i] = packed.Output{
-			Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, LayoutVersion: packed.LayoutVersion(o.Layout), Kind: o.Kind,
-			File: s.places[i].shard.name, Offset: s.places[i].off, Bytes: o.Size,
-			Digest: packed.Digest{Algorithm: s.opt.Algorithm, SlabBytes: o.SlabBytes, Root: s.digests.Root(i)},
-		}
-		if s.plain != nil {
-			m.Outputs[i].SHA256 = s.plain[i]
-			if o.Size == 0 {
-				m.Outputs[i].SHA256 = sha256.Sum256(nil)
+	slices.SortFunc(order, func(a, b int32) int { return strings.Compare(s.outputs[a].Name, s.outputs[b].Name) })
+	return order
+}
+
+// entries makes the Outputs' entries of the manifest, one by one.
+func (s *Sink) entries(byName []int32) iter.Seq[*packed.Output] {
+	return func(yield func(*packed.Output) bool) {
+		for _, i := range byName {
+			o := &s.outputs[i]
+			entry := packed.Output{
+				Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, LayoutVersion: packed.LayoutVersion(o.Layout), Kind: o.Kind,
+				File: s.places[i].shard.name, Offset: s.places[i].off, Bytes: o.Size,
+				Digest: packed.Digest{Algorithm: s.opt.Algorithm, SlabBytes: o.SlabBytes, Root: s.digests.Root(int(i))},
+			}
+			if s.plain != nil {
+				entry.SHA256 = s.plain[i]
+				if o.Size == 0 {
+					entry.SHA256 = sha256.Sum256(nil)
+				}
+			}
+			if !yield(&entry) {
+				return
 			}
 		}
 	}
-	m.Sort()
 }
 
 // writeIndex writes model.safetensors.index.json as the tools of Hugging Face do, sorted by name.
-func (s *Sink) writeIndex(w io.Writer, m *packed.Manifest) error {
+func (s *Sink) writeIndex(w io.Writer, byName []int32) error {
 	if _, err := fmt.Fprintf(w, "{\n  \"metadata\": {\n    \"total_size\": %d\n  },\n  \"weight_map\": {", s.total()); err != nil {
 		return err
 	}
 	line := make([]byte, 0, 512)
-	for i := range m.Outputs {
-		line = append(line[:0], ",\n    "[min(1, max(0, 1-i)):]...)
-		line, _ = jsontext.AppendQuote(line, m.Outputs[i].Name) // the header has it, so it is valid
-		line = append(line, ": \""+m.Outputs[i].File+"\""...)
+	for n, i := range byName {
+		line = append(line[:0], ",\n    "[min(1, max(0, 1-n)):]...)
+		line, _ = jsontext.AppendQuote(line, s.outputs[i].Name) // the header has it, so it is valid
+		line = append(line, ": \""+s.places[i].shard.name+"\""...)
 		if _, err := w.Write(line); err != nil {
 			return err
 		}
 	}
 	end := "\n  }\n}\n"
-	if len(m.Outputs) == 0 {
+	if len(byName) == 0 {
 		end = "}\n}\n"
 	}
 	_, err := io.WriteString(w, end)
@@ -242,11 +259,13 @@ func (s *Sink) abandon(state state) error {
 	}
 	if state == begun && !s.failed.Load() {
 		if err := s.flush(); err != nil {
+			s.kept = s.named
 			return errors.Join(err, t.release())
 		}
 	}
 	switch {
 	case s.named > 0:
+		s.kept = s.named
 		return t.release()
 	case s.mine():
 		return errors.Join(t.d.removeAll(t.partial), t.forget())

@@ -42,16 +42,20 @@ func (e *TargetError) Is(target error) bool { return target == ErrTarget }
 // Unwrap is the reason.
 func (e *TargetError) Unwrap() error { return e.Err }
 
-// SpaceError says that the disk has not the room for the result. It is syscall.ENOSPC.
+// SpaceError says that the disk has not the room for the result. It is syscall.ENOSPC, and an ErrTarget when Begin found it.
 type SpaceError struct {
 	Dir        string
 	Need, Free int64 // bytes
+	Late       bool  // found while writing
 }
 
 func (e *SpaceError) Error() string {
 	return fmt.Sprintf("%s: not enough space: %d bytes (%.1f GB) are needed beyond what is there, %d (%.1f GB) are free; "+
 		"make room or choose another folder", e.Dir, e.Need, float64(e.Need)/1e9, e.Free, float64(e.Free)/1e9)
 }
+
+// Is makes a SpaceError of Begin an ErrTarget.
+func (e *SpaceError) Is(target error) bool { return target == ErrTarget && !e.Late }
 
 // Unwrap is syscall.ENOSPC.
 func (e *SpaceError) Unwrap() error { return syscall.ENOSPC }

@@ -38,6 +38,9 @@ type Options struct {
 	// Key is a JSON value that is equal only for equal work: options that decide the result, identity of the sources, what Files will
 	// hold. The program version, the Outputs and the Options here that change the result are part of it anyway.
 	Key jsontext.Value
+	// Origin is a JSON value that tells from what, here and now, the Slabs are made, such as times of change of the sources. What an
+	// earlier run left is gone on with only when it is the same. It leaves no trace in the folder.
+	Origin jsontext.Value
 	// Manifest has Program, Options and Sources, which are copied to the manifest that is written.
 	Manifest packed.Manifest
 	// Files are written at Commit, before the manifest.
@@ -56,6 +59,7 @@ type Options struct {
 // File is another file of the folder.
 type File struct {
 	Name  string                  // with slashes, relative to the folder
+	Bytes int64                   // about its size, for the check of free space
 	Write func(w io.Writer) error // called once, by Commit; equal work must give equal bytes
 }
 
@@ -94,8 +98,8 @@ func (o Options) validate() error {
 	if !o.Algorithm.Valid() {
 		errs = append(errs, fmt.Errorf("file: hash %q is not known", o.Algorithm))
 	}
-	if o.Key != nil && !o.Key.IsValid() {
-		errs = append(errs, errors.New("file: the key is no JSON"))
+	if o.Key != nil && !o.Key.IsValid() || o.Origin != nil && !o.Origin.IsValid() {
+		errs = append(errs, errors.New("file: the key or the origin is no JSON"))
 	}
 	seen := map[string]bool{safetensors.IndexName: true}
 	for _, f := range o.Files {
@@ -117,14 +121,17 @@ type Sink struct {
 	state   state
 	outputs []stages.Output
 	key     packed.Sum
+	origin  packed.Sum // the key of the journal
 	shards  []*shard
 	places  []place
 	digests *packed.Digests
 	resumed []atomic.Uint64 // Slabs of an earlier run, as bits; nil without one
 	taken   int64           // bytes of an earlier run
+	kept    int64           // bytes that Close left to a later one
 	target  *target
 	plain   []packed.Sum
 	every   int64 // flush after so many bytes; set by Begin unless a test has
+	block   int64 // a power of two that direct writes are multiples of
 	failed  atomic.Bool
 
 	done func() map[string]int // index of each Output, made when it is first asked for
@@ -164,7 +171,10 @@ var (
 
 // New makes a Sink for one load. It touches nothing before Begin.
 func New(opt Options) *Sink {
-	return &Sink{opt: opt.withDefaults(), pool: staging.New(), held: make(map[slabID]staging.Block)}
+	return &Sink{
+		opt: opt.withDefaults(), pool: staging.New(), held: make(map[slabID]staging.Block),
+		block: int64(max(dataAlign, os.Getpagesize())),
+	}
 }
 
 // Begin takes the target and makes the shards; see the package's documentation. It keeps the slice of outputs.
@@ -196,6 +206,7 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 	if s.key, err = s.makeKey(); err != nil {
 		return err
 	}
+	s.origin = sha256.Sum256(append(s.key[:], s.opt.Origin...))
 	s.digests = packed.NewDigests(s.opt.Algorithm, outputs)
 	if s.opt.PlainDigests {
 		s.plain = make([]packed.Sum, len(outputs))
@@ -315,7 +326,7 @@ func (s *Sink) fill() error {
 	switch {
 	case there && !ok:
 		return &TargetError{Path: t.partial, Err: fmt.Errorf("%w, and not made by coldload", ErrTargetExists), Advice: "remove it"}
-	case there && key != s.key:
+	case there && key != s.origin:
 		s.opt.Note(t.partial + " was made with other options or from another checkpoint: starting afresh")
 		if err := t.d.removeAll(t.partial); err != nil {
 			return err
@@ -323,7 +334,7 @@ func (s *Sink) fill() error {
 		there = false
 	}
 	if !there {
-		if err := t.start(s.key); err != nil {
+		if err := t.start(s.origin); err != nil {
 			return err
 		}
 	}
@@ -381,7 +392,7 @@ func (s *Sink) full(err error) error {
 	if !isFull(err) {
 		return err
 	}
-	e := &SpaceError{Dir: s.target.partial, Need: s.overhead()}
+	e := &SpaceError{Dir: s.target.partial, Need: s.overhead(), Late: s.state == begun}
 	e.Free, _ = freeBytes(e.Dir)
 	for _, sh := range s.shards {
 		e.Need += sh.size - min(allocatedBytes(sh.path), sh.size)
@@ -452,9 +463,10 @@ func (s *Sink) settle(sh *shard, r slabRun) error {
 }
 
 // Resumed is what an earlier run has left, in bytes of Outputs. It may be asked after Begin.
-func (s *Sink) Resumed() int64 {
-	return s.taken
-}
+func (s *Sink) Resumed() int64 { return s.taken }
+
+// Kept is what a later run can go on with, in bytes of Outputs: 0 after a Commit. It may be asked after Close.
+func (s *Sink) Kept() int64 { return s.kept }
 
 // Done says that an earlier run has left the whole Output.
 func (s *Sink) Done(o stages.Output) bool {
@@ -483,7 +495,25 @@ func (s *Sink) DoneSlab(slab stages.Slab) bool {
 }
 
 // StagingBytes is the size of the buffer that Reserve will hand out for the Slab, in bytes. It depends on the Slab's length only.
-func (s *Sink) StagingBytes(slab stages.Slab) int64 { return staging.BlockBytes(slab.Len) }
+func (s *Sink) StagingBytes(slab stages.Slab) int64 {
+	if slab.Len < directBytes {
+		return staging.BlockBytes(slab.Len)
+	}
+	return staging.AlignedBytes(slab.Len, s.block)
+}
+
+// buffer takes from the pool what the Slab needs. A large one lies as its place in the file does, so that its blocks can be written from
+// where they are; unless that would keep it from a cache line, to which the Ops may want it aligned.
+func (s *Sink) buffer(slab stages.Slab) (staging.Block, error) {
+	if slab.Len < directBytes {
+		return s.pool.Get(slab.Len)
+	}
+	phase := int64(0)
+	if off := s.places[slab.Output].off; off%lineBytes == 0 {
+		phase = (off + slab.Off) & (s.block - 1)
+	}
+	return s.pool.GetAligned(slab.Len, phase, s.block)
+}
 
 // Reserve hands out a buffer of slab.Len bytes. It holds anything: buffers are used again and not cleared. It never waits and does not
 // look at the context.
@@ -497,7 +527,7 @@ func (s *Sink) Reserve(_ context.Context, slab stages.Slab) ([]byte, error) {
 	if _, ok := s.held[id]; ok {
 		return nil, fmt.Errorf("file: reserve: slab %d of %s is reserved already", slab.Index, s.outputs[slab.Output].Name)
 	}
-	b, err := s.pool.Get(slab.Len)
+	b, err := s.buffer(slab)
 	if err != nil {
 		return nil, fmt.Errorf("file: reserve slab %d of %s: %w", slab.Index, s.outputs[slab.Output].Name, err)
 	}

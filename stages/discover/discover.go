@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,9 +63,27 @@ type Checkpoint struct {
 	Quant  *QuantConfig // nil when no file names a quantisation
 	Notes  []string     // what was decided on the way, for people
 
-	trust  *trust
-	sub    string // Dir below the trust root
-	others []string
+	trust           *trust
+	sub             string // Dir below the trust root
+	others, folders []string
+}
+
+// Locate finds the folder that path names, and nothing in it: of the Checkpoint there are Path, Dir, Kind and the names of the hub, and the
+// methods Open, FS and Close. It is for looking at a folder that may be damaged. The caller closes it.
+func Locate(path string, opt Options) (*Checkpoint, error) {
+	p, err := locate(path, opt)
+	if err != nil {
+		return nil, wrap(path, err)
+	}
+	return p.checkpoint(path), nil
+}
+
+func (p *place) checkpoint(path string) *Checkpoint {
+	return &Checkpoint{
+		Path: path, Dir: p.trust.path(p.sub), Kind: p.kind,
+		Repo: p.repo, Revision: p.revision, Commit: p.commit,
+		trust: p.trust, sub: p.sub,
+	}
 }
 
 // Discover finds the Checkpoint that path names. What is wrong with it comes back as a *stages.RefusedError. The caller closes it.
@@ -73,11 +92,7 @@ func Discover(ctx context.Context, path string, opt Options) (*Checkpoint, error
 	if err != nil {
 		return nil, wrap(path, err)
 	}
-	d := &discoverer{place: p, ck: &Checkpoint{
-		Path: path, Dir: p.trust.path(p.sub), Kind: p.kind,
-		Repo: p.repo, Revision: p.revision, Commit: p.commit,
-		trust: p.trust, sub: p.sub,
-	}}
+	d := &discoverer{place: p, ck: p.checkpoint(path)}
 	if err := d.run(ctx); err != nil {
 		return nil, wrap(path, errors.Join(also(err, d.ck, opt), p.trust.close()))
 	}
@@ -161,21 +176,41 @@ func (c *Checkpoint) OpenShard(i int) (*os.File, error) {
 // OtherFiles names the files of the Checkpoint's folder that hold no weights and no index: config, tokenizer, templates. Sorted.
 func (c *Checkpoint) OtherFiles() []string { return slices.Clone(c.others) }
 
-// Open opens a regular file of the Checkpoint's folder by its base name, such as one of OtherFiles. A name that is not there is an
-// fs.ErrNotExist.
+// Folders names the folders in the Checkpoint's folder, hidden ones left out. Sorted.
+func (c *Checkpoint) Folders() []string { return slices.Clone(c.folders) }
+
+// ETag is the name under which the Hugging Face cache stores the i-th Shard: the SHA-256 of its bytes in hex for what the hub keeps as
+// large files. It is empty for a Shard that lies elsewhere.
+func (c *Checkpoint) ETag(i int) string {
+	if c.Repo == "" {
+		return ""
+	}
+	target, err := c.trust.root.Readlink(filepath.Join(c.sub, c.Shards[i].Name))
+	if err != nil || filepath.Base(filepath.Dir(target)) != "blobs" {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+// Open opens a regular file of the Checkpoint's folder by its name below the folder, with slashes, such as one of OtherFiles. A name that
+// is not there is an fs.ErrNotExist.
 func (c *Checkpoint) Open(name string) (*os.File, error) {
 	f, _, err := c.openAs(stages.CodeNotFound, name)
 	return f, err
 }
 
+// FS is the Checkpoint's folder, for walking. It does not follow links; what it opens is not checked as Open does.
+func (c *Checkpoint) FS() (fs.FS, error) { return fs.Sub(c.trust.root.FS(), filepath.ToSlash(filepath.Clean(c.sub))) }
+
 // openAs opens a file of the folder; code is that of the Fault when it is no file that can be read.
 func (c *Checkpoint) openAs(code stages.Code, name string) (*os.File, int64, error) {
-	if name != filepath.Base(name) || !filepath.IsLocal(name) {
+	local, err := filepath.Localize(name)
+	if err != nil {
 		return nil, 0, stages.Refuse(stages.Fault{
-			Code: stages.CodeEscape, File: name, Problem: "is not the plain name of a file in the checkpoint's folder",
+			Code: stages.CodeEscape, File: name, Problem: "is not the name of a file in the checkpoint's folder",
 		})
 	}
-	at := filepath.Join(c.sub, name)
+	at := filepath.Join(c.sub, local)
 	f, info, err := c.trust.open(at)
 	if err == nil {
 		return f, info.Size(), nil

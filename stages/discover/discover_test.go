@@ -292,7 +292,13 @@ func TestOtherFiles(t *testing.T) {
 		t.Errorf("absent: %v", err)
 	}
 	var re *stages.RefusedError
-	for _, name := range []string{"../x", "original/params.json", "..", "/etc/passwd", ""} {
+	if f, err := ck.Open("original/params.json"); err != nil || f.Close() != nil {
+		t.Errorf("a file in a folder: %v", err)
+	}
+	if got := ck.Folders(); !slices.Equal(got, []string{"original"}) {
+		t.Errorf("folders %q", got)
+	}
+	for _, name := range []string{"../x", "original/../../x", "..", "/etc/passwd", ""} {
 		if _, err := ck.Open(name); !errors.As(err, &re) || re.Faults[0].Code != stages.CodeEscape {
 			t.Errorf("Open(%q): %v", name, err)
 		}

@@ -47,6 +47,15 @@ var quantFiles = []struct{ name, key, inferred string }{
 	{"hf_quant_config.json", "quantization", "modelopt"},
 }
 
+// QuantFiles names the files that describe a quantisation beside config.json.
+func QuantFiles() []string {
+	names := make([]string, len(quantFiles))
+	for i, f := range quantFiles {
+		names[i] = f.name
+	}
+	return names
+}
+
 // readQuant looks into the sections of config.json, then into the other files, and takes the first source
 // that there is. The others must not contradict it.
 func (d *discoverer) readQuant(sections []*Object) error {

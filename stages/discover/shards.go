@@ -258,7 +258,9 @@ func (d *discoverer) findOthers(ctx context.Context) error {
 			d.note("%s is left out: %v", name, err)
 		case info.Mode().IsRegular():
 			d.ck.others = append(d.ck.others, name)
-		case !info.IsDir():
+		case info.IsDir():
+			d.ck.folders = append(d.ck.folders, name)
+		default:
 			d.note("%s is left out: %v", name, notRegularError{info.Mode()})
 		}
 	}

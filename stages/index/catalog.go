@@ -116,6 +116,14 @@ func (c *Catalog) Shards() int { return len(c.names) }
 // ShardName is the file name of a Shard.
 func (c *Catalog) ShardName(shard int32) string { return c.names[shard] }
 
+// Metadata is the value of one key of a Shard's __metadata__.
+func (c *Catalog) Metadata(shard int32, key string) (value string, ok bool) {
+	return c.headers[shard].MetadataValue(key)
+}
+
+// DataOffset is where the data area of a Shard begins, in bytes: what comes before is its header.
+func (c *Catalog) DataOffset(shard int32) int64 { return c.headers[shard].DataOffset() }
+
 // Name is the name of tensor i.
 func (c *Catalog) Name(i int) string {
 	s, n := c.at(i)

@@ -3,6 +3,8 @@ package repack
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
+	"strconv"
 	"sync"
 
 	"github.com/coldload/coldload/stages"
@@ -26,7 +28,7 @@ func sortByGroup(j *stages.Job, input, groups int) (*order, error) {
 		if g < 0 || int(g) >= groups {
 			return nil, &stages.DataError{
 				Tensor: j.Inputs[input].Tensor, Problem: fmt.Sprintf("g_idx[%d] is out of range", i),
-				Expected: fmt.Sprintf("0 to %d", groups-1), Found: fmt.Sprint(g), Advice: "the checkpoint is damaged: get it again",
+				Expected: fmt.Sprintf("0 to %d", groups-1), Found: strconv.Itoa(int(g)), Advice: "the checkpoint is damaged: get it again",
 			}
 		}
 		counts[g+1]++
@@ -35,7 +37,7 @@ func sortByGroup(j *stages.Job, input, groups int) (*order, error) {
 		if int(counts[g+1])*groups != k {
 			return nil, &stages.DataError{
 				Tensor: j.Inputs[input].Tensor, Problem: fmt.Sprintf("group %d has the wrong number of input features", g),
-				Expected: fmt.Sprint(k / groups), Found: fmt.Sprint(counts[g+1]),
+				Expected: strconv.Itoa(k / groups), Found: strconv.Itoa(int(counts[g+1])),
 				Advice: "kernels need groups of one size: use --layout raw",
 			}
 		}
@@ -86,6 +88,9 @@ func (op sortOp) String() string {
 }
 
 func (op sortOp) Run(j *stages.Job) error {
+	if j.Rows != 1 || j.RowBytes%4 != 0 {
+		return fmt.Errorf("%s: %d rows of %d bytes, want one of whole words", op, j.Rows, j.RowBytes)
+	}
 	if err := wantSources(op, j, j.RowBytes); err != nil {
 		return err
 	}
@@ -119,24 +124,43 @@ func borrow(n int) *[]byte {
 }
 
 // gatherRow makes one packed GPTQ row of N words from rows picked one by one: field i of every word is taken from source row rows[i].
-// qweight is I32 [K*bits/32, N]. len(rows) = 32/bits; bits is 2, 4 or 8.
-func gatherRow(dst, qweight []byte, rows []int32, bits int) {
-	per := 32 / bits
-	mask := uint64(1)<<bits - 1
-	mask |= mask << 32
-	n := len(dst)
+// qweight is I32 [K*width/32, N]. len(rows) = 32/width; width is 2, 4 or 8 bits.
+func gatherRow(dst, qweight []byte, rows []int32, width int) {
 	clear(dst)
-	for i, r := range rows {
-		src := qweight[int(r)/per*n : (int(r)/per+1)*n]
-		from, to := bits*(int(r)%per), bits*i
-		at := 0
-		for ; at+8 <= n; at += 8 {
-			w := binary.LittleEndian.Uint64(src[at:]) >> from & mask << to
-			binary.LittleEndian.PutUint64(dst[at:], binary.LittleEndian.Uint64(dst[at:])|w)
+	for i := 0; i < len(rows); i += 2 {
+		a, b := pickField(qweight, len(dst), int(rows[i]), i, width), pickField(qweight, len(dst), int(rows[i+1]), i+1, width)
+		gather2(dst, a, b)
+	}
+}
+
+// pick is one field of every word of a row: the row, how far left to turn its words, and what to take of them then.
+type pick struct {
+	row  []byte
+	turn int
+	mask uint64 // for two words
+}
+
+// pickField brings feature k of a packed weight to field to. n is the length of a row in bytes.
+func pickField(qweight []byte, n, k, to, width int) pick {
+	per := 32 / width
+	mask := uint64(1<<width-1) << (width * to)
+	return pick{row: qweight[k/per*n : (k/per+1)*n], turn: width * (to - k%per), mask: mask | mask<<32}
+}
+
+// gather2 adds two fields to the words of dst. It turns two words as one: a field that moves within its word never leaves it.
+func gather2(dst []byte, a, b pick) {
+	const block = 64
+	x, y := a.row, b.row
+	for len(dst) >= block && len(x) >= block && len(y) >= block {
+		d, x0, y0 := (*[block]byte)(dst), (*[block]byte)(x), (*[block]byte)(y)
+		for i := 0; i <= block-8; i += 8 {
+			w := bits.RotateLeft64(binary.LittleEndian.Uint64(x0[i:]), a.turn)&a.mask | bits.RotateLeft64(binary.LittleEndian.Uint64(y0[i:]), b.turn)&b.mask
+			binary.LittleEndian.PutUint64(d[i:], binary.LittleEndian.Uint64(d[i:])|w)
 		}
-		if at < n {
-			w := binary.LittleEndian.Uint32(src[at:]) >> from & uint32(mask) << to
-			binary.LittleEndian.PutUint32(dst[at:], binary.LittleEndian.Uint32(dst[at:])|w)
-		}
+		dst, x, y = dst[block:], x[block:], y[block:]
+	}
+	for ; len(dst) >= 4; dst, x, y = dst[4:], x[4:], y[4:] {
+		w := bits.RotateLeft32(binary.LittleEndian.Uint32(x), a.turn)&uint32(a.mask) | bits.RotateLeft32(binary.LittleEndian.Uint32(y), b.turn)&uint32(b.mask)
+		binary.LittleEndian.PutUint32(dst, binary.LittleEndian.Uint32(dst)|w)
 	}
 }

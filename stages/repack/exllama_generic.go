@@ -29,6 +29,9 @@ func (gptqExllama) Phase() stages.Phase { return stages.PhaseRepack }
 func (op gptqExllama) String() string   { return fmt.Sprintf("shuffle gptq %d-bit for exllama", op.bits) }
 
 func (op gptqExllama) Run(j *stages.Job) error {
+	if j.RowBytes%4 != 0 {
+		return fmt.Errorf("%s: rows of %d bytes are no whole words", op, j.RowBytes)
+	}
 	if op.groups == 0 {
 		if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 			return err
@@ -103,22 +106,23 @@ func exllama2(w uint32) uint32 {
 // exllama3Rows shuffles the 32 codes of 3 bits that three words of a column hold: codes 10z..10z+9 go to word z, code c of them to bits
 // 3(c/2) + 16(c%2); bit t of code 30 to bit 15 of word t, bit t of code 31 to bit 31.
 func exllama3Rows(dst, src [3][]byte) {
-	for at := 0; at+4 <= len(src[0]); at += 4 {
-		a, b, c := binary.LittleEndian.Uint32(src[0][at:]), binary.LittleEndian.Uint32(src[1][at:]), binary.LittleEndian.Uint32(src[2][at:])
-		low, high := uint64(a)|uint64(b)<<32, uint64(b)>>16|uint64(c)<<16 // bits 0..63 and 48..95
-		code := func(i int) uint32 {
-			if i < 20 {
-				return uint32(low>>(3*i)) & 7
-			}
-			return uint32(high>>(3*i-48)) & 7
-		}
-		for z := range 3 {
-			var w uint32
-			for c := range 10 {
-				w |= code(10*z+c) << (3*(c/2) + 16*(c%2))
-			}
-			w |= code(30)>>z&1<<15 | code(31)>>z&1<<31
-			binary.LittleEndian.PutUint32(dst[z][at:], w)
-		}
+	n := len(src[0])
+	s0, s1, s2 := src[0], src[1][:n], src[2][:n]
+	d0, d1, d2 := dst[0][:n], dst[1][:n], dst[2][:n]
+	for at := 0; at+4 <= n; at += 4 {
+		a, b, c := binary.LittleEndian.Uint32(s0[at:]), binary.LittleEndian.Uint32(s1[at:]), binary.LittleEndian.Uint32(s2[at:])
+		last := c >> 26 // codes 30 and 31
+		binary.LittleEndian.PutUint32(d0[at:], exllama3(a)|last&1<<15|last>>3&1<<31)
+		binary.LittleEndian.PutUint32(d1[at:], exllama3(a>>30|b<<2)|last>>1&1<<15|last>>4&1<<31)
+		binary.LittleEndian.PutUint32(d2[at:], exllama3(b>>28|c<<4)|last>>2&1<<15|last>>5&1<<31)
 	}
+}
+
+// exllama3 places the ten codes of 3 bits in the low 30 bits: the even ones close up in the low half-word, the odd ones in the high one.
+func exllama3(w uint32) uint32 {
+	even, odd := w&0x071C71C7, w>>3&0x071C71C7
+	even, odd = (even|even>>3)&0x0703F03F, (odd|odd>>3)&0x0703F03F
+	even, odd = (even|even>>6)&0x07000FFF, (odd|odd>>6)&0x07000FFF
+	even, odd = (even|even>>12)&0x7FFF, (odd|odd>>12)&0x7FFF
+	return even | odd<<16
 }

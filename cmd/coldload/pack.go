@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/report"
+	"github.com/coldload/coldload/stages"
+)
+
+// packFlags are the options of pack.
+type packFlags struct {
+	planFlags
+
+	shardSize                            size
+	overwrite, verifySource, plainDigest bool
+}
+
+// defaultShardSize is what other tools cut checkpoints into.
+const defaultShardSize = 5_000_000_000
+
+func (f *packFlags) AddFlags(fs *pflag.FlagSet) {
+	f.planFlags.AddFlags(fs)
+	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in one shard; a larger tensor has a shard of its own")
+	fs.BoolVar(&f.overwrite, "overwrite", false, "replace whatever OUTDIR is, when the new folder is complete")
+	fs.BoolVar(&f.verifySource, "verify-source", false, "read every source file in full first, for its sha256; files of the Hugging Face cache must have theirs")
+	fs.BoolVar(&f.plainDigest, "plain-digests", false, "also note the sha256 of each output's bytes; reads the result back")
+}
+
+func newPack(e *env) *cobra.Command {
+	o := packFlags{planFlags: newPlanFlags(), shardSize: defaultShardSize}
+	cmd := &cobra.Command{
+		Use:   "pack PATH OUTDIR",
+		Short: "Write a checkpoint in its final form to a folder, so that every later start only reads",
+		Long: `pack does the work of a load once and writes the result: safetensors shards with
+their index, the checkpoint's other files (config, tokenizer, ...), and the
+manifest coldload.json with a digest of every tensor. The folder is a checkpoint:
+plan and load take it as it is, at the speed of reading.
+
+OUTDIR appears complete or not at all. Until then the work is in OUTDIR.partial,
+with a journal beside it. After a failure, Ctrl-C or a power cut the same command
+goes on from there. When OUTDIR is already what would be made, pack says so and
+does nothing; anything else in it is left alone unless --overwrite is given. Equal
+checkpoints and options give equal folders, byte for byte.
+
+In config.json, quantization_config says what the weights have become, with the
+original inside; quantize_config.json moves to source/.
+
+` + layoutHelp + `
+
+` + pathHelp + `
+
+` + exitCodes,
+		Example: `  coldload pack ./my-model ./my-model-marlin
+  coldload pack org/name /models/name --dtype bf16 --shard-size 10GB
+  coldload verify ./my-model-marlin --against ./my-model`,
+		Args: exactly(2, "PATH and OUTDIR"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runPack(cmd.Context(), e, &o, args[0], args[1]) },
+	}
+	o.AddFlags(cmd.Flags())
+	return cmd
+}
+
+// runPack packs and prints the result.
+func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error {
+	opt, err := o.options(e)
+	if err != nil {
+		return err
+	}
+	popt := coldload.PackOptions{
+		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, VerifySource: o.verifySource, PlainDigests: o.plainDigest,
+	}
+	peak := startPeak()
+	bar := startBar(e, o.quiet, "packing", "making it durable")
+	if bar != nil {
+		opt.Progress = bar.load
+		popt.Hashed = bar.step("reading the source for its hashes")
+	}
+	res, err := coldload.Pack(ctx, path, dir, opt, popt)
+	took := time.Since(e.start)
+	bar.stop()
+	p := packed{
+		loaded: loaded{
+			Load: report.Load{Result: res.Result, Took: took, Verb: "packed", Where: " in " + report.Clean(dir), PeakAnon: peak.stop()},
+			path: path, budget: opt.Budget,
+		},
+		res: res,
+	}
+	if err != nil {
+		return p.explain(err)
+	}
+	return p.print(e, o)
+}
+
+// packed is what pack did.
+type packed struct {
+	loaded
+
+	res *coldload.PackResult
+}
+
+// explain adds to an error what a later run finds.
+func (p *packed) explain(err error) error {
+	if p.res.Kept == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\n%s.partial keeps %s that are done: the same command goes on from there, while the checkpoint stays as it is",
+		err, strings.TrimRight(p.res.Dir, "/"), report.Bytes(p.res.Kept))
+}
+
+func (p *packed) print(e *env, o *packFlags) error {
+	width, _ := e.outTTY()
+	switch {
+	case o.json:
+		return writeJSON(e.out, packJSON{
+			loadJSON: p.object(&o.planFlags, toFile+p.res.Dir), Dir: p.res.Dir, AlreadyComplete: p.res.AlreadyComplete, Resumed: p.res.Resumed,
+			BytesRead: p.res.Phases[stages.PhaseFetch].BytesIn,
+		})
+	case p.res.AlreadyComplete:
+		return write(e.out, report.Clean(p.res.Dir)+" is complete already: this version packed it with the same options from a checkpoint with the same headers\n"+
+			"and samples. To be sure, compare: coldload verify --against; to make it again: --overwrite\n")
+	case o.quiet:
+		return write(e.out, p.Headline()+p.resumed()+"\n")
+	default:
+		return write(e.out, p.Text(width)+p.resumedLine())
+	}
+}
+
+// resumed says what was there already.
+func (p *packed) resumed() string {
+	if p.res.Resumed == 0 {
+		return ""
+	}
+	return ", of which an earlier run had made " + report.Bytes(p.res.Resumed)
+}
+
+func (p *packed) resumedLine() string {
+	if p.res.Resumed == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nAn earlier run had made %s of it.\n", report.Bytes(p.res.Resumed))
+}
+
+// packJSON is the JSON object of pack.
+type packJSON struct {
+	loadJSON
+
+	Dir             string `json:"dir"`
+	AlreadyComplete bool   `json:"already_complete"`
+	Resumed         int64  `json:"resumed_bytes"` // of outputs, that an earlier run had made
+	BytesRead       int64  `json:"bytes_read"`    // of tensor data, by this run
+}

@@ -1,0 +1,187 @@
+package packed
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// ConfigChange says how the config.json of a packed folder differs from that of the checkpoint. The zero value changes nothing.
+type ConfigChange struct {
+	// Requantise takes out what describes the quantisation, wherever it stands. In its place comes, with a Layout,
+	//
+	//	"quantization_config": {"quant_method": "coldload", "coldload_layout": LAYOUT, "source": WHAT STOOD THERE}
+	//
+	// and nothing without one.
+	Requantise bool
+	Layout     stages.Layout
+	// Source is what describes the quantisation outside config.json; it becomes the source when config.json does not say it.
+	Source jsontext.Value
+	// DType is the dtype of the weights, as torch names it: "bfloat16". Empty leaves what is there.
+	DType string
+}
+
+// Where config.json describes the quantisation, and where a wrapper keeps the config of its language model.
+var (
+	quantKeys    = []string{"quantization_config", "compression_config", "quantization"}
+	textSections = []string{"text_config", "llm_config", "language_config", "thinker_config"}
+	dtypeKeys    = []string{"dtype", "torch_dtype"}
+	torchDTypes  = []string{"float64", "float32", "float16", "bfloat16"}
+)
+
+// RewriteConfig is config.json after the change: the same members in the same order, numbers as written, indented by two. A text that
+// needs no change is returned as it is.
+func RewriteConfig(text []byte, c ConfigChange) ([]byte, error) {
+	r := rewriter{change: c}
+	doc, err := r.object(text, true, 0)
+	if err != nil {
+		return nil, err
+	}
+	if c.Requantise && c.Layout != "" && !r.replaced && len(c.Source) > 0 {
+		doc = append(doc, member{quantKeys[0], r.quantisation(c.Source)})
+		r.changed = true
+	}
+	if c.DType != "" && !r.typed {
+		doc = append(doc, member{"torch_dtype", quoted(c.DType)})
+		r.changed = true
+	}
+	if !r.changed {
+		return text, nil
+	}
+	v := doc.value()
+	if err := v.Indent(jsontext.PreserveRawStrings(true), jsontext.WithIndent("  ")); err != nil {
+		return nil, err
+	}
+	return append(v, '\n'), nil
+}
+
+// member is a name and a value of a JSON object.
+type member struct {
+	key   string
+	value jsontext.Value
+}
+
+type object []member
+
+// value is the text of the object.
+func (o object) value() jsontext.Value {
+	b := []byte{'{'}
+	for i, m := range o {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, quoted(m.key)...), ':'), m.value...)
+	}
+	return append(b, '}')
+}
+
+func quoted(s string) jsontext.Value {
+	b, _ := jsontext.AppendQuote(nil, s) // what is quoted here is valid UTF-8: it was decoded, or is ours
+	return b
+}
+
+// rewriter goes through a document and notes what it did.
+type rewriter struct {
+	change                   ConfigChange
+	changed, replaced, typed bool
+}
+
+// mostDepth is how deep a section of a config is looked into: what nests deeper describes no model. It bounds what rewriting takes.
+const mostDepth = 4
+
+// object rewrites a JSON object. text tells whether it is the document or a section about the language model.
+func (r *rewriter) object(raw jsontext.Value, text bool, depth int) (object, error) {
+	members, err := split(raw)
+	if err != nil {
+		return nil, err
+	}
+	if text && r.change.Requantise {
+		members = r.requantise(members)
+	}
+	for i := range members {
+		m := &members[i]
+		switch {
+		case m.value.Kind() == '{' && !slices.Contains(quantKeys, m.key) && depth < mostDepth:
+			if err := r.section(m, text, depth+1); err != nil {
+				return nil, err
+			}
+		case r.change.DType != "" && slices.Contains(dtypeKeys, m.key) && isTorchDType(m.value):
+			r.typed = r.typed || text
+			if want := quoted(r.change.DType); string(m.value) != string(want) {
+				m.value, r.changed = want, true
+			}
+		}
+	}
+	return members, nil
+}
+
+// section rewrites a member that is an object. One that needs no change keeps its text.
+func (r *rewriter) section(m *member, text bool, depth int) error {
+	before := r.changed
+	r.changed = false
+	o, err := r.object(m.value, text && slices.Contains(textSections, m.key), depth)
+	if err == nil && r.changed {
+		m.value = o.value()
+	}
+	r.changed = r.changed || before
+	return err
+}
+
+func isTorchDType(v jsontext.Value) bool {
+	s, err := jsontext.AppendUnquote(nil, v)
+	return err == nil && slices.Contains(torchDTypes, strings.TrimPrefix(string(s), "torch."))
+}
+
+// requantise takes out what describes the quantisation: the first such member makes room for ours.
+func (r *rewriter) requantise(members object) object {
+	kept := members[:0]
+	done := false
+	for _, m := range members {
+		switch {
+		case m.key == quantKeys[0] && m.value.Kind() != '{': // a null, which describes nothing
+			r.changed = true
+			continue
+		case !slices.Contains(quantKeys, m.key) || m.value.Kind() != '{':
+			kept = append(kept, m)
+			continue
+		case r.change.Layout != "" && !done:
+			kept = append(kept, member{quantKeys[0], r.quantisation(m.value)})
+		}
+		done, r.replaced, r.changed = true, true, true
+	}
+	return kept
+}
+
+func (r *rewriter) quantisation(source jsontext.Value) jsontext.Value {
+	return object{
+		{"quant_method", quoted("coldload")}, {"coldload_layout", quoted(string(r.change.Layout))}, {"source", source},
+	}.value()
+}
+
+// split reads the members of an object, in order. Their values are parts of raw.
+func split(raw jsontext.Value) (object, error) {
+	dec := jsontext.NewDecoder(bytes.NewReader(raw))
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	var o object
+	for dec.PeekKind() != '}' {
+		key, err := dec.ReadToken()
+		if err != nil {
+			return nil, err
+		}
+		name := key.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		end := int(dec.InputOffset())
+		o = append(o, member{name, raw[end-len(value) : end : end]})
+	}
+	_, err := dec.ReadToken()
+	return o, err
+}

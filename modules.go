@@ -1,0 +1,100 @@
+package coldload
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/coldload/coldload/plan"
+	"github.com/coldload/coldload/sinks/host"
+	"github.com/coldload/coldload/stages"
+)
+
+// GPTQ is the raw members of one GPTQ module. Tensors that it has not have no name.
+type GPTQ struct {
+	K, N                                int64 // input and output features
+	Bits, Group                         int   // Group is -1 for one group over all of K
+	Symmetric, ActOrder                 bool
+	Format                              string // checkpoint_format: gptq, gptq_v2 or gptq_p
+	QWeight, Scales, QZeros, GIdx, Bias stages.Tensor
+}
+
+// GPTQ describes one module, such as "model.layers.0.mlp.down_proj", as the file has it; Bytes and ReadInto give its members' bytes.
+func (ck *Checkpoint) GPTQ(base string) (GPTQ, error) {
+	m, err := plan.GPTQModule(ck.planInput(), ck.options(ck.opt).planOptions(nil), base)
+	if err != nil {
+		return GPTQ{}, err
+	}
+	g := GPTQ{K: m.K, N: m.N, Bits: m.Bits, Group: m.Group, Symmetric: m.Symmetric, ActOrder: m.ActOrder, Format: m.Format}
+	for to, i := range map[*stages.Tensor]int{
+		&g.QWeight: m.QWeight, &g.Scales: m.Scales, &g.QZeros: m.QZeros, &g.GIdx: m.GIdx, &g.Bias: m.Bias,
+	} {
+		if i >= 0 {
+			*to = ck.catalog.Tensor(i)
+		}
+	}
+	return g, nil
+}
+
+// Module is one module in its final form, in host memory that the caller closes.
+type Module struct {
+	Name   string
+	Result *Result
+	*host.Memory
+}
+
+// Part is the Output with the given suffix: "qweight", "scales", "weight", "bias", "g_idx", ...
+func (m *Module) Part(suffix string) (host.Tensor, bool) { return m.Lookup(m.Name + "." + suffix) }
+
+// Parts lists the suffixes of the Outputs.
+func (m *Module) Parts() []string {
+	var list []string
+	for _, o := range m.Outputs() {
+		list = append(list, strings.TrimPrefix(o.Name, m.Name+"."))
+	}
+	return list
+}
+
+// Linear loads one linear layer in the layout of opt: the first that exists of the quantised module of that name, its quantised members,
+// the dense module, its dense members. For a fused name (qkv_proj, gate_up_proj) members are joined, whatever opt.NoFuse says; Include and
+// Exclude choose nothing here. A packed folder gives the module that it has under that name.
+func (ck *Checkpoint) Linear(ctx context.Context, name string, opt Options) (*Module, error) {
+	opt = ck.options(opt)
+	return ck.module(ctx, plan.Linear(ck.planInput(), opt.planOptions(nil), name), opt)
+}
+
+// Experts loads members of the n experts of a layer, stacked: pattern is the name of one expert with {e} for its number, as in
+// "model.layers.0.mlp.experts.{e}", members the modules to join in each, as in {"gate_proj", "up_proj"} or {"down_proj"}.
+func (ck *Checkpoint) Experts(ctx context.Context, pattern string, members []string, n int, opt Options) (*Module, error) {
+	q, err := plan.Experts(pattern, members, n)
+	if err != nil {
+		return nil, errors.Join(ErrOptions, err)
+	}
+	return ck.module(ctx, q, ck.options(opt))
+}
+
+// module plans and runs one module at once.
+func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (*Module, error) {
+	if err := opt.validate(); err != nil {
+		return nil, err
+	}
+	res := newResult()
+	ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
+	m, err := ck.runModule(ctx, q, opt, res)
+	res.finish()
+	endSpan(span, res, err)
+	return m, err
+}
+
+func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, opt Options, res *Result) (*Module, error) {
+	p, err := plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
+	res.takePlan(p)
+	if err != nil {
+		return nil, err
+	}
+	sink := host.New(host.Options{})
+	if err := ck.begin(ctx, p, sink, opt, res); err != nil {
+		return nil, err
+	}
+	return &Module{Name: q.Name, Result: res, Memory: sink.Memory()}, nil
+}

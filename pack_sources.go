@@ -1,0 +1,179 @@
+package coldload
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/pipeline"
+	"github.com/coldload/coldload/stages"
+)
+
+// describedSources are the Shards that are packed, as the manifest names them, and what else tells one checkpoint from another.
+type describedSources struct {
+	list []packed.Source
+	// samples hash some blocks of each Shard: two checkpoints of one model have equal headers, and a folder made from one is not that of
+	// the other.
+	samples []packed.Sum
+	// times of change tell whether what an earlier run left was made from these files.
+	times []time.Time
+}
+
+// describeSources hashes headers and samples, and every byte when asked to.
+func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, popt PackOptions, res *PackResult) (*describedSources, error) {
+	n := len(ck.found.Shards)
+	d := &describedSources{list: make([]packed.Source, n), samples: make([]packed.Sum, n), times: make([]time.Time, n)}
+	total := int64(0)
+	for i, s := range ck.found.Shards {
+		d.list[i] = packed.Source{Name: s.Name, Bytes: s.Size, ETag: ck.found.ETag(i)}
+		d.times[i] = s.ModTime.UTC()
+		total += s.Size
+	}
+	h := &sourceHasher{ck: ck, to: d, whole: popt.VerifySource, told: popt.Hashed, total: total}
+	workers := 1
+	if h.whole {
+		workers = opt.Workers.Repack
+	}
+	run := pipeline.New(ctx, opt.pipelineConfig())
+	shards := pipeline.From(run, "shards", func(yield func(int, error) bool) {
+		for i := range n {
+			if !yield(i, nil) {
+				return
+			}
+		}
+	})
+	pipeline.Into(shards, h, pipeline.Workers(workers), pipeline.Measure(h.work))
+	err := run.Wait()
+	if h.whole {
+		res.takeStage(run.Stats())
+	}
+	return d, err
+}
+
+// sourceHasher reads Shards for their hashes.
+type sourceHasher struct {
+	ck    *Checkpoint
+	to    *describedSources
+	whole bool
+	told  func(done, total int64)
+	total int64
+
+	mu   sync.Mutex // guards done, and calls of told
+	done int64
+}
+
+// Name is what the report calls it.
+func (h *sourceHasher) Name() string { return "verify source" }
+
+func (h *sourceHasher) work(i int) pipeline.Work {
+	return pipeline.Work{Items: 1, BytesIn: h.to.list[i].Bytes}
+}
+
+// Write describes Shard i.
+func (h *sourceHasher) Write(ctx context.Context, i int) error {
+	f, err := h.ck.found.OpenShard(i)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	header, err := hashRange(f, 0, h.ck.catalog.DataOffset(int32(i)))
+	if err == nil {
+		h.to.list[i].HeaderSHA256 = header
+		h.to.samples[i], err = sample(f, h.to.list[i].Bytes)
+	}
+	if err == nil && h.whole {
+		err = h.hash(ctx, f, i)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", h.to.list[i].Name, err)
+	}
+	return nil
+}
+
+// Commit has nothing to do.
+func (h *sourceHasher) Commit(context.Context) error { return nil }
+
+// Close has nothing to do.
+func (h *sourceHasher) Close() error { return nil }
+
+// hash reads the whole Shard.
+func (h *sourceHasher) hash(ctx context.Context, f *os.File, i int) error {
+	s := &h.to.list[i]
+	sum := sha256.New()
+	buf := make([]byte, 4<<20)
+	for off := int64(0); off < s.Bytes; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		b := buf[:min(int64(len(buf)), s.Bytes-off)]
+		if _, err := f.ReadAt(b, off); err != nil {
+			return shortened(err)
+		}
+		_, _ = sum.Write(b) // a hash never fails
+		off += int64(len(b))
+		h.tell(int64(len(b)))
+	}
+	sum.Sum(s.SHA256[:0])
+	if raw, err := hex.DecodeString(s.ETag); err == nil && len(raw) == len(s.SHA256) && packed.Sum(raw) != s.SHA256 {
+		return &stages.DataError{
+			File: s.Name, Problem: "is not the file that was downloaded", Expected: "sha256 " + s.ETag, Found: s.SHA256.String(),
+			Advice: "download it again",
+		}
+	}
+	return nil
+}
+
+func (h *sourceHasher) tell(n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.done += n
+	if h.told != nil {
+		h.told(h.done, h.total)
+	}
+}
+
+// shortened explains a read that found the end of the file too early.
+func shortened(err error) error {
+	if errors.Is(err, io.EOF) {
+		return &stages.DataError{Problem: "the file was truncated during the load", Advice: "load again when nothing writes to the checkpoint"}
+	}
+	return err
+}
+
+func hashRange(f io.ReaderAt, off, n int64) (sum packed.Sum, err error) {
+	h := sha256.New()
+	copied, err := io.Copy(h, io.NewSectionReader(f, off, n))
+	if err == nil && copied != n {
+		err = shortened(io.EOF)
+	}
+	h.Sum(sum[:0])
+	return sum, err
+}
+
+// What of a Shard is sampled: blocks at equal distances.
+const (
+	sampleBlocks = 8
+	sampleBytes  = 4096
+)
+
+func sample(f io.ReaderAt, size int64) (sum packed.Sum, err error) {
+	h := sha256.New()
+	buf := make([]byte, sampleBytes)
+	for k := range int64(sampleBlocks) {
+		off := max(size-sampleBytes, 0) / (sampleBlocks - 1) * k
+		n, err := f.ReadAt(buf[:min(sampleBytes, size-off)], off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return sum, err
+		}
+		_, _ = h.Write(buf[:n]) // a hash never fails
+	}
+	h.Sum(sum[:0])
+	return sum, nil
+}

@@ -1,0 +1,353 @@
+package plan
+
+import (
+	"fmt"
+
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/decode"
+	"github.com/coldload/coldload/stages/repack"
+)
+
+// gptqOutputs makes the Outputs of one Group of GPTQ Modules.
+type gptqOutputs struct {
+	r    *gptqReader
+	g    *Group
+	b    *Builder
+	spec gptqSpec
+	m    *Module // the first, which stands for all in K and Spec
+}
+
+// groups is G.
+func (o *gptqOutputs) groups() int64 { return o.spec.groupsOf(o.m) }
+
+// words is what a Module contributes to a row of packed words of its K, of which there are per in 16 input features.
+func (o *gptqOutputs) words(m *Module) int64 { return m.N * 4 }
+
+// marlin makes what the Marlin kernels read.
+func (o *gptqOutputs) marlin() string {
+	scales := o.scalesDType()
+	if reason := o.marlinHolds(scales); reason != "" {
+		return reason
+	}
+	if reason := o.marlinScales(scales); reason != "" {
+		return reason
+	}
+	op, err := repack.GPTQMarlin(int(o.spec.bits))
+	if o.spec.order() {
+		op, err = repack.GPTQMarlinActOrder(int(o.spec.bits), int(o.groups()))
+	}
+	if err != nil {
+		return err.Error()
+	}
+	width := func(m *Module) int64 { return m.N * o.spec.bits / 2 * 4 }
+	o.b.Grid(Grid{
+		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
+		Sides: o.orderSides(), Whole: o.spec.order(), Checks: o.checks(true),
+	})
+	if o.spec.order() {
+		o.sorted("g_idx", repack.SortedGroups(int(o.groups())), stages.LayoutMarlin)
+		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())), stages.LayoutMarlin)
+	}
+	return ""
+}
+
+// scalesDType is what the scales of a kernel's layout are to be.
+func (o *gptqOutputs) scalesDType() stages.DType {
+	if keeps(o.b.DType()) {
+		return o.spec.scales
+	}
+	return o.b.DType()
+}
+
+// orderSides are the parts that an Op of act-order reads besides the codes.
+func (o *gptqOutputs) orderSides() []int {
+	if o.spec.order() {
+		return []int{gptqGIdx}
+	}
+	return nil
+}
+
+// marlinScales adds the permuted scales and bias.
+func (o *gptqOutputs) marlinScales(to stages.DType) string {
+	perm := repack.Single
+	if o.groups() > 1 {
+		perm = repack.Grouped
+	}
+	scales, err := repack.MarlinScales(o.spec.scales, to, perm)
+	if err != nil {
+		return err.Error()
+	}
+	bias := stages.Op(nil)
+	biasTo := o.b.DType()
+	if keeps(biasTo) {
+		biasTo = o.spec.bias
+	}
+	if o.spec.bias != safetensors.Invalid {
+		if bias, err = repack.MarlinScales(o.spec.bias, biasTo, repack.Single); err != nil {
+			return err.Error()
+		}
+	}
+	o.floats(gptqScales, o.groups(), to, scales, stages.LayoutMarlin, nil)
+	if bias != nil {
+		o.floats(gptqBias, 1, biasTo, bias, stages.LayoutMarlin, nil)
+	}
+	return ""
+}
+
+// floats adds scales or biases: rows of N elements.
+func (o *gptqOutputs) floats(part int, rows int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) {
+	from := o.b.SourceDType(part)
+	kind := stages.KindRepacked
+	if l == stages.LayoutRaw {
+		if kind = o.b.Kind(); kind == stages.KindKept && from != to {
+			kind = stages.KindCast
+		}
+	}
+	dims := []int64{rows, o.g.N()}
+	if part == gptqBias {
+		dims = dims[1:]
+	}
+	o.b.Grid(Grid{
+		Suffix: o.r.Parts()[part], Part: part, DType: to, Layout: l, Kind: kind, Op: op, Rows: rows, Dims: dims,
+		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
+		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
+		Checks: checks,
+	})
+}
+
+// sorted adds a vector that act-order derives from g_idx. The members of an expert share it.
+func (o *gptqOutputs) sorted(suffix string, op stages.Op, l stages.Layout) {
+	all := func(m *Module) int64 { return m.K * 4 }
+	o.b.Grid(Grid{
+		Suffix: suffix, Part: gptqGIdx, DType: safetensors.I32, Layout: l, Kind: stages.KindRepacked, Op: op,
+		Rows: 1, Dims: []int64{o.m.K}, Width: all, Source: all, Shared: true,
+	})
+}
+
+// checks prove what the config promises: about tensors that the layout does not hold (balanced says that the Op itself proves that g_idx
+// is in range), and about the g_idx that members share.
+func (o *gptqOutputs) checks(balanced bool) []Check {
+	var list []Check
+	if o.spec.sym {
+		means := "zero points of symmetric modules are ignored"
+		if o.b.Layout() == stages.LayoutExllama {
+			means = "the exllama kernels compute with what is stored; --layout marlin and dequant ignore it"
+		}
+		list = append(list, Check{Part: gptqQzeros, Op: decode.CheckZeros(o.r.zeroWords(o.spec), means)})
+	}
+	if !o.spec.gIdx {
+		return list
+	}
+	if !o.spec.order() {
+		return append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupOrder(int(o.spec.span(o.m)))})
+	}
+	if !balanced {
+		list = append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupRange(int(o.groups()))})
+	}
+	if len(o.g.Members) > 1 {
+		list = append(list, Check{Part: gptqGIdx, Op: decode.CheckSameOrder(), Against: true})
+	}
+	return list
+}
+
+// zeroWords are the words that packed zero points of a symmetric Module repeat: 2^(bits-1) in every field, one less in format v1.
+func (r *gptqReader) zeroWords(spec gptqSpec) []uint32 {
+	z := uint32(1) << (spec.bits - 1)
+	if !r.v2 {
+		z--
+	}
+	return decode.PackConstant(int(spec.bits), r.planar, z)
+}
+
+// marlinHolds says why the Marlin kernels cannot hold a Group; "" when they can. The limits are those of the kernels' tile shapes: dense
+// (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128 hidden and whole groups of intermediate features.
+func (o *gptqOutputs) marlinHolds(scales stages.DType) string {
+	spec, m := o.spec, o.m
+	switch {
+	case spec.bits != 4 && spec.bits != 8:
+		return fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
+	case !spec.sym:
+		return "Marlin without zero points holds symmetric modules only, these are asymmetric"
+	case scales != safetensors.F16 && scales != safetensors.BF16:
+		return "Marlin takes F16 or BF16 scales, these are " + scales.String() + " (use --dtype f16 or bf16)"
+	case spec.bias == safetensors.F32 && keeps(o.b.DType()):
+		return "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
+	case spec.group != -1 && spec.group != 32 && spec.group != 64 && spec.group != 128 && o.groups() > 1:
+		return fmt.Sprintf("Marlin has groups of 32, 64, 128 or all, not %d", spec.group)
+	case m.K%spec.span(m) != 0:
+		return fmt.Sprintf("%d input features are no whole groups of %d", m.K, spec.group)
+	}
+	for _, m := range o.g.Modules[:len(o.g.Members)] {
+		if m.N%64 != 0 {
+			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
+		}
+	}
+	if o.g.Stacked() {
+		return marlinHoldsExperts(o.g, spec)
+	}
+	if n := o.g.N(); n%64 == 0 && m.K%128 == 0 || n%128 == 0 && m.K%64 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", o.g.N(), m.K)
+}
+
+// marlinHoldsExperts wants the hidden size to be a multiple of 128 and the intermediate size one of max(64, group). For gate and up the
+// first is K and the second N; for down it is the other way round.
+func marlinHoldsExperts(g *Group, spec gptqSpec) string {
+	m := g.First()
+	hidden, inter := m.K, m.N
+	if len(g.Members) == 1 {
+		hidden, inter = m.N, m.K
+	}
+	if hidden%128 != 0 {
+		return fmt.Sprintf("hidden size %d of the experts is not a multiple of 128", hidden)
+	}
+	if by := max(64, spec.group); inter%by != 0 {
+		return fmt.Sprintf("intermediate size %d of the experts is not a multiple of %d", inter, by)
+	}
+	return ""
+}
+
+// exllama makes what the exllama kernels read: the codes of a word in another order.
+func (o *gptqOutputs) exllama() string {
+	if reason := o.exllamaHolds(); reason != "" {
+		return reason
+	}
+	groups := 0
+	if o.spec.order() {
+		groups = int(o.groups())
+	}
+	op, err := repack.GPTQExllama(int(o.spec.bits), groups)
+	if err != nil {
+		return err.Error()
+	}
+	o.b.Grid(Grid{
+		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutExllama, Kind: stages.KindRepacked,
+		Op: op, Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words,
+		Sides: o.orderSides(), Whole: o.spec.order() || o.spec.bits == 3, Checks: o.checks(true),
+	})
+	o.keepFloats(gptqScales, o.groups(), stages.LayoutExllama)
+	var checks []Check
+	zeros := stages.LayoutExllamaV2
+	if !o.r.v2 {
+		zeros = stages.LayoutExllama
+		if !o.spec.sym {
+			checks = append(checks, Check{Part: gptqQzeros, Op: decode.CheckZeroFields(int(o.spec.bits), int(o.groups()))})
+		}
+	}
+	o.zeros(zeros, checks)
+	if o.spec.order() {
+		o.sorted("g_idx_sort_indices", repack.SortIndices(groups), stages.LayoutExllama)
+	}
+	if o.spec.bias != safetensors.Invalid {
+		o.keepFloats(gptqBias, 1, stages.LayoutExllama)
+	}
+	return ""
+}
+
+// exllamaHolds says why the exllama kernels cannot hold a Group.
+func (o *gptqOutputs) exllamaHolds() string {
+	switch {
+	case o.g.Stacked():
+		return "exllama has no kernels for stacked experts"
+	case !o.r.stream(o.spec):
+		return fmt.Sprintf("exllama does not read planar codes of %d bits", o.spec.bits)
+	case o.spec.group <= 0:
+		return "exllama has no single group over all input features"
+	case o.m.K%o.spec.group != 0:
+		return fmt.Sprintf("%d input features are no whole groups of %d", o.m.K, o.spec.group)
+	case o.m.K%32 != 0:
+		return fmt.Sprintf("%d input features are not a multiple of 32", o.m.K)
+	case o.scalesDType() != safetensors.F16:
+		return "exllama takes F16 scales, these are " + o.scalesDType().String() + " (use --dtype f16)"
+	}
+	return ""
+}
+
+// raw keeps the tensors in GPTQ's own layout, members side by side along N.
+func (o *gptqOutputs) raw() string {
+	o.b.Grid(Grid{
+		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
+		Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words, Checks: o.checks(false),
+	})
+	o.keepFloats(gptqScales, o.groups(), stages.LayoutRaw)
+	o.zeros(stages.LayoutRaw, nil)
+	if o.spec.gIdx {
+		all := func(m *Module) int64 { return m.K * 4 }
+		o.b.Grid(Grid{
+			Suffix: "g_idx", Part: gptqGIdx, DType: safetensors.I32, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
+			Rows: 1, Dims: []int64{o.m.K}, Width: all, Source: all, Shared: true,
+		})
+	}
+	if o.spec.bias != safetensors.Invalid {
+		o.keepFloats(gptqBias, 1, stages.LayoutRaw)
+	}
+	return ""
+}
+
+// keepFloats adds scales or biases in their order, cast when that is asked for and checked to be finite.
+func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) {
+	o.castFloats(part, rows, l, o.b.DType())
+}
+
+// castFloats is keepFloats with the dtype that is wanted.
+func (o *gptqOutputs) castFloats(part int, rows int64, l stages.Layout, want stages.DType) {
+	from := o.b.SourceDType(part)
+	to, op, err := castTo(from, want)
+	if err != nil || from == to {
+		to, op = from, o.b.Copy()
+	}
+	o.floats(part, rows, to, op, l, []Check{{Part: part, Op: decode.CheckFinite(from)}})
+}
+
+// zeros adds the zero points as the checkpoint stores them.
+func (o *gptqOutputs) zeros(l stages.Layout, checks []Check) {
+	kind := o.b.Kind()
+	if l != stages.LayoutRaw {
+		kind = stages.KindRepacked
+	}
+	width := func(m *Module) int64 { return m.N * o.spec.bits / 32 * 4 }
+	o.b.Grid(Grid{
+		Suffix: "qzeros", Part: gptqQzeros, DType: safetensors.I32, Layout: l, Kind: kind, Op: o.b.Copy(),
+		Rows: o.groups(), Cols: o.g.N() * o.spec.bits / 32, Width: width, Source: width, Checks: checks,
+	})
+}
+
+// dequant makes floating-point weights, as a dense checkpoint would hold them.
+func (o *gptqOutputs) dequant() string {
+	to := o.b.DType()
+	if keeps(to) {
+		to = o.b.ModelDType()
+	}
+	if keeps(to) {
+		to = o.spec.scales
+	}
+	zeroBias := 1
+	if o.r.v2 {
+		zeroBias = 0
+	}
+	op, err := decode.GPTQDequant(decode.GPTQLayout{
+		Bits: int(o.spec.bits), Planar: o.r.planar, ZeroBias: zeroBias, WrapZeros: o.r.wraps, Symmetric: o.spec.sym,
+		ActOrder: o.spec.order(), Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
+	}, o.spec.scales, to)
+	if err != nil {
+		return err.Error()
+	}
+	if o.m.K%32 != 0 {
+		return fmt.Sprintf("%d input features are not a multiple of 32", o.m.K)
+	}
+	parts := append([]int{gptqQweight, gptqScales, gptqQzeros}, o.orderSides()...)
+	var checks []Check
+	for _, c := range o.checks(true) {
+		if c.Part == gptqGIdx && !c.Against || c.Part == gptqQzeros {
+			checks = append(checks, c) // members may differ in g_idx here: each is decoded by its own
+		}
+	}
+	o.b.Tall(Tall{Suffix: "weight", Parts: parts, DType: to, Op: op, Checks: checks})
+	if o.spec.bias != safetensors.Invalid {
+		o.castFloats(gptqBias, 1, stages.LayoutRaw, to)
+	}
+	return ""
+}

@@ -1,0 +1,90 @@
+package plan
+
+import (
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/decode"
+)
+
+// MethodPacked is the quantisation method that the config of a packed folder names.
+const MethodPacked = "coldload"
+
+// Packed is what the manifest of a packed folder says of it: its Outputs are the tensors of the Catalog, in their final form.
+type Packed struct {
+	Program string // version of the program that packed it
+	// Layout, DType, NoFuse and ActOrder are what was asked for when it was packed: nothing else can be had from it.
+	Layout   stages.Layout
+	DType    stages.DType
+	NoFuse   bool
+	ActOrder bool
+	// Output is the layout and the kind of the Output that is tensor i.
+	Output func(i int) (stages.Layout, stages.Kind)
+	// Modules are the tensors of every module; see [ModuleTensors].
+	Modules func() map[string][]int32
+}
+
+// takePacked makes every Output of a packed folder as it is.
+func (c *compiler) takePacked(p *Packed) {
+	c.method = MethodPacked
+	c.comparePacked(p)
+	c.plan.Summary.Layout = p.Layout
+	cat := c.in.Catalog
+	c.plan.Outputs = make([]stages.Output, 0, cat.Len())
+	c.plan.recipes = make([]recipe, 0, cat.Len())
+	for i := range cat.Len() {
+		c.takeOutput(i)
+	}
+	c.note("packed by coldload %s: the outputs are taken as they are", p.Program)
+}
+
+// takeOutput makes the Output that is tensor i.
+func (c *compiler) takeOutput(i int) {
+	cat := c.in.Catalog
+	o := stages.Output{Name: cat.Name(i), DType: cat.DType(i), Shape: shapeOf(cat, i), Size: cat.Extent(i).Len}
+	o.SlabBytes = slabOf(o.Size)
+	o.Layout, o.Kind = c.in.Packed.Output(i)
+	c.add(o, single{op: decode.Copy(), tensor: int32(i), from: 1, to: 1})
+}
+
+// ModuleTensors lists the tensors of every module of a packed folder, by the module's name: what stands before the last dot.
+func ModuleTensors(c Catalog) map[string][]int32 {
+	all := map[string][]int32{}
+	for i := range c.Len() {
+		base, _ := cutLast(c.Name(i))
+		all[base] = append(all[base], int32(i))
+	}
+	return all
+}
+
+// comparePacked refuses what a packed folder cannot give.
+func (c *compiler) comparePacked(p *Packed) {
+	refuse := func(option, expected, found string) {
+		c.faults.add(stages.Fault{
+			Code: stages.CodeLayout, Problem: "the folder was packed with another " + option + ", and what is packed is taken as it is",
+			Expected: expected, Found: found, Advice: "leave the option out, or pack the original checkpoint with it",
+		})
+	}
+	if c.opt.Layout != "" && c.opt.Layout != p.Layout {
+		refuse("layout", string(p.Layout), string(c.opt.Layout))
+	}
+	if !keeps(c.opt.DType) && c.opt.DType != p.DType {
+		expected := "keep"
+		if !keeps(p.DType) {
+			expected = p.DType.String()
+		}
+		refuse("dtype", expected, c.opt.DType.String())
+	}
+	if c.opt.NoFuse && !p.NoFuse {
+		refuse("choice of fusion", "fused", "not fused")
+	}
+	if c.opt.ActOrder && !p.ActOrder {
+		refuse("order of input features", "that of the config", "act-order")
+	}
+}
+
+// packedWithoutManifest says that the config of a Checkpoint is that of a packed folder, and the manifest is not there.
+func packedWithoutManifest(where string) stages.Fault {
+	return stages.Fault{
+		Code: stages.CodeMissing, File: where, Problem: "belongs to a folder that coldload packed, but the folder's manifest coldload.json is not there",
+		Advice: "the folder is not complete: finish packing it, or bring the manifest",
+	}
+}

@@ -1,0 +1,192 @@
+package repack
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/coldload/coldload/stages"
+)
+
+func TestActOrderIsTheFormula(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 1))
+	for _, bits := range []int{4, 8} {
+		for _, s := range [][3]int{{16, 64, 1}, {32, 64, 2}, {64, 128, 64}, {96, 192, 3}, {128, 64, 4}} {
+			k, n, groups := s[0], s[1], s[2]
+			codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, groups)
+			want := slowMarlin(permuteRows(codes, n, slowPerm(g)), n, bits)
+			wantOp(t, mustOp(t)(GPTQMarlinActOrder(bits, groups)), k/16, want, packRows(codes, n, bits), gptqInts(g))
+		}
+	}
+}
+
+// TestActOrderOfATrivialOrder is the plain repacking.
+func TestActOrderOfATrivialOrder(t *testing.T) {
+	codes := codesOf(rand.New(rand.NewPCG(9, 2)), 64, 64, 4)
+	g := make([]int32, 64)
+	for k := range g {
+		g[k] = int32(k / 16)
+	}
+	wantOp(t, mustOp(t)(GPTQMarlinActOrder(4, 4)), 4, slowMarlin(codes, 64, 4), packRows(codes, 64, 4), gptqInts(g))
+}
+
+func TestSortedOutputs(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 3))
+	for _, s := range [][2]int{{1, 1}, {2, 2}, {32, 4}, {128, 1}, {128, 128}, {96, 3}} {
+		g := balancedGroups(r, s[0], s[1])
+		perm := slowPerm(g)
+		sorted := slices.Clone(g)
+		slices.Sort(sorted)
+		wantOp(t, SortIndices(s[1]), 1, gptqInts(perm), gptqInts(g))
+		wantOp(t, SortedGroups(s[1]), 1, gptqInts(sorted), gptqInts(g))
+	}
+	for _, op := range []stages.Op{SortIndices(2), SortedGroups(2)} {
+		refusesSizes(t, op, 1, 128, gptqInts(balancedGroups(r, 32, 2)))
+	}
+}
+
+// TestActOrderNeedsGroupsOfOneSize names the group, what it must have and what it has.
+func TestActOrderNeedsGroupsOfOneSize(t *testing.T) {
+	g := balancedGroups(rand.New(rand.NewPCG(9, 4)), 32, 4)
+	q := make([]byte, 32*64/2)
+	ops := map[string]func(idx []byte) error{}
+	add := func(op stages.Op, rows, rowBytes int, withWeight bool) {
+		ops[op.String()] = func(idx []byte) error {
+			src := [][]byte{q, idx}
+			if !withWeight {
+				src = src[1:]
+			}
+			j, frame := gptqJob(rows, rowBytes, 0, src...)
+			err := op.Run(j)
+			if err != nil && slices.ContainsFunc(frame, func(b byte) bool { return b != gptqCanary }) {
+				t.Errorf("%s: wrote before it failed", op)
+			}
+			if de, ok := errors.AsType[*stages.DataError](err); ok && de.Tensor != j.Inputs[len(src)-1].Tensor {
+				t.Errorf("%s: blames %s", op, de.Tensor)
+			}
+			return err
+		}
+	}
+	add(mustOp(t)(GPTQMarlinActOrder(4, 4)), 2, 512, true)
+	add(mustOp(t)(GPTQExllama(4, 4)), 4, 256, true)
+	add(SortIndices(4), 1, 128, false)
+	add(SortedGroups(4), 1, 128, false)
+	for name, run := range ops {
+		for _, c := range []struct {
+			change func(g []int32)
+			says   []string
+		}{
+			{func(g []int32) { g[5] = 4 }, []string{"g_idx[5] is out of range", "expected 0 to 3", "found 4"}},
+			{func(g []int32) { g[0] = -1 }, []string{"g_idx[0] is out of range", "found -1"}},
+			{func(g []int32) { g[31] = 1 << 30 }, []string{"g_idx[31] is out of range"}},
+			{func(g []int32) { g[slices.Index(g, 2)] = 3 }, []string{"group 2 has the wrong number", "expected 8", "found 7", "--layout raw"}},
+			{func(g []int32) { clear(g) }, []string{"group 0 has the wrong number", "expected 8", "found 32"}},
+		} {
+			idx := slices.Clone(g)
+			c.change(idx)
+			err := run(gptqInts(idx))
+			if _, ok := errors.AsType[*stages.DataError](err); !ok {
+				t.Errorf("%s: error %v, want a DataError", name, err)
+				continue
+			}
+			for _, s := range c.says {
+				if !strings.Contains(err.Error(), s) {
+					t.Errorf("%s: %v does not say %q", name, err, s)
+				}
+			}
+		}
+		if err := run(gptqInts(g)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestGroupsThatDoNotDivide: K is no multiple of the number of groups, so they cannot be of one size.
+func TestGroupsThatDoNotDivide(t *testing.T) {
+	j, _ := gptqJob(1, 128, 0, gptqInts(make([]int32, 32)))
+	if err := SortIndices(3).Run(j); err == nil {
+		t.Error("32 features in 3 groups of one size")
+	}
+}
+
+// TestActOrderAllocations: the order of a module, and nothing that grows with its columns.
+func TestActOrderAllocations(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 5))
+	for _, bits := range []int{4, 8} {
+		for _, n := range []int{64, 1024} {
+			g := gptqInts(balancedGroups(r, 128, 4))
+			marlin, _ := gptqJob(8, n*bits*2, 0, make([]byte, 128*n*bits/8), g)
+			exllama, _ := gptqJob(4*bits, 4*n, 0, make([]byte, 128*n*bits/8), g)
+			sorted, _ := gptqJob(1, 512, 0, g)
+			for op, j := range map[stages.Op]*stages.Job{
+				mustOp(t)(GPTQMarlinActOrder(bits, 4)): marlin, mustOp(t)(GPTQExllama(bits, 4)): exllama, SortIndices(4): sorted, SortedGroups(4): sorted,
+			} {
+				if a := testing.AllocsPerRun(20, func() {
+					if err := op.Run(j); err != nil {
+						t.Fatal(err)
+					}
+				}); a > 8 {
+					t.Errorf("%s, %d columns: %v allocations", op, n, a)
+				}
+			}
+		}
+	}
+}
+
+func FuzzActOrder(f *testing.F) {
+	f.Add(uint64(1), uint8(2), uint8(1), uint8(2), true)
+	f.Fuzz(func(t *testing.T, seed uint64, rows, tiles, groups uint8, eight bool) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		bits := 4
+		if eight {
+			bits = 8
+		}
+		k, n := 16*int(rows%4+1), 64*int(tiles%3+1)
+		count := 1 << (groups % 5)
+		codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, count)
+		ordered := permuteRows(codes, n, slowPerm(g))
+		q, idx := packRows(codes, n, bits), gptqInts(g)
+		wantOp(t, mustOp(t)(GPTQMarlinActOrder(bits, count)), k/16, slowMarlin(ordered, n, bits), q, idx)
+		wantOp(t, mustOp(t)(GPTQExllama(bits, count)), k*bits/32, slowExllama(ordered, n, bits), q, idx)
+	})
+}
+
+// FuzzGIdx feeds any bytes as g_idx: an error or an order, never a panic.
+func FuzzGIdx(f *testing.F) {
+	f.Add(gptqInts([]int32{0, 1, 1, 0}), uint8(2))
+	f.Add(gptqInts([]int32{-1, 1 << 30}), uint8(1))
+	f.Fuzz(func(t *testing.T, idx []byte, groups uint8) {
+		if groups == 0 || len(idx)%4 != 0 {
+			t.Skip()
+		}
+		j, _ := gptqJob(1, len(idx), 0, idx)
+		if err := SortIndices(int(groups)).Run(j); err != nil {
+			return
+		}
+		seen := make([]bool, len(idx)/4)
+		for at := 0; at < len(idx); at += 4 {
+			k := int(j.Dst[at]) | int(j.Dst[at+1])<<8 | int(j.Dst[at+2])<<16 | int(j.Dst[at+3])<<24
+			if k >= len(seen) || seen[k] {
+				t.Fatalf("%v is no permutation", j.Dst)
+			}
+			seen[k] = true
+		}
+	})
+}
+
+func BenchmarkActOrder(b *testing.B) {
+	r := rand.New(rand.NewPCG(9, 6))
+	g := gptqInts(balancedGroups(r, benchK, benchK/128))
+	for _, bits := range []int{4, 8} {
+		b.Run(fmt.Sprintf("marlin%d", bits), func(b *testing.B) {
+			benchOp(b, mustOp(b)(GPTQMarlinActOrder(bits, benchK/128)), benchK/16, benchN*bits*2, make([]byte, benchK*benchN*bits/8), g)
+		})
+	}
+	b.Run("exllama4", func(b *testing.B) {
+		benchOp(b, mustOp(b)(GPTQExllama(4, benchK/128)), benchK/8, benchN*4, make([]byte, benchK*benchN/2), g)
+	})
+	b.Run("indices", func(b *testing.B) { benchOp(b, SortIndices(benchK/128), 1, 4*benchK, g) })
+}
