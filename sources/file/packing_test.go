@@ -173,6 +173,18 @@ func TestThePaddingAskedForIsEnough(t *testing.T) {
 	}
 }
 
+func TestAFetchOfAllThatTheBuffersMayHold(t *testing.T) {
+	data := noise(1 << 20)
+	for _, mode := range []Mode{ModeDirect, ModePread} {
+		s := openWith(t, Options{IO: mode, BufferBytes: 1<<20 - 77}, (&strict{tb: t}).calls(), data)
+		v, err := s.Fetch(t.Context(), []stages.Extent{{Off: 77, Len: 1<<20 - 77}})
+		if err != nil {
+			t.Fatalf("%v: %v", mode, err)
+		}
+		v.Release()
+	}
+}
+
 func TestNoPaddingForWhatIsMapped(t *testing.T) {
 	s := openWith(t, Options{IO: ModeMmap}, systemCalls(), noise(10000))
 	if n := s.Padding([]stages.Extent{{Off: 1, Len: 9000}}); n != 0 {

@@ -90,7 +90,11 @@ func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 // io.ErrUnexpectedEOF in its chain. The error also tells the Extent that could not be read: interface{ Extent() stages.Extent }.
 // [ErrBuffers] says that the buffer bound is reached. When ctx ends, the error is its cause.
 func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.Views, error) {
-	return s.FetchPadded(ctx, ranges, s.Padding(ranges))
+	room := s.pool.limit // what fits without padding must fit
+	for _, e := range ranges {
+		room -= e.Len
+	}
+	return s.FetchPadded(ctx, ranges, max(0, min(s.Padding(ranges), room)))
 }
 
 // FetchPadded is Fetch within the padding that the caller was charged for. What needs more is read in the ways that need none.
