@@ -200,7 +200,9 @@ func (c *Checkpoint) Open(name string) (*os.File, error) {
 }
 
 // FS is the Checkpoint's folder, for walking. It does not follow links; what it opens is not checked as Open does.
-func (c *Checkpoint) FS() (fs.FS, error) { return fs.Sub(c.trust.root.FS(), filepath.ToSlash(filepath.Clean(c.sub))) }
+func (c *Checkpoint) FS() (fs.FS, error) {
+	return fs.Sub(c.trust.root.FS(), filepath.ToSlash(filepath.Clean(c.sub)))
+}
 
 // openAs opens a file of the folder; code is that of the Fault when it is no file that can be read.
 func (c *Checkpoint) openAs(code stages.Code, name string) (*os.File, int64, error) {
