@@ -6,10 +6,12 @@ const (
 	tileK = 16 // input features in one row of Marlin tiles
 	tileN = 64 // output features in one tile
 
-	loNibbles = 0x0F0F0F0F
-	hiNibbles = 0xF0F0F0F0
-	evenBytes = 0x00FF00FF
-	oddBytes  = 0xFF00FF00
+	loNibbles = 0x0F0F_0F0F_0F0F_0F0F
+	hiNibbles = loNibbles << 4
+	evenBytes = 0x00FF_00FF_00FF_00FF
+	oddBytes  = evenBytes << 8
+	evenPairs = 0x0000_FFFF_0000_FFFF
+	oddPairs  = evenPairs << 16
 )
 
 // marlin4Row repacks one row of 4-bit tiles: lo and hi are the two GPTQ rows (8 input features each, one word a column) of 16 input
@@ -26,11 +28,11 @@ func marlin4Row(dst, lo, hi []byte) {
 
 func marlin4Tile(dst, lo, hi []byte) {
 	_, _, _ = dst[511], lo[255], hi[255]
-	for c0 := range 8 {
+	for c0 := 0; c0 < 8; c0 += 2 { // columns c0 and c0+1 are the halves of a 64-bit word
 		for j := range 4 {
 			in := 4 * (16*j + c0)
-			a, a2 := binary.LittleEndian.Uint32(lo[in:]), binary.LittleEndian.Uint32(lo[in+32:])
-			b, b2 := binary.LittleEndian.Uint32(hi[in:]), binary.LittleEndian.Uint32(hi[in+32:])
+			a, a2 := binary.LittleEndian.Uint64(lo[in:]), binary.LittleEndian.Uint64(lo[in+32:])
+			b, b2 := binary.LittleEndian.Uint64(hi[in:]), binary.LittleEndian.Uint64(hi[in+32:])
 
 			e, o := a&loNibbles|(b&loNibbles)<<4, a>>4&loNibbles|b&hiNibbles
 			e2, o2 := a2&loNibbles|(b2&loNibbles)<<4, a2>>4&loNibbles|b2&hiNibbles
@@ -38,11 +40,18 @@ func marlin4Tile(dst, lo, hi []byte) {
 			t0, t1 := e&evenBytes|(e2&evenBytes)<<8, e>>8&evenBytes|e2&oddBytes
 			u0, u1 := o&evenBytes|(o2&evenBytes)<<8, o>>8&evenBytes|o2&oddBytes
 
-			out := 4 * (16*c0 + j)
-			binary.LittleEndian.PutUint32(dst[out:], t0&0xFFFF|u0<<16)
-			binary.LittleEndian.PutUint32(dst[out+16:], t1&0xFFFF|u1<<16)
-			binary.LittleEndian.PutUint32(dst[out+32:], t0>>16|u0&0xFFFF0000)
-			binary.LittleEndian.PutUint32(dst[out+48:], t1>>16|u1&0xFFFF0000)
+			w0, w1 := t0&evenPairs|(u0&evenPairs)<<16, t1&evenPairs|(u1&evenPairs)<<16
+			w2, w3 := t0>>16&evenPairs|u0&oddPairs, t1>>16&evenPairs|u1&oddPairs
+
+			out := dst[4*(16*c0+j):][:116:116]
+			binary.LittleEndian.PutUint32(out, uint32(w0))
+			binary.LittleEndian.PutUint32(out[16:], uint32(w1))
+			binary.LittleEndian.PutUint32(out[32:], uint32(w2))
+			binary.LittleEndian.PutUint32(out[48:], uint32(w3))
+			binary.LittleEndian.PutUint32(out[64:], uint32(w0>>32))
+			binary.LittleEndian.PutUint32(out[80:], uint32(w1>>32))
+			binary.LittleEndian.PutUint32(out[96:], uint32(w2>>32))
+			binary.LittleEndian.PutUint32(out[112:], uint32(w3>>32))
 		}
 	}
 }
