@@ -49,7 +49,7 @@ func newModule(l GPTQLayout, scales, to stages.DType, n, k int, seed uint64) *mo
 				x = 0x1p-130
 			}
 		}
-		switch scales { //nolint:exhaustive // only the dtypes of scales
+		switch scales {
 		case safetensors.F32:
 			binary.LittleEndian.PutUint32(s[4*i:], math.Float32bits(x))
 		case safetensors.F16:
