@@ -33,8 +33,12 @@ func marlin4Tile(dst, lo, hi []byte) {
 
 // marlin4Pair makes the words of j and j+1, which lie side by side: with half as many stores, more lines of memory are under way at once.
 func marlin4Pair(dst *[120]byte, lo, hi *[104]byte) {
-	x0, x1, x2, x3 := marlin4Words((*[40]byte)(lo[0:]), (*[40]byte)(hi[0:]))
-	y0, y1, y2, y3 := marlin4Words((*[40]byte)(lo[64:]), (*[40]byte)(hi[64:]))
+	x0, x1, x2, x3 := marlin4Words(
+		binary.LittleEndian.Uint64(lo[0:]), binary.LittleEndian.Uint64(hi[0:]),
+		binary.LittleEndian.Uint64(lo[32:]), binary.LittleEndian.Uint64(hi[32:]))
+	y0, y1, y2, y3 := marlin4Words(
+		binary.LittleEndian.Uint64(lo[64:]), binary.LittleEndian.Uint64(hi[64:]),
+		binary.LittleEndian.Uint64(lo[96:]), binary.LittleEndian.Uint64(hi[96:]))
 	binary.LittleEndian.PutUint64(dst[0:], uint64(uint32(x0))|y0<<32)
 	binary.LittleEndian.PutUint64(dst[16:], uint64(uint32(x1))|y1<<32)
 	binary.LittleEndian.PutUint64(dst[32:], uint64(uint32(x2))|y2<<32)
@@ -45,10 +49,11 @@ func marlin4Pair(dst *[120]byte, lo, hi *[104]byte) {
 	binary.LittleEndian.PutUint64(dst[112:], x3>>32|y3>>32<<32)
 }
 
-// marlin4Words makes the words q = 0..3 of two columns, from them and from their neighbours 8 further.
-func marlin4Words(lo, hi *[40]byte) (w0, w1, w2, w3 uint64) {
-	e, o := exchange(binary.LittleEndian.Uint64(lo[:]), binary.LittleEndian.Uint64(hi[:]), loNibbles, 4)
-	e2, o2 := exchange(binary.LittleEndian.Uint64(lo[32:]), binary.LittleEndian.Uint64(hi[32:]), loNibbles, 4)
+// marlin4Words makes the words q = 0..3 of two columns: of a and b, which are theirs, and of a2 and b2, which are those 8 further. (It
+// gets the words, not where they lie: that is a quarter faster.)
+func marlin4Words(a, b, a2, b2 uint64) (w0, w1, w2, w3 uint64) {
+	e, o := exchange(a, b, loNibbles, 4)
+	e2, o2 := exchange(a2, b2, loNibbles, 4)
 	t0, t1 := exchange(e, e2, evenBytes, 8)
 	u0, u1 := exchange(o, o2, evenBytes, 8)
 	w0, w2 = exchange(t0, u0, evenPairs, 16)
