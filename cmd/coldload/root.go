@@ -137,7 +137,9 @@ func disable(list string) error {
 	if err != nil {
 		return usagef("%s: %w", envDisableCPU, err)
 	}
-	cpu.Disable(names...)
+	if len(names) > 0 {
+		cpu.Disable(names...)
+	}
 	return nil
 }
 

@@ -13,9 +13,7 @@ import (
 const (
 	// maxCall bounds what one call of a kernel reads or writes, in bytes: it cannot be interrupted, and the collector would wait for it.
 	maxCall = 1 << 20
-	// minStream is the size of a destination from which on it goes past the caches: it would not stay there until it is read.
-	minStream = 256 << 10
-	line      = 64 // bytes of a cache line; non-temporal stores must not straddle it
+	line    = 64 // bytes of a cache line; non-temporal stores must not straddle it
 )
 
 // vectorKernel converts blocks of elements. overflow is not 0 when a finite one became infinite; it has converted all of them then, too.
@@ -81,7 +79,7 @@ func (t twin) kernel(generic Kernel, from, to int) Kernel {
 			}
 		}
 		i, kernel := 0, plain
-		if n*to >= minStream {
+		if n*to > MaxCached {
 			if lead := -address(dst) & (line - 1); lead%to == 0 {
 				kernel = stream
 				if i = lead / to; i > 0 {

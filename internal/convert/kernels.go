@@ -9,6 +9,10 @@ import "github.com/coldload/coldload/safetensors"
 // leaves what lies behind the last element alone. dst and src may lie at any address but must not overlap. It does not allocate.
 type Kernel func(dst, src []byte) (firstOverflow int)
 
+// MaxCached is the size of a destination, in bytes, up to which it stays in the processor's caches. A larger one goes past them, because it
+// would not stay there until it is read: convert in pieces what is read again soon.
+const MaxCached = 256<<10 - 1
+
 type pair struct{ from, to safetensors.DType }
 
 // generics are the kernels in plain Go.

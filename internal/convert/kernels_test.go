@@ -86,7 +86,7 @@ func TestTwinsAtEveryLength(t *testing.T) {
 func TestTwinsOfLongArrays(t *testing.T) {
 	eachTwin(t, func(t *testing.T, from, to safetensors.DType) {
 		t.Helper()
-		for i, n := range []int{minStreamTest / sizeOf(to), minStreamTest/sizeOf(to) + 77, 3<<20/4 + 33} {
+		for i, n := range []int{(MaxCached + 1) / sizeOf(to), MaxCached/sizeOf(to) + 77, 3<<20/4 + 33} {
 			src := cputest.AlignedCopy(mixed(from, n, 2), 8*i+sizeOf(from))
 			for _, shift := range []int{0, 1, sizeOf(to), 20, 64 - sizeOf(to)} {
 				same(t, from, to, src, shift)
@@ -94,8 +94,6 @@ func TestTwinsOfLongArrays(t *testing.T) {
 		}
 	})
 }
-
-const minStreamTest = 256 << 10
 
 // One overflow, at any distance from the start of the array and from the end of a call.
 func TestTwinsReportTheFirstOverflow(t *testing.T) {

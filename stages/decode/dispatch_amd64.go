@@ -47,7 +47,7 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 		wide, most = 1, maxBlocks
 	}
 	dst := j.Dst[c*j.Stride:]
-	if j.Rows*j.RowBytes >= minStream && uintptr(unsafe.Pointer(unsafe.SliceData(dst)))%line == 0 && j.Stride%line == 0 {
+	if !j.Soon && j.Rows*j.RowBytes >= minStream && uintptr(unsafe.Pointer(unsafe.SliceData(dst)))%line == 0 && j.Stride%line == 0 {
 		stream = 1
 	}
 	kernel := dequantKernels[d.op.to][d.op.Bits/8][wide][stream]

@@ -145,7 +145,7 @@ func (m *module) check(t *testing.T, gap, shift int) {
 		buf[i] = canary
 	}
 	err = op.Run(&stages.Job{
-		Dst: buf[pad : pad+span : pad+span], Rows: m.n, RowBytes: row, Stride: stride, Src: m.src, Inputs: make([]stages.Input, len(m.src)),
+		Dst: buf[pad : pad+span : pad+span], Rows: m.n, RowBytes: row, Stride: stride, Soon: gap == 128, Src: m.src, Inputs: make([]stages.Input, len(m.src)),
 	})
 	if err != nil {
 		t.Fatal(err)

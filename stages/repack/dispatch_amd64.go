@@ -53,7 +53,7 @@ func (r *marlinRect) repack(bits int) {
 		return
 	}
 	size := 2 * bits * r.n // of a row, in dst as in src
-	stream := max(r.total, r.rows*size) >= minStream && aligned(r.dst) && r.stride%line == 0
+	stream := !r.soon && max(r.total, r.rows*size) >= minStream && aligned(r.dst) && r.stride%line == 0
 	kernel := marlinKernels(bits, stream)
 	if kernel == nil {
 		r.generic(bits)

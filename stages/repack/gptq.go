@@ -35,7 +35,7 @@ func (op gptqMarlin) Run(j *stages.Job) error {
 	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 		return err
 	}
-	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0]}).repack(op.bits)
+	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0], soon: j.Soon}).repack(op.bits)
 	return nil
 }
 
@@ -94,7 +94,7 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 			k := tileK*i + per*r
 			gather(tmp[4*n*r:4*n*(r+1)], j.Src[0], o.perm[k:k+per], op.bits)
 		}
-		(&marlinRect{dst: j.Row(i), stride: j.Stride, rows: 1, n: n, src: tmp, total: j.Rows * j.RowBytes}).repack(op.bits)
+		(&marlinRect{dst: j.Row(i), stride: j.Stride, rows: 1, n: n, src: tmp, total: j.Rows * j.RowBytes, soon: j.Soon}).repack(op.bits)
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ type marlinRect struct {
 	stride  int
 	rows, n int
 	src     []byte
-	total   int // bytes of the whole that the rectangle is a piece of; 0 when it is the whole
+	total   int  // bytes of the whole that the rectangle is a piece of; 0 when it is the whole
+	soon    bool // dst is read again soon
 }
 
 // generic repacks row by row.

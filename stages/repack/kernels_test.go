@@ -47,8 +47,14 @@ func marlinOf(src []byte, k, n, bits int) []byte {
 	return b
 }
 
-// checkMarlin repacks into rows stride bytes apart, between canaries, and compares with want.
+// checkMarlin repacks into rows stride bytes apart, between canaries, and compares with want: memory that is read soon, and other.
 func checkMarlin(t *testing.T, bits, rows, n, stride, dstShift int, src, want []byte) {
+	t.Helper()
+	checkMarlinInto(t, false, bits, rows, n, stride, dstShift, src, want)
+	checkMarlinInto(t, true, bits, rows, n, stride, dstShift, src, want)
+}
+
+func checkMarlinInto(t *testing.T, soon bool, bits, rows, n, stride, dstShift int, src, want []byte) {
 	t.Helper()
 	const pad = 128
 	size := 2 * bits * n
@@ -57,7 +63,7 @@ func checkMarlin(t *testing.T, bits, rows, n, stride, dstShift int, src, want []
 	for i := range buf {
 		buf[i] = canary
 	}
-	(&marlinRect{dst: buf[pad : pad+span : pad+span], stride: stride, rows: rows, n: n, src: src}).repack(bits)
+	(&marlinRect{dst: buf[pad : pad+span : pad+span], stride: stride, rows: rows, n: n, src: src, soon: soon}).repack(bits)
 	at := 0
 	for i := range rows {
 		row := pad + i*stride
@@ -270,7 +276,7 @@ func TestKernelsDoNotAllocate(t *testing.T) {
 	}
 }
 
-// FuzzMarlin takes the shape from its arguments and the codes from the data, repeated.
+// FuzzMarlinKernels takes the shape from its arguments and the codes from the data, repeated.
 func FuzzMarlinKernels(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint8(3), uint8(2), uint8(5), uint8(9), true)
 	f.Fuzz(func(t *testing.T, data []byte, tiles, rows, gap, shift uint8, four bool) {
