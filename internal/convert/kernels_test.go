@@ -82,6 +82,21 @@ func TestTwinsAtEveryLength(t *testing.T) {
 	})
 }
 
+// No kernel reads or writes a byte outside: sources and destinations lie against pages that cannot be touched.
+func TestTwinsStayInside(t *testing.T) {
+	eachTwin(t, func(t *testing.T, from, to safetensors.DType) {
+		t.Helper()
+		k, _ := Func(from, to)
+		for _, atEnd := range []bool{false, true} {
+			for _, n := range []int{1, 31, 32, 33, 63, 64, 65, 127, 130, 255, 1000, MaxCached/sizeOf(to) + 33} {
+				src := cputest.Guarded(t, mixed(from, n, 5), atEnd)
+				k(cputest.Guarded(t, make([]byte, n*sizeOf(to)), atEnd), src)
+				FirstNonFinite(from, src)
+			}
+		}
+	})
+}
+
 // Long destinations: non-temporal stores, several calls of a kernel, ends and starts off the lines.
 func TestTwinsOfLongArrays(t *testing.T) {
 	eachTwin(t, func(t *testing.T, from, to safetensors.DType) {

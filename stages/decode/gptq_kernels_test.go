@@ -213,6 +213,38 @@ func TestDequantKernelsLarge(t *testing.T) {
 	}
 }
 
+// No kernel reads or writes a byte outside: sources and destinations lie against pages that cannot be touched.
+func TestDequantKernelsStayInside(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for i, to := range dequantTargets {
+				for _, bits := range []int{4, 8} {
+					for _, n := range []int{16, 32, 272} {
+						m := newModule(GPTQLayout{Bits: bits, Group: 32, ZeroBias: i % 2, ActOrder: n == 32}, safetensors.F16, to, n, 288, uint64(n))
+						for _, atEnd := range []bool{false, true} {
+							op, err := GPTQDequant(m.layout, m.scales, m.to)
+							if err != nil {
+								t.Fatal(err)
+							}
+							row := m.k * to.Bits() / 8
+							j := &stages.Job{Dst: cputest.Guarded(t, make([]byte, n*row), atEnd), Rows: n, RowBytes: row, Stride: row, Inputs: make([]stages.Input, len(m.src))}
+							for _, b := range m.src {
+								j.Src = append(j.Src, cputest.Guarded(t, b, atEnd))
+							}
+							if err := op.Run(j); err != nil {
+								t.Fatal(err)
+							}
+							if !bytes.Equal(j.Dst, m.want) {
+								t.Errorf("bits=%d n=%d to %s: differs", bits, n, to)
+							}
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestDequantOtherWidths(t *testing.T) {
 	m := newModule(GPTQLayout{Bits: 2, Group: 32, ZeroBias: 1}, safetensors.F16, safetensors.BF16, 40, 64, 1)
 	m.check(t, 0, 0)

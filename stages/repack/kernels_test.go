@@ -252,6 +252,39 @@ func TestPermutationKernels(t *testing.T) {
 	}
 }
 
+// No kernel reads or writes a byte outside: sources and destinations lie against pages that cannot be touched.
+func TestKernelsStayInside(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for _, atEnd := range []bool{false, true} {
+				for _, bits := range []int{4, 8} {
+					for _, c := range [][2]int{{1, 64}, {1, 192}, {3, 128}, {2, 16 << 10}, {1, 128 << 10}} {
+						rows, n := c[0], c[1]
+						b := random(uint64(n), 2*bits*n*rows)
+						want := make([]byte, len(b))
+						(&marlinRect{dst: want, stride: 2 * bits * n, rows: rows, n: n, src: b}).generic(bits)
+						dst := cputest.Guarded(t, make([]byte, len(b)), atEnd)
+						(&marlinRect{dst: dst, stride: 2 * bits * n, rows: rows, n: n, src: cputest.Guarded(t, b, atEnd)}).repack(bits)
+						if !bytes.Equal(dst, want) {
+							t.Errorf("bits=%d rows=%d n=%d: differs", bits, rows, n)
+						}
+					}
+					for words := 1; words < 70; words++ {
+						dst, src := cputest.Guarded(t, make([]byte, 4*words), atEnd), cputest.Guarded(t, random(1, 4*words), atEnd)
+						gather(dst, src, []int32{3, 1, 0, 2, 1, 1, 3, 2}[:32/bits], bits)
+					}
+				}
+				for _, p := range []Permutation{Grouped, Single} {
+					for blocks := 1; blocks < 9; blocks++ {
+						b := random(2, 2*p.block()*blocks)
+						p.row(cputest.Guarded(t, b, atEnd), cputest.Guarded(t, b, atEnd))
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestKernelsDoNotAllocate(t *testing.T) {
 	for mask := range cputest.Masks() {
 		t.Run(mask, func(t *testing.T) {
