@@ -22,11 +22,11 @@ type Checkpoint struct {
 	catalog *index.Catalog
 	packed  *packedFolder // nil unless coldload packed it
 	source  stages.Source
-	budget  *pipeline.Budget // of all loads from this Checkpoint together
+	budget  *pipeline.Budget // of all loads that name none of their own, together
 }
 
-// Open finds the checkpoint at path and reads its headers. opt counts for the Checkpoint as a whole: where it lies, how it is read, the
-// budget that all loads from it share, telemetry. The caller closes the Checkpoint.
+// Open finds the checkpoint at path and reads its headers. opt counts for the Checkpoint as a whole: where it lies, how it is read, and the
+// budget that all loads from it share which name none of their own. The caller closes the Checkpoint.
 func Open(ctx context.Context, path string, opt Options) (*Checkpoint, error) {
 	return open(ctx, path, opt.withDefaults(), newResult())
 }
@@ -134,9 +134,15 @@ func unwrapRefusal(err error) error {
 	return err
 }
 
-// options are opt for one load from this Checkpoint: what concerns the reading is the Checkpoint's.
+// options are opt for one load from this Checkpoint: one that names no budget takes the Checkpoint's.
 func (ck *Checkpoint) options(opt Options) Options {
-	opt.SharedBudget = ck.budget
+	switch {
+	case opt.SharedBudget != nil || opt.Budget < 0:
+	case opt.Budget > 0:
+		opt.SharedBudget = pipeline.NewBudget(opt.Budget)
+	default:
+		opt.SharedBudget = ck.budget
+	}
 	return opt.withDefaults()
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"iter"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,15 @@ var ways = map[string]func(t *testing.T, path string, opt coldload.Options) outp
 	},
 	"Open, streamed":         streamed,
 	"Open, module by module": moduleByModule,
+	"Pack, then Load": func(t *testing.T, path string, opt coldload.Options) outputs {
+		t.Helper()
+		dir := filepath.Join(t.TempDir(), "packed")
+		if _, err := coldload.Pack(t.Context(), path, dir, opt, coldload.PackOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		mem, _ := loadHost(t, dir, coldload.Options{})
+		return mem
+	},
 }
 
 // collected are Outputs that were kept one by one.
@@ -158,7 +168,8 @@ func TestFixturesEveryWay(t *testing.T) {
 	}
 }
 
-// TestWaysAgree: in every layout every way gives what Load gives, with the same dtypes and shapes.
+// TestWaysAgree: in every layout every way gives what Load gives, with the same dtypes, shapes and layouts. (Single tensors that Open
+// loads have no layout.)
 func TestWaysAgree(t *testing.T) {
 	for name := range gptqFixtures {
 		for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw} {
@@ -171,7 +182,7 @@ func TestWaysAgree(t *testing.T) {
 					for out, w := range want.All() {
 						n++
 						x, ok := got.Lookup(out)
-						if !ok || x.DType != w.DType || !slices.Equal(x.Shape, w.Shape) || !bytes.Equal(x.Bytes, w.Bytes) {
+						if !ok || x.DType != w.DType || !slices.Equal(x.Shape, w.Shape) || x.Layout != "" && x.Layout != w.Layout || !bytes.Equal(x.Bytes, w.Bytes) {
 							t.Errorf("%s, %s, apart %v, %s: %s is not what Load makes", name, layout, noFuse, way, out)
 						}
 					}

@@ -12,7 +12,9 @@ import (
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth/ckpt"
+	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sinks/discard"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -299,4 +301,33 @@ func TestOpenPacked(t *testing.T) {
 	refused("another number of experts", err, "not a stack of so many experts")
 	_, err = ck.GPTQ("model.layers.0.self_attn.q_proj")
 	refused("the raw members", err, "packed folder")
+}
+
+// TestBudgetsOfLoads: a load that names a budget keeps to it; what names none shares the Checkpoint's.
+func TestBudgetsOfLoads(t *testing.T) {
+	ck := openPath(t, big(t), coldload.Options{Budget: 10 << 20})
+	for _, x := range []struct{ asked, most int64 }{{0, 10 << 20}, {5 << 20, 5 << 20}, {20 << 20, 20 << 20}} {
+		sink := discard.New()
+		res, err := ck.LoadAll(t.Context(), sink, coldload.Options{Budget: x.asked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.BudgetPeak > x.most || res.BudgetPeak == 0 {
+			t.Errorf("asked for %d: the Batches cost %d, want at most %d", x.asked, res.BudgetPeak, x.most)
+		}
+	}
+	var refused *stages.RefusedError
+	if _, err := ck.Plan(coldload.Options{Budget: 1000}, nil); !errors.As(err, &refused) || !hasFault(refused, stages.CodeBudget, []string{"at most 1000 bytes"}) {
+		t.Errorf("a small budget: %v", err)
+	}
+	if _, err := ck.Plan(coldload.Options{Budget: -1}, nil); !errors.Is(err, coldload.ErrOptions) {
+		t.Errorf("a negative budget: %v", err)
+	}
+	shared := pipeline.NewBudget(6 << 20)
+	if _, err := ck.LoadAll(t.Context(), discard.New(), coldload.Options{SharedBudget: shared}); err != nil || shared.Peak() == 0 {
+		t.Errorf("a budget from outside: %v, peak %d", err, shared.Peak())
+	}
+	if _, err := coldload.Open(t.Context(), big(t), coldload.Options{Rules: []stages.Rule{nil}}); !errors.Is(err, coldload.ErrOptions) {
+		t.Errorf("a nil rule: %v", err)
+	}
 }

@@ -18,6 +18,9 @@ import (
 
 // load plans and runs one load into sink, which it closes.
 func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, res *Result) error {
+	if opt.SharedBudget == nil {
+		opt.SharedBudget = ck.budget // opt is what it was opened with
+	}
 	p, err := ck.makePlan(ctx, sink, opt, res)
 	if err != nil {
 		return errors.Join(err, sink.Close())
@@ -71,7 +74,7 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 
 // flow runs a Plan into a sink that was begun.
 func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
-	return ck.wire(ctx, p, sink, opt, ck.budget).end(p, res)
+	return ck.wire(ctx, p, sink, opt, opt.SharedBudget).end(p, res)
 }
 
 // end waits for the end of a load and notes its figures.
