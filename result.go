@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
@@ -37,8 +38,11 @@ type Result struct {
 	// BudgetPeak is the most that the Batches in flight cost together, in bytes.
 	BudgetPeak int64
 	Read       Read
-	Notes      []string // what was decided on the way
-	Warnings   []string // what the bytes have that is odd but not wrong
+	// Kernels is the best instruction set that the kernels could use: "avx512vbmi", "avx512", "avx2", or "generic", which is plain Go. A
+	// kernel that gains nothing from it uses an older one.
+	Kernels  string
+	Notes    []string // what was decided on the way
+	Warnings []string // what the bytes have that is odd but not wrong
 
 	start time.Time
 }
@@ -51,7 +55,7 @@ type Read struct {
 }
 
 func newResult() *Result {
-	r := &Result{start: time.Now()}
+	r := &Result{start: time.Now(), Kernels: cpu.X86.String()}
 	for _, p := range stages.Phases() {
 		r.Phases = append(r.Phases, Phase{Name: p.String(), Workers: 1})
 	}

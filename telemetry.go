@@ -61,6 +61,7 @@ func endSpan(span trace.Span, r *Result, err error) {
 			attribute.String("coldload.format", s.Format), attribute.String("coldload.layout", string(s.Layout)),
 			attribute.Int64("coldload.bytes.in", s.BytesIn), attribute.Int64("coldload.bytes.out", s.BytesOut),
 			attribute.Int("coldload.tensors.in", s.Tensors), attribute.Int("coldload.tensors.out", len(r.Plan.Outputs)),
+			attribute.String("coldload.isa", r.Kernels),
 		)
 	}
 	fail(span, err)

@@ -1,10 +1,13 @@
 package bench
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"testing"
 
+	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/internal/offheap"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
@@ -12,27 +15,43 @@ import (
 	"github.com/coldload/coldload/stages/repack"
 )
 
-// kernel is an Op and the shape of a Part that it runs on. Sizes are for one row.
+// kernel is an Op and a Part that it runs on: rows of so many bytes, from a bulk source and from side sources.
 type kernel struct {
-	name     string
-	op       stages.Op
-	in, out  int // bytes
-	elements func(b []byte)
+	name      string
+	op        stages.Op
+	rows, row int // of the destination
+	in        int // bytes of the bulk source
+	elements  func(b []byte)
+	sides     [][]byte
+	// counted are the bytes that make the rate: those written, or half of those read and written, as a copy moves each twice.
+	counted int
 }
 
-// BenchmarkKernels times Ops on one core against a copy of the bytes that they read, at two sizes: a Part that stays in the second-level
-// cache, and one that comes from memory. The rates count source bytes.
+const (
+	n, k   = 1536, 2048 // a module: output and input features
+	groups = k / 128
+)
+
+// BenchmarkKernels times Ops on one core, as every kind of processor that this one can play, against a copy from memory to memory: Part
+// after Part from memory to memory, and one Part again and again in the second-level cache. x-memcpy is the median ratio of the rates.
 func BenchmarkKernels(b *testing.B) {
+	src, dst := memory(b, region+64), memory(b, region)
 	for _, k := range kernels(b) {
-		for _, size := range []int{256 << 10, 64 << 20} {
-			b.Run(fmt.Sprintf("%s/%dKiB", k.name, size>>10), func(b *testing.B) { k.bench(b, size) })
-		}
+		b.Run(k.name, func(b *testing.B) {
+			k.elements(src)
+			for mask := range cputest.Masks() {
+				b.Run(mask+"/memory", func(b *testing.B) { k.bench(b, dst, src, region) })
+				b.Run(mask+"/cache", func(b *testing.B) { k.bench(b, dst, src, 0) })
+			}
+		})
 	}
 }
 
+// region is the bytes of one round from memory to memory: several times the largest cache.
+const region = 128 << 20
+
 func kernels(b *testing.B) []kernel {
 	b.Helper()
-	const n = 1536 // columns
 	must := func(op stages.Op, err error) stages.Op {
 		b.Helper()
 		if err != nil {
@@ -40,31 +59,64 @@ func kernels(b *testing.B) []kernel {
 		}
 		return op
 	}
-	f16, bf16, f32 := safetensors.F16, safetensors.BF16, safetensors.F32
+	f32, f16, bf16, f8 := safetensors.F32, safetensors.F16, safetensors.BF16, safetensors.F8E4M3
+	order := make([]byte, 4*k)
+	for i := range k {
+		binary.LittleEndian.PutUint32(order[4*i:], uint32(i*37%k/128))
+	}
+	scales := make([]byte, 2*groups*n)
+	small16(scales)
+	zeros := bytes.Repeat([]byte{0x77}, groups*n)
+	dequant := func(bits int, to stages.DType) stages.Op {
+		b.Helper()
+		return must(decode.GPTQDequant(decode.GPTQLayout{Bits: bits, Symmetric: true, Group: 128, Groups: groups}, f16, to))
+	}
+	marlin := func(name string, op stages.Op, bits int, sides ...[]byte) kernel {
+		return kernel{name, op, k / 16, 2 * bits * n, k * n * bits / 8, random, sides, k * n * bits / 8}
+	}
+	cast := func(from, to stages.DType, elements func([]byte)) kernel {
+		b.Helper()
+		const elementsOfPart = 256 << 10
+		in, out := elementsOfPart*from.Bits()/8, elementsOfPart*to.Bits()/8
+		return kernel{fmt.Sprintf("cast-%s-to-%s", from, to), must(decode.Cast(from, to)), 1, out, in, elements, nil, (in + out) / 2}
+	}
+	const scaleRows = 512
 	return []kernel{
-		{"gptq4-to-marlin", repack.GPTQMarlin4(), 8 * n, 8 * n, random},
-		{"scales-grouped-F16", must(repack.MarlinScales(f16, f16, repack.Grouped)), 2 * n, 2 * n, small16},
-		{"scales-grouped-F16-to-BF16", must(repack.MarlinScales(f16, bf16, repack.Grouped)), 2 * n, 2 * n, small16},
-		{"cast-BF16-to-F16", must(decode.Cast(bf16, f16)), 2 * n, 2 * n, smallBF16},
-		{"cast-BF16-to-F32", must(decode.Cast(bf16, f32)), 2 * n, 4 * n, smallBF16},
-		{"copy", decode.Copy(), 2 * n, 2 * n, random},
+		marlin("gptq4-to-marlin", must(repack.GPTQMarlin(4)), 4),
+		marlin("gptq8-to-marlin", must(repack.GPTQMarlin(8)), 8),
+		marlin("gptq4-act-order-to-marlin", must(repack.GPTQMarlinActOrder(4, groups)), 4, order),
+		{"scales-grouped-F16", must(repack.MarlinScales(f16, f16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
+		{"scales-grouped-F16-to-BF16", must(repack.MarlinScales(f16, bf16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
+		cast(f16, f32, small16),
+		cast(bf16, f32, smallBF16),
+		cast(f32, bf16, smallBF16),
+		cast(f32, f16, smallBF16),
+		cast(bf16, f16, smallBF16),
+		cast(f8, bf16, smallBF16),
+		{"gptq4-to-BF16", dequant(4, bf16), n, 2 * k, k * n / 2, random, [][]byte{scales, zeros[:groups*n/2]}, 2 * k * n},
+		{"gptq8-to-BF16", dequant(8, bf16), n, 2 * k, k * n, random, [][]byte{scales, zeros}, 2 * k * n},
+		{"copy", decode.Copy(), 1, 1 << 20, 1 << 20, random, nil, 1 << 20},
 	}
 }
 
-func (k kernel) bench(b *testing.B, size int) {
+// bench runs the Op on so many bytes of sources or destinations, whichever are more: on Part after Part, each somewhere else; or, when size
+// is 0, on the same small Part again and again. Sources lie off the lines, as they do in files.
+func (k kernel) bench(b *testing.B, dst, src []byte, size int) {
 	b.Helper()
-	rows := size / k.in
+	out := k.rows * k.row
+	times, step := size/max(k.in, out), 1
 	job := stages.Job{
-		Rows: rows, RowBytes: k.out, Stride: k.out, Dst: memory(b, rows*k.out), Src: [][]byte{memory(b, rows*k.in)},
-		Inputs: []stages.Input{{Tensor: "t"}}, Warn: func(string, ...any) {},
+		Rows: k.rows, RowBytes: k.row, Stride: k.row, Src: append([][]byte{nil}, k.sides...),
+		Inputs: make([]stages.Input, 1+len(k.sides)), Warn: func(string, ...any) {},
 	}
-	k.elements(job.Src[0])
-	dst := memory(b, rows*k.in)
-	copy(dst, job.Src[0])
-	times := max(1, (64<<20)/size) // a round takes some milliseconds
+	if size == 0 {
+		times, step, job.Soon = 16, 0, true
+	}
 	all := race(b,
 		contender{"op", nil, func() (func() error, error) {
-			for range times {
+			for i := range times {
+				i *= step
+				job.Dst, job.Src[0] = dst[i*out:(i+1)*out:(i+1)*out], src[56+i*k.in:56+(i+1)*k.in]
 				if err := k.op.Run(&job); err != nil {
 					return nil, err
 				}
@@ -72,16 +124,14 @@ func (k kernel) bench(b *testing.B, size int) {
 			return nil, nil
 		}},
 		contender{"copy", nil, func() (func() error, error) {
-			for range times {
-				copy(dst, job.Src[0])
-			}
+			copy(dst, src[56:])
 			return nil, nil
 		}},
 	)
-	bytes := int64(times) * int64(rows*k.in)
-	b.ReportMetric(rate(bytes, all["op"].median()), "GB/s")
-	b.ReportMetric(rate(bytes, all["copy"].median()), "copy-GB/s")
-	b.ReportMetric(ratio(all["op"], all["copy"]), "x-copy")
+	done := int64(times * k.counted)
+	b.ReportMetric(rate(done, all["op"].median()), "GB/s")
+	b.ReportMetric(rate(region, all["copy"].median()), "memcpy-GB/s")
+	b.ReportMetric(ratio(all["copy"], all["op"])*float64(done)/region, "x-memcpy")
 }
 
 // memory is touched, and backed by huge pages as results are.

@@ -41,6 +41,10 @@ type Job struct {
 	Stride   int      // bytes from one row of Dst to the next
 	Src      [][]byte // one per Input; read-only; valid until Run returns; not necessarily aligned
 
+	// Soon says that Dst is staging, which will be read again soon: it had better stay in the processor's caches. Final memory of some
+	// size had better go past them.
+	Soon bool
+
 	Inputs []Input                          // what Src are, for errors
 	Warn   func(format string, args ...any) // reports what is odd but not wrong; never nil
 }

@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -199,7 +203,7 @@ func TestLoadJSON(t *testing.T) {
 		}
 		for key, want := range map[string]any{
 			"layout": "marlin", "dtype": "keep", "sink": to, "bound_by": "", "path": fixture(gptqFixture), "version": "0.1.0",
-			"budget": 268435456.0, "tensors_in": 71.0, "outputs": 15.0,
+			"budget": 268435456.0, "tensors_in": 71.0, "outputs": 15.0, "kernels": cpu.X86.String(),
 		} {
 			if o[key] != want {
 				t.Errorf("--to %s: %s is %v, want %v", to, key, o[key], want)
@@ -218,6 +222,27 @@ func TestLoadJSON(t *testing.T) {
 			t.Errorf("--to %s: result_bytes is %v, want %v", to, o["result_bytes"], want)
 		}
 		checkPhases(t, o["phases"])
+	}
+}
+
+// The environment takes instruction sets away, for one process, and says no to what it does not know.
+func TestDisableCPU(t *testing.T) {
+	t.Parallel()
+	run := func(list string) (int, map[string]any) {
+		t.Helper()
+		cmd := program(t, "load", fixture(gptqFixture), "--to", "discard", "--json")
+		cmd.Env = append(cmd.Env, envDisableCPU+"="+list)
+		out, err := cmd.Output()
+		if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode(), result{out: string(out)}.object(t)
+	}
+	if code, o := run("avx2"); code != exitDone || o["kernels"] != "generic" {
+		t.Errorf("exit code %d, kernels %v", code, o["kernels"])
+	}
+	if code, o := run("avx3"); code != exitUsage || !strings.Contains(fmt.Sprint(o["error"]), `COLDLOAD_CPU_DISABLE: no feature of the processor is called "avx3"`) {
+		t.Errorf("exit code %d, %v", code, o)
 	}
 }
 

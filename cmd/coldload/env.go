@@ -19,7 +19,13 @@ type env struct {
 	outTTY   func() (width int, ok bool) // whether out is a terminal, and how wide
 	errTTY   func() (width int, ok bool)
 	hubCache string // folder of the Hugging Face cache
+	// disableCPU is a list of the processor's features that kernels must not use.
+	disableCPU string
 }
+
+// envDisableCPU takes instruction sets away from the kernels, to look for a fault in one or to measure an older processor: a list of
+// avx512vbmi, avx512 and avx2 with commas between. One that is taken away takes the better ones with it.
+const envDisableCPU = "COLDLOAD_CPU_DISABLE"
 
 // processEnv is the env of this process. It is the only place that reads the environment.
 func processEnv() *env {
@@ -31,7 +37,8 @@ func processEnv() *env {
 		start: started,
 		out:   &output{os.Stdout}, err: os.Stderr,
 		outTTY: terminal(os.Stdout), errTTY: terminal(os.Stderr),
-		hubCache: discover.HubCacheFromEnv(os.Getenv, home),
+		hubCache:   discover.HubCacheFromEnv(os.Getenv, home),
+		disableCPU: os.Getenv(envDisableCPU),
 	}
 }
 

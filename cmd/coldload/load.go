@@ -176,6 +176,7 @@ type loadJSON struct {
 
 	Read readJSON `json:"read_bytes"`
 
+	Kernels  string      `json:"kernels"`  // the best instruction set that they could use
 	BoundBy  string      `json:"bound_by"` // empty: this version does not judge
 	Phases   []phaseJSON `json:"phases"`
 	Notes    []string    `json:"notes"`
@@ -208,7 +209,7 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, Read: readJSON(res.Read),
-		Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
+		Kernels: res.Kernels, Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
 		j.Phases = append(j.Phases, phaseJSON{

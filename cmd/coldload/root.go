@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/report"
 	"github.com/coldload/coldload/stages"
@@ -130,9 +131,24 @@ func execute(ctx context.Context, e *env, args []string) int {
 	return run(ctx, e, newRoot(e), args) //nolint:contextcheck // cobra hands the context on, as that of the command
 }
 
+// disable takes instruction sets away from the kernels, for the life of the process.
+func disable(list string) error {
+	names, err := cpu.Parse(list)
+	if err != nil {
+		return usagef("%s: %w", envDisableCPU, err)
+	}
+	if len(names) > 0 {
+		cpu.Disable(names...)
+	}
+	return nil
+}
+
 func run(ctx context.Context, e *env, root *cobra.Command, args []string) int {
 	root.SetArgs(args)
-	cmd, err := root.ExecuteContextC(ctx)
+	cmd, err := root, disable(e.disableCPU)
+	if err == nil {
+		cmd, err = root.ExecuteContextC(ctx)
+	}
 	err = interrupted(ctx, err)
 	code := exitCode(err)
 	if code == exitDone {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/safetensors"
 )
 
@@ -81,5 +82,37 @@ func BenchmarkFirstNonFinite(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkTwins reports, for every conversion, half of the bytes read and written a second, and that as a ratio to a copy, which also
+// moves each byte twice: from memory to memory.
+func BenchmarkTwins(b *testing.B) {
+	const total = 256 << 20 // of the larger side
+	for _, from := range sources[1:] {
+		for _, to := range targets {
+			if from == to {
+				continue
+			}
+			b.Run(fmt.Sprintf("%s-%s", from, to), func(b *testing.B) {
+				for mask := range cputest.Masks() {
+					b.Run(mask, func(b *testing.B) {
+						n := total / max(sizeOf(from), sizeOf(to))
+						src, dst := cputest.Memory(b, n*sizeOf(from)+64), cputest.Memory(b, n*sizeOf(to))
+						w := weights(from, 0)
+						for at := 0; at < len(src); at += len(w) {
+							copy(src[at:], w)
+						}
+						k, _ := Func(from, to)
+						cputest.Ratio(b, n*(sizeOf(from)+sizeOf(to))/2, func() {
+							const each = 1 << 20 // as stages/decode does it
+							for at := 0; at < n*sizeOf(from); at += each {
+								k(dst[at/sizeOf(from)*sizeOf(to):], src[8+at:8+at+each])
+							}
+						})
+					})
+				}
+			})
+		}
 	}
 }

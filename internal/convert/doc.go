@@ -10,5 +10,5 @@
 // Sources and destinations are byte slices at any alignment: a safetensors file promises none beyond what its header's padding gives.
 //
 // Every bulk function has the type [Kernel]. Those that end in Generic are plain Go, run everywhere and are what an assembly twin is
-// tested against; the table in kernels.go is the only place that decides which one runs.
+// tested against; the table in kernels.go and dispatch_amd64.go decide which one runs.
 package convert

@@ -44,6 +44,7 @@ const (
 func firstAtLeast(b []byte, size int, limit, top uint64) int {
 	add, whole := top-limit, len(b)-len(b)%size
 	b = b[:whole]
+	b = b[finiteBytes(b, bits.TrailingZeros64(top)+1, ^top, add):]
 	for len(b) >= 32 {
 		x, y, z, w := le.Uint64(b)&^top, le.Uint64(b[8:])&^top, le.Uint64(b[16:])&^top, le.Uint64(b[24:])&^top
 		if ((x+add)|(y+add)|(z+add)|(w+add))&top != 0 {

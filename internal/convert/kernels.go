@@ -9,9 +9,14 @@ import "github.com/coldload/coldload/safetensors"
 // leaves what lies behind the last element alone. dst and src may lie at any address but must not overlap. It does not allocate.
 type Kernel func(dst, src []byte) (firstOverflow int)
 
+// MaxCached is the size of a destination, in bytes, up to which it stays in the processor's caches. A larger one goes past them, because it
+// would not stay there until it is read: convert in pieces what is read again soon.
+const MaxCached = 256<<10 - 1
+
 type pair struct{ from, to safetensors.DType }
 
-var kernels = map[pair]Kernel{
+// generics are the kernels in plain Go.
+var generics = map[pair]Kernel{
 	{safetensors.F64, safetensors.F32}:  f64ToF32Generic,
 	{safetensors.F64, safetensors.F16}:  f64ToF16Generic,
 	{safetensors.F64, safetensors.BF16}: f64ToBF16Generic,
@@ -36,6 +41,12 @@ var kernels = map[pair]Kernel{
 	{safetensors.F8E5M2, safetensors.F16}:  e5m2ToF16Generic,
 	{safetensors.F8E5M2, safetensors.BF16}: e5m2ToBF16Generic,
 }
+
+// kernels are the generic ones, or, where assembly is compiled in, those that choose at each call what the processor can do. internal/asm
+// generates the assembly; dispatch_amd64.go says what there is.
+//
+//go:generate ../asm/generate.sh
+var kernels = accelerate(generics)
 
 // Func returns the Kernel from one element type to another; ok is false when there is none. From a type to itself it is a copy.
 func Func(from, to safetensors.DType) (k Kernel, ok bool) {

@@ -78,7 +78,7 @@ type run struct {
 
 func newRun(e *Executor, b *stages.Batch) *run {
 	r := &run{opt: &e.opt, batch: b}
-	r.job.Warn = r.warn
+	r.job.Warn, r.job.Soon = r.warn, b.Staging > 0
 	r.call = func() error { return r.part.Op.Run(&r.job) }
 	return r
 }

@@ -82,6 +82,9 @@ func TestAnOpSeesItsRectangleAndSources(t *testing.T) {
 		if len(j.Src) != 2 || len(j.Inputs) != 2 || cap(j.Src[0]) != 3 {
 			return fmt.Errorf("sources %v", j.Src)
 		}
+		if !j.Soon {
+			return errors.New("staging is not read soon")
+		}
 		for i := range j.Rows {
 			copy(j.Row(i), j.Src[i])
 		}
@@ -93,6 +96,7 @@ func TestAnOpSeesItsRectangleAndSources(t *testing.T) {
 		Dst:    stages.Rect{Off: 2, RowBytes: 3, Stride: 8, Rows: 2},
 		Inputs: []stages.Input{input("x", 7, 0, 4, 3), input("y", 7, 0, 20, 3)},
 	})
+	b.Staging = 16
 	st := execute.Stage(stages.PhaseRepack, execute.Options{DropSource: true, Warn: warned.Add})
 	if _, err := st.Process(t.Context(), b); err != nil {
 		t.Fatal(err)

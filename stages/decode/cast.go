@@ -88,9 +88,12 @@ func (c *cast) Run(j *stages.Job) error {
 
 // run converts n bytes of the source from off on, to dst.
 func (c *cast) run(j *stages.Job, dst []byte, off, n int) error {
-	src := j.Src[0]
+	src, most := j.Src[0], maxRun
+	if j.Soon {
+		most = convert.MaxCached / c.toSize * c.fromSize
+	}
 	for end := off + n; off < end; {
-		step := min(maxRun, end-off)
+		step := min(most, end-off)
 		if k := c.kernel(dst, src[off:off+step]); k >= 0 {
 			return c.overflow(j, off/c.fromSize+k)
 		}

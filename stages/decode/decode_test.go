@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -120,12 +121,20 @@ func TestCastEveryPairInRows(t *testing.T) {
 
 // A source longer than one call of a kernel.
 func TestCastOfALongRow(t *testing.T) {
+	for _, soon := range []bool{false, true} {
+		t.Run(fmt.Sprintf("soon=%v", soon), func(t *testing.T) { castLongRow(t, soon) })
+	}
+}
+
+func castLongRow(t *testing.T, soon bool) {
+	t.Helper()
 	const n = maxRun/4*2 + 5
 	src := make([]byte, 4*n)
 	for i := range n {
 		binary.LittleEndian.PutUint32(src[4*i:], math.Float32bits(float32(i%1000)))
 	}
 	j := job(1, 2*n, 2*n, src)
+	j.Soon = soon
 	op := mustCast(t, safetensors.F32, safetensors.F16)
 	if err := op.Run(j); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/safetensors"
@@ -100,26 +101,40 @@ func (op *gptqDequant) Run(j *stages.Job) error {
 	if at := convert.FirstNonFinite(op.scales, j.Src[dequantScales]); at >= 0 {
 		return convert.NonFinite(j.Inputs[dequantScales].Tensor, op.scales, at)
 	}
-	d, err := newDequantiser(op, j, n, k)
+	d := borrowDequantiser(op, j, n, k)
+	defer d.release()
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	done, err := d.panels()
 	if err != nil {
 		return err
 	}
-	for c := 0; c < n; c += lanes {
-		if err := d.columns(c, min(lanes, n-c)); err != nil {
+	return d.generic(done, n)
+}
+
+// generic decodes the columns from c to end, c a multiple of lanes. It is the reference for the kernels, and finds the first fault.
+func (d *dequantiser) generic(c, end int) error {
+	d.scales, d.zeros = sized(d.scales, lanes*d.op.Groups), sized(d.zeros, lanes*d.op.Groups)
+	d.packed = sized(d.packed, lanes*chunk/8*d.op.Bits+8)
+	for ; c < end; c += lanes {
+		if err := d.columns(c, min(lanes, end-c)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dequantiser is the state of one Run.
+// dequantiser is the state of one Run. Workers reuse its memory from module to module.
 type dequantiser struct {
 	op   *gptqDequant
 	job  *stages.Job
 	n, k int
 
 	groups []int32 // of every input feature
-	// scales and zeros are those of the columns at hand, lane by lane, group by group.
+	panel  panel   // of the kernels
+
+	// The rest is the generic code's. scales and zeros are those of the columns at hand, lane by lane, group by group.
 	scales []float32
 	zeros  []int32
 	// packed holds the words of a chunk, lane by lane. A read of 8 bytes may reach behind the last one.
@@ -129,22 +144,45 @@ type dequantiser struct {
 	large  bool            // a weight of the columns at hand may not even fit in F32
 }
 
-func newDequantiser(op *gptqDequant, j *stages.Job, n, k int) (*dequantiser, error) {
-	d := &dequantiser{
-		op: op, job: j, n: n, k: k, groups: make([]int32, k), scales: make([]float32, lanes*op.Groups), zeros: make([]int32, lanes*op.Groups),
-		packed: make([]byte, lanes*chunk/8*op.Bits+8),
+var dequantisers = sync.Pool{New: func() any { return new(dequantiser) }}
+
+// borrowDequantiser returns a dequantiser for one Run, to be given back with release.
+func borrowDequantiser(op *gptqDequant, j *stages.Job, n, k int) *dequantiser {
+	d, ok := dequantisers.Get().(*dequantiser)
+	if !ok {
+		d = new(dequantiser)
 	}
+	d.op, d.job, d.n, d.k = op, j, n, k
+	return d
+}
+
+func (d *dequantiser) release() {
+	d.op, d.job = nil, nil
+	dequantisers.Put(d)
+}
+
+// prepare finds the group of every input feature.
+func (d *dequantiser) prepare() error {
+	d.groups = sized(d.groups, d.k)
 	for i := range d.groups {
-		g := i / op.Group
-		if op.ActOrder {
-			g = int(int32(binary.LittleEndian.Uint32(j.Src[dequantOrder][4*i:])))
+		g := i / d.op.Group
+		if d.op.ActOrder {
+			g = int(int32(binary.LittleEndian.Uint32(d.job.Src[dequantOrder][4*i:])))
 		}
-		if g < 0 || g >= op.Groups {
-			return nil, outOfRange(j, len(j.Src)-1, i, int32(g), op.Groups)
+		if g < 0 || g >= d.op.Groups {
+			return outOfRange(d.job, len(d.job.Src)-1, i, int32(g), d.op.Groups)
 		}
 		d.groups[i] = int32(g)
 	}
-	return d, nil
+	return nil
+}
+
+// sized is s with n elements, in the same memory if that is large enough. The content is undefined.
+func sized[E any](s []E, n int) []E {
+	if cap(s) < n {
+		return make([]E, n)
+	}
+	return s[:n]
 }
 
 // columns decodes lanes columns from c on.
@@ -278,8 +316,7 @@ func (d *dequantiser) zero(g, n int) (int, error) {
 	if op.Symmetric {
 		return 1 << (op.Bits - 1), nil
 	}
-	words := (d.n*op.Bits + 31) / 32
-	row := zeroRow{b: d.job.Src[dequantZeros][4*g*words : 4*(g+1)*words], bits: op.Bits, planes: planesOf(op.Bits, op.Planar)}
+	row := d.zeroRow(g)
 	switch {
 	case op.ZeroBias == 0:
 		return row.field(n), nil
@@ -289,4 +326,10 @@ func (d *dequantiser) zero(g, n int) (int, error) {
 		return row.wrapped(n), nil
 	}
 	return 0, fullField(d.job.Inputs[dequantZeros].Tensor, g, n, op.Bits)
+}
+
+// zeroRow is the stored zero points of group g.
+func (d *dequantiser) zeroRow(g int) zeroRow {
+	words := (d.n*d.op.Bits + 31) / 32
+	return zeroRow{b: d.job.Src[dequantZeros][4*g*words : 4*(g+1)*words], bits: d.op.Bits, planes: planesOf(d.op.Bits, d.op.Planar)}
 }

@@ -47,7 +47,7 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	defer scratch.Put(borrowed)
 	tmp := *borrowed
 	return op.shuffle(j, func(i int) []byte {
-		gatherRow(tmp, j.Src[0], o.perm[per*i:per*(i+1)], op.bits)
+		gather(tmp, j.Src[0], o.perm[per*i:per*(i+1)], op.bits)
 		return tmp
 	})
 }

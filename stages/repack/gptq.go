@@ -35,9 +35,7 @@ func (op gptqMarlin) Run(j *stages.Job) error {
 	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 		return err
 	}
-	for i := range j.Rows {
-		marlinRow(j.Row(i), j.Src[0][i*j.RowBytes:(i+1)*j.RowBytes], n, op.bits)
-	}
+	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0], soon: j.Soon}).repack(op.bits)
 	return nil
 }
 
@@ -94,9 +92,9 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	for i := range j.Rows {
 		for r := range tileK / per {
 			k := tileK*i + per*r
-			gatherRow(tmp[4*n*r:4*n*(r+1)], j.Src[0], o.perm[k:k+per], op.bits)
+			gather(tmp[4*n*r:4*n*(r+1)], j.Src[0], o.perm[k:k+per], op.bits)
 		}
-		marlinRow(j.Row(i), tmp, n, op.bits)
+		(&marlinRect{dst: j.Row(i), stride: j.Stride, rows: 1, n: n, src: tmp, total: j.Rows * j.RowBytes, soon: j.Soon}).repack(op.bits)
 	}
 	return nil
 }

@@ -23,9 +23,9 @@ func (p Permutation) block() int { return [...]int{64, 32}[p] }
 
 func (p Permutation) row(dst, src []byte) {
 	if p == Grouped {
-		groupedRow(dst, src)
+		grouped(dst, src)
 	} else {
-		singleRow(dst, src)
+		single(dst, src)
 	}
 }
 

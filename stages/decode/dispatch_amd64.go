@@ -1,0 +1,64 @@
+//go:build !purego
+
+package decode
+
+import (
+	"unsafe"
+
+	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/safetensors"
+)
+
+const (
+	// minStream is the size of a destination, in bytes, from which on it goes past the caches: it would not stay there until it is read.
+	minStream = 256 << 10
+	line      = 64 // bytes of a cache line; non-temporal stores must not straddle it
+	// maxBlocks is how many blocks of 32 input features one call decodes, of the columns of a panel, by AVX2 and by AVX-512. It bounds the
+	// call (to 256 KiB: an assembly kernel cannot be interrupted) and is how much is written to one row before the next. The AVX2 kernels
+	// come to each line of the source twice; packed rows a power of two apart compete for one place in the cache, so they want few.
+	maxBlocksAVX2, maxBlocks = 2, 8
+)
+
+// hasKernel reports whether the processor has a kernel for the codes.
+func (d *dequantiser) hasKernel() bool { return (d.op.Bits == 4 || d.op.Bits == 8) && cpu.X86.AVX2 }
+
+type dequantKernel func(dst, src *byte, dstStride, srcStride int, scales, zeros *float32, offsets *int32, blocks, columns, ahead int)
+
+var dequantKernels = map[safetensors.DType][2][2][2]dequantKernel{ // 4 or 8 bits; AVX2 or AVX-512; normal stores or non-temporal
+	safetensors.BF16: {
+		{{dequant4ToBF16AVX2, dequant4ToBF16AVX2NT}, {dequant4ToBF16AVX512, dequant4ToBF16AVX512NT}},
+		{{dequant8ToBF16AVX2, dequant8ToBF16AVX2NT}, {dequant8ToBF16AVX512, dequant8ToBF16AVX512NT}},
+	},
+	safetensors.F16: {
+		{{dequant4ToF16AVX2, dequant4ToF16AVX2NT}, {dequant4ToF16AVX512, dequant4ToF16AVX512NT}},
+		{{dequant8ToF16AVX2, dequant8ToF16AVX2NT}, {dequant8ToF16AVX512, dequant8ToF16AVX512NT}},
+	},
+	safetensors.F32: {
+		{{dequant4ToF32AVX2, dequant4ToF32AVX2NT}, {dequant4ToF32AVX512, dequant4ToF32AVX512NT}},
+		{{dequant8ToF32AVX2, dequant8ToF32AVX2NT}, {dequant8ToF32AVX512, dequant8ToF32AVX512NT}},
+	},
+}
+
+// decodePanel decodes n columns from c on, n a multiple of lanes, with the scales and zeros of p.
+func (d *dequantiser) decodePanel(p *panel, c, n int) {
+	j, size, packed := d.job, d.op.to.Bits()/8, 4*d.n
+	wide, stream, most := 0, 0, maxBlocksAVX2
+	if cpu.X86.AVX512 {
+		wide, most = 1, maxBlocks
+	}
+	dst := j.Dst[c*j.Stride:]
+	if !j.Soon && j.Rows*j.RowBytes >= minStream && uintptr(unsafe.Pointer(unsafe.SliceData(dst)))%line == 0 && j.Stride%line == 0 {
+		stream = 1
+	}
+	kernel := dequantKernels[d.op.to][d.op.Bits/8][wide][stream]
+	// The kernel trusts these bounds, and that k is whole blocks, which Run has checked.
+	_ = dst[(n-1)*j.Stride+d.k*size-1]
+	_ = j.Src[dequantWeight][(d.k*d.op.Bits/32-1)*packed+4*(c+n)-1]
+	_, _, _ = p.scales[d.op.Groups*p.width-1], p.zeros[d.op.Groups*p.width-1], p.offsets[d.k-1]
+	for k := 0; k < d.k; k += 32 * most {
+		blocks := min(most, (d.k-k)/32)
+		// Prefetched are the same columns of the next call.
+		kernel(&dst[k*size], &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], j.Stride, packed, &p.scales[0], &p.zeros[0], &p.offsets[k],
+			blocks, n/(8*(1+wide)), most*d.op.Bits*packed)
+	}
+}

@@ -1,0 +1,76 @@
+package repack
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/coldload/coldload/internal/cpu/cputest"
+)
+
+// Rates are bytes of the destination a second; "x-memcpy" is the ratio to a copy of as many, from memory to memory.
+
+func BenchmarkMarlin(b *testing.B) {
+	const total = 256 << 20
+	for _, bits := range []int{4, 8} {
+		for _, n := range []int{768, 1536, 3072, 8192, 28672} {
+			b.Run(fmt.Sprintf("bits=%d/n=%d", bits, n), func(b *testing.B) {
+				for mask := range cputest.Masks() {
+					b.Run(mask, func(b *testing.B) {
+						src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
+						// Experts of 2048 input features, as a Batch has them. The tensors of a file start anywhere.
+						size := 2 * bits * n
+						rows := 2048 / tileK
+						cputest.Ratio(b, total/(rows*size)*rows*size, func() {
+							for at := 0; at+rows*size <= total; at += rows * size {
+								r := marlinRect{dst: dst[at:], stride: size, rows: rows, n: n, src: src[at+56 : at+56+rows*size]}
+								r.repack(bits)
+							}
+						})
+					})
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkGather(b *testing.B) {
+	const k, n = 4096, 4096
+	for _, bits := range []int{4, 8} {
+		b.Run(fmt.Sprintf("bits=%d", bits), func(b *testing.B) {
+			for mask := range cputest.Masks() {
+				b.Run(mask, func(b *testing.B) {
+					per := 32 / bits
+					src, dst := cputest.Memory(b, k/per*n*4), make([]byte, 4*n)
+					rows := make([]int32, k)
+					for i := range rows {
+						rows[i] = int32(i * 1237 % k)
+					}
+					cputest.Ratio(b, len(src), func() {
+						for at := 0; at < k; at += per {
+							gather(dst, src, rows[at:at+per], bits)
+						}
+					})
+				})
+			}
+		})
+	}
+}
+
+func BenchmarkPermutation(b *testing.B) {
+	const total = 256 << 20
+	for _, p := range []Permutation{Grouped, Single} {
+		b.Run(p.String(), func(b *testing.B) {
+			for mask := range cputest.Masks() {
+				b.Run(mask, func(b *testing.B) {
+					src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
+					cputest.Ratio(b, total, func() {
+						const row = 2 * 1536
+						for at := 0; at+row <= total; at += row {
+							p.row(dst[at:at+row:at+row], src[at+56:at+56+row])
+						}
+					})
+				})
+			}
+		})
+	}
+}

@@ -1,0 +1,167 @@
+//go:build !purego
+
+package repack
+
+import (
+	"slices"
+	"unsafe"
+
+	"github.com/coldload/coldload/internal/cpu"
+)
+
+const (
+	// maxCall bounds what one call of a kernel writes, in bytes: it cannot be interrupted, and the collector would wait for it.
+	maxCall = 1 << 20
+	// minStream is the size of a rectangle from which on its lines go past the caches: it would not stay there until it is read.
+	minStream = 256 << 10
+	// line is a cache line. Non-temporal stores must not straddle it.
+	line = 64
+)
+
+type marlinKernel func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)
+
+// marlinKernels are the kernels of one width, by features; stream are those with non-temporal stores.
+func marlinKernels(bits int, stream bool) marlinKernel {
+	f := &cpu.X86
+	switch {
+	case bits == 4 && f.AVX512VBMI && stream:
+		return marlin4VBMINT
+	case bits == 4 && f.AVX512VBMI:
+		return marlin4VBMI
+	case bits == 4 && f.AVX512 && stream:
+		return marlin4AVX512NT
+	case bits == 4 && f.AVX512:
+		return marlin4AVX512
+	case bits == 4 && f.AVX2 && stream:
+		return marlin4AVX2NT
+	case bits == 4 && f.AVX2:
+		return marlin4AVX2
+	case bits == 8 && f.AVX512 && stream:
+		return marlin8AVX512NT
+	case bits == 8 && f.AVX512:
+		return marlin8AVX512
+	case bits == 8 && f.AVX2 && stream:
+		return marlin8AVX2NT
+	case bits == 8 && f.AVX2:
+		return marlin8AVX2
+	}
+	return nil
+}
+
+func (r *marlinRect) repack(bits int) {
+	if r.rows == 0 || r.n == 0 {
+		return
+	}
+	size := 2 * bits * r.n // of a row, in dst as in src
+	stream := !r.soon && max(r.total, r.rows*size) >= minStream && aligned(r.dst) && r.stride%line == 0
+	kernel := marlinKernels(bits, stream)
+	if kernel == nil {
+		r.generic(bits)
+		return
+	}
+	dst, src, packed := r.dst, r.src, 4*r.n
+	_, _ = dst[(r.rows-1)*r.stride+size-1], src[r.rows*size-1] // the kernel trusts these bounds
+	// A short row of tiles reads a run of packed rows that is prefetched as one stream, while the row before it is repacked. A long one
+	// would have left the first-level cache again, so there each packed row is a stream of its own.
+	ahead, gap, step := size, 4*tileN, 2*bits*tileN
+	if size > 64<<10 {
+		ahead, gap, step = 2<<10, packed, 4*tileN
+	}
+	if size <= maxCall {
+		for rows, each := r.rows, maxCall/size; rows > 0; rows -= each {
+			each = min(each, rows)
+			kernel(&dst[0], &src[0], r.n/tileN, each, r.stride, packed, ahead, gap, step)
+			if each < rows {
+				dst, src = dst[each*r.stride:], src[each*size:]
+			}
+		}
+		return
+	}
+	tileBytes := 2 * bits * tileN
+	for i := range r.rows {
+		for t, tiles := 0, r.n/tileN; t < tiles; t += maxCall / tileBytes {
+			kernel(&dst[i*r.stride+t*tileBytes], &src[i*size+4*tileN*t], min(maxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
+		}
+	}
+}
+
+func aligned(b []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%line == 0 }
+
+// gather is gatherRow: 4 or 8 bits by a kernel.
+func gather(dst, qweight []byte, rows []int32, bits int) {
+	width := 32
+	if cpu.X86.AVX512 {
+		width = 64
+	}
+	n, per := len(dst), 32/bits
+	if !cpu.X86.AVX2 || bits < 4 || n < width {
+		gatherRow(dst, qweight, rows, bits)
+		return
+	}
+	var off [8]int
+	var shift [8]uint32
+	for i, r := range rows[:per] {
+		k := int(r)
+		off[i] = k / per * n
+		_ = qweight[off[i]+n-1] // the kernel trusts these bounds
+		_ = qweight[off[i]]
+		shift[i] = uint32(bits * (k % per))
+		if width == 64 {
+			shift[i] = (shift[i] - uint32(bits*i)) % 32
+		}
+	}
+	step := maxCall / per
+	for at := 0; at+width <= n; at += step {
+		gatherBlocks(&dst[at], &qweight[at], &off, &shift, min(step, n-at)/width, bits)
+	}
+	if n%width != 0 { // the last block again, from further left
+		gatherBlocks(&dst[n-width], &qweight[n-width], &off, &shift, 1, bits)
+	}
+}
+
+// gatherBlocks calls the kernels by name: through a variable, off and shift would escape to the heap.
+func gatherBlocks(dst, src *byte, off *[8]int, shift *[8]uint32, blocks, bits int) {
+	switch {
+	case cpu.X86.AVX512 && bits == 4:
+		gather4AVX512(dst, src, off, shift, blocks)
+	case cpu.X86.AVX512:
+		gather8AVX512(dst, src, off, shift, blocks)
+	case bits == 4:
+		gather4AVX2(dst, src, off, shift, blocks)
+	default:
+		gather8AVX2(dst, src, off, shift, blocks)
+	}
+}
+
+// grouped is groupedRow.
+func grouped(dst, src []byte) {
+	switch f := &cpu.X86; {
+	case f.AVX512:
+		permute(groupedAVX512, dst, src, 128)
+	case f.AVX2:
+		permute(groupedAVX2, dst, src, 128)
+	default:
+		groupedRow(dst, src)
+	}
+}
+
+// single is singleRow.
+func single(dst, src []byte) {
+	switch f := &cpu.X86; {
+	case f.AVX512:
+		permute(singleAVX512, dst, src, 64)
+	case f.AVX2:
+		permute(singleAVX2, dst, src, 64)
+	default:
+		singleRow(dst, src)
+	}
+}
+
+func permute(kernel func(dst, src *byte, blocks int), dst, src []byte, block int) {
+	_ = slices.Clip(src)[:len(dst)] // the kernel trusts this
+	for len(dst) >= block {
+		n := min(len(dst), maxCall) / block
+		kernel(&dst[0], &src[0], n)
+		dst, src = dst[n*block:], src[n*block:]
+	}
+}

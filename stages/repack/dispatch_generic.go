@@ -1,0 +1,11 @@
+//go:build purego || !amd64
+
+package repack
+
+func (r *marlinRect) repack(bits int) { r.generic(bits) }
+
+func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweight, rows, bits) }
+
+func grouped(dst, src []byte) { groupedRow(dst, src) }
+
+func single(dst, src []byte) { singleRow(dst, src) }
