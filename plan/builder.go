@@ -14,6 +14,8 @@ type Builder struct {
 	c      *compiler
 	group  *Group
 	layout stages.Layout
+	// suffixes are those of the Outputs so far.
+	suffixes map[string]bool
 }
 
 // Layout is the one to compile for.
@@ -72,6 +74,9 @@ type Check struct {
 
 // Grid adds an Output.
 func (b *Builder) Grid(g Grid) {
+	if !b.unique(g.Suffix) || !b.runs(g.Suffix, append(checkOps(g.Checks), g.Op)...) {
+		return
+	}
 	members := len(b.group.Members)
 	if g.Shared {
 		members = 1
@@ -85,6 +90,9 @@ func (b *Builder) Grid(g Grid) {
 	for _, part := range g.Sides {
 		r.sides = append(r.sides, b.tensors(part, members))
 	}
+	if !b.holds(g.Suffix, r) {
+		return
+	}
 	r.checks = b.checks(g.Checks)
 	each := r.stride * r.rows
 	r.perSlab = r.rows
@@ -96,6 +104,14 @@ func (b *Builder) Grid(g Grid) {
 		dims = []int64{g.Rows, g.Cols}
 	}
 	b.add(g.Suffix, g.DType, dims, g.Layout, g.Kind, each, r.perSlab*r.stride, r)
+}
+
+func checkOps(list []Check) []stages.Op {
+	ops := make([]stages.Op, len(list), len(list)+1)
+	for i, k := range list {
+		ops[i] = k.Op
+	}
+	return ops
 }
 
 // checks lists what the Checks look at.
@@ -130,6 +146,9 @@ type Tall struct {
 
 // Tall adds an Output of [N, K] elements.
 func (b *Builder) Tall(t Tall) {
+	if !b.unique(t.Suffix) || !b.runs(t.Suffix, append(checkOps(t.Checks), t.Op)...) {
+		return
+	}
 	m := b.group.First()
 	r := &tall{op: t.Op, row: m.K * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
@@ -150,6 +169,9 @@ func (b *Builder) Tall(t Tall) {
 // Segments adds an Output that is one part of every Module, one after the other, cast to want when it is given. dims is the shape of one expert's
 // share.
 func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DType) {
+	if !b.unique(suffix) {
+		return
+	}
 	from := b.SourceDType(part)
 	to, op, err := castTo(from, want)
 	if err != nil {

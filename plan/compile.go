@@ -31,6 +31,7 @@ type compiler struct {
 	fused   map[string]*Fused // by members and name
 	kept    map[string]*Kept
 	dropped []recipe // of Outputs that a rule does not want
+	added   int      // Outputs that were asked for, dropped ones too
 }
 
 // Marks in compiler.owner.
@@ -85,6 +86,7 @@ func (c *compiler) recognise() {
 	c.findDense()
 	c.group()
 	c.compile()
+	c.findUnused()
 }
 
 // mostSlabs bounds the list of Slabs, which takes memory for bytes that a sparse file only claims to have. They are 16 TiB.
@@ -148,7 +150,7 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 			m.Tensors[p] = int32(t)
 		}
 	}
-	m.ok = r.Module(m, &c.checks)
+	m.ok = c.understand(m, r)
 	mark := int32(len(c.modules))
 	for _, t := range m.Tensors {
 		if t != none && c.owner != nil { // nil when only one module is wanted
@@ -231,7 +233,7 @@ func (c *compiler) makeRoom() {
 func (c *compiler) compileGroup(g *Group) {
 	r := c.readerOf(g.First())
 	b := &Builder{c: c, group: g, layout: c.opt.Layout}
-	reason := r.Compile(g, b)
+	reason := c.compiled(r, b)
 	if reason == "" {
 		return
 	}
@@ -242,12 +244,12 @@ func (c *compiler) compileGroup(g *Group) {
 	}
 	k.Groups++
 	if c.opt.Strict {
-		c.checks.ModuleFault(g.First(), stages.CodeLayout, "the "+string(c.opt.Layout)+" layout cannot hold it", "", reason,
+		c.checks.ModuleFault(g.First(), stages.CodeLayout, "the "+string(c.opt.Layout)+" layout cannot hold it: "+reason, "", "",
 			"load it without --strict to keep it raw")
 		return
 	}
 	b.layout = stages.LayoutRaw
-	if again := r.Compile(g, b); again != "" {
+	if again := c.compiled(r, b); again != "" {
 		c.checks.ModuleFault(g.First(), stages.CodeLayout, again, "", "", "")
 	}
 }
@@ -307,6 +309,7 @@ func castSize(n int64, from, to stages.DType) (int64, bool) {
 
 // add appends an Output with its recipe. Two Outputs of one name would overwrite each other: that is a fault.
 func (c *compiler) add(o stages.Output, r recipe) {
+	c.added++
 	o, r, ok := c.rewrite(o, r)
 	if !ok {
 		return

@@ -48,6 +48,12 @@ func (c *compiler) openFormat() {
 	for _, f := range c.formats {
 		if f.Name() == q.Method {
 			r, faults := f.Open(q)
+			if len(faults) == 0 && (r == nil || len(r.Parts()) == 0) {
+				faults = []stages.Fault{{
+					Code: stages.CodeUnsupported, File: q.Where, Advice: formatAdvice,
+					Problem: "format " + f.Name() + " opens to nothing: it returned no reader, or one without parts, and no fault",
+				}}
+			}
 			c.faults.add(faults...)
 			if len(faults) == 0 {
 				c.reader = r

@@ -18,9 +18,11 @@ type Format interface {
 type Reader interface {
 	// Parts are the suffixes of the tensors that make a Module, without the dot. The first marks a Module; it must be there.
 	Parts() []string
-	// Module checks the tensors of m, sets m.K, m.N and m.Spec, and reports what is wrong. ok is false when the Module is unusable.
+	// Module checks the tensors of m, sets m.K, m.N and m.Spec, and reports what is wrong. ok is false when the Module is unusable: it has
+	// reported a fault then.
 	Module(m *Module, c *Checks) (ok bool)
-	// Compile adds the Outputs of a Group in the layout asked for, or the reason why that layout cannot hold it.
+	// Compile adds the Outputs of a Group in the layout asked for, or says why that layout cannot hold it before it adds any. Every tensor
+	// of every Module must be read by an Output or by a Check.
 	Compile(g *Group, b *Builder) (reason string)
 }
 
@@ -97,6 +99,9 @@ type faultList struct {
 }
 
 const mostFaults = 10000
+
+// count is how many faults were added.
+func (l *faultList) count() int { return len(l.list) + l.dropped }
 
 func (l *faultList) add(f ...stages.Fault) {
 	for _, f := range f {

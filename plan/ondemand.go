@@ -75,6 +75,7 @@ func (c *compiler) request(q Request) {
 	g.Modules = c.modules
 	if len(c.faults.list) == 0 && c.agree(g) {
 		c.compileGroup(g)
+		c.findUnused()
 	}
 }
 
