@@ -121,6 +121,12 @@ func TestQuantConfigFaults(t *testing.T) {
 		c("dynamic is a list", stages.CodeConfig, "dynamic", []int{1}, "dynamic"),
 		c("dynamic entry is no object", stages.CodeConfig, "dynamic", map[string]any{"x": 1}, "dynamic", `"x"`),
 		c("dynamic with look-ahead", stages.CodeConfig, "dynamic", map[string]any{"-:(?!x)": map[string]any{}}, "dynamic", "-:(?!x)", "look-around"),
+		c("dynamic with a possessive quantifier", stages.CodeConfig, "dynamic", map[string]any{`a*+`: map[string]any{}}, "dynamic", "cannot be used", "possessive"),
+		c("dynamic of another format", stages.CodeUnsupported, "dynamic", map[string]any{`+:.*o_proj`: map[string]any{"checkpoint_format": "gptq_v2"}}, `dynamic: "+:.*o_proj"`, "checkpoint_format gptq_v2", "as the whole checkpoint"),
+		c("dynamic in other words", stages.CodeUnsupported, "dynamic", map[string]any{`x`: map[string]any{"pack_dtype": "int8"}}, `dynamic: "x"`, "pack_dtype int8"),
+		c("dynamic of marlin", stages.CodeUnsupported, "dynamic", map[string]any{`x`: map[string]any{"is_marlin_format": true}}, `dynamic: "x"`, "is_marlin_format"),
+		c("dynamic with other bits than the shapes", stages.CodeShape, "dynamic", map[string]any{`.*o_proj`: map[string]any{"bits": 8}}, "`bits` in", `dynamic: ".*o_proj"`),
+		c("dynamic with other groups than the shapes", stages.CodeShape, "dynamic", map[string]any{`.*o_proj`: map[string]any{"group_size": 32}}, `dynamic: ".*o_proj"`),
 		c("dynamic with a back-reference", stages.CodeConfig, "dynamic", map[string]any{`(a)\1`: map[string]any{}}, "dynamic", "cannot be used"),
 		{
 			name: "dynamic says a quantised module is not", code: stages.CodeConfig, says: []string{single, oProj, "not quantised", ".weight", ".qweight"},

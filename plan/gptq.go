@@ -79,26 +79,26 @@ func (gptq) Open(q *discover.QuantConfig) (Reader, []stages.Fault) { return gptq
 
 func (*gptqReader) Parts() []string { return []string{"qweight", "scales", "qzeros", "g_idx", "bias"} }
 
-// params are those of one Module: the config's, or an override's. ok is false when `dynamic` says that it is not quantised. Overrides
-// that exclude are looked at first, as the quantiser does.
-func (r *gptqReader) params(base string) (p gptqParams, ok bool) {
+// params are those of one Module: the config's, or an override's; where names which. ok is false when `dynamic` says that it is not quantised.
+// Overrides that exclude are looked at first, as the quantiser does.
+func (r *gptqReader) params(base string) (p gptqParams, where string, ok bool) {
 	for _, o := range r.dynamic {
 		if o.negative && o.re.MatchString(base) {
-			return p, false
+			return p, o.where, false
 		}
 	}
 	for _, o := range r.dynamic {
 		if !o.negative && o.re.MatchString(base) {
-			return o.params, true
+			return o.params, o.where, true
 		}
 	}
-	return r.base, true
+	return r.base, r.where, true
 }
 
 func (r *gptqReader) Module(m *Module, c *Checks) bool {
-	p, quantised := r.params(m.Base)
+	p, where, quantised := r.params(m.Base)
 	if !quantised {
-		c.ModuleFault(m, stages.CodeConfig, "`dynamic` in "+r.where+" says it is not quantised", "a .weight", "a .qweight",
+		c.ModuleFault(m, stages.CodeConfig, where+" says it is not quantised", "a .weight", "a .qweight",
 			"the config does not belong to these weights")
 		return false
 	}
@@ -106,7 +106,7 @@ func (r *gptqReader) Module(m *Module, c *Checks) bool {
 		c.ModuleFault(m, stages.CodeMismatch, "has a quantised and a dense weight", ".qweight or .weight", "both", "remove one of them")
 		return false
 	}
-	if !r.members(m, c) || !r.shapes(m, c, p) {
+	if !r.members(m, c) || !r.shapes(m, c, p, where) {
 		return false
 	}
 	p.descAct = p.group != -1 && (p.descAct || c.ActOrder && m.Has(gptqGIdx)) // one group has no order
@@ -153,7 +153,7 @@ func (r *gptqReader) members(m *Module, c *Checks) bool {
 }
 
 // shapes checks the shapes against each other and against the config, and sets K and N.
-func (r *gptqReader) shapes(m *Module, c *Checks, p gptqParams) bool {
+func (r *gptqReader) shapes(m *Module, c *Checks, p gptqParams, where string) bool {
 	q := m.Tensors[gptqQweight]
 	rows, cols, ok := shape2(c.Catalog, int(q))
 	sRows, sCols, sOK := shape2(c.Catalog, int(m.Tensors[gptqScales]))
@@ -172,11 +172,11 @@ func (r *gptqReader) shapes(m *Module, c *Checks, p gptqParams) bool {
 		return false
 	}
 	m.K, m.N = rows*32/p.bits, cols
-	return r.columns(m, c, p, rows, cols, sCols, zCols) && r.groups(m, c, p, sRows, zRows) && r.vectors(m, c)
+	return r.columns(m, c, p, where, rows, cols, sCols, zCols) && r.groups(m, c, p, where, sRows, zRows) && r.vectors(m, c)
 }
 
 // columns checks the widths: they tell the bits, and AWQ's packing along the other axis.
-func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, rows, cols, sCols, zCols int64) bool {
+func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, where string, rows, cols, sCols, zCols int64) bool {
 	q := m.Tensors[gptqQweight]
 	if sCols != cols {
 		if cols*32/p.bits == sCols && !m.Has(gptqGIdx) {
@@ -193,7 +193,7 @@ func (r *gptqReader) columns(m *Module, c *Checks, p gptqParams, rows, cols, sCo
 			problem = fmt.Sprintf("the config says %d bits, the shapes say %d", p.bits, bits)
 		}
 		c.Fault(m.Tensors[gptqQzeros], stages.CodeShape, problem, fmt.Sprintf("%d columns", want), fmt.Sprint(zCols),
-			"correct `bits` in "+r.where+", or get the checkpoint again")
+			"correct `bits` in "+where+", or get the checkpoint again")
 		return false
 	}
 	multiple := int64(32)
@@ -216,7 +216,7 @@ func gcd(a, b int64) int64 {
 }
 
 // groups checks the heights: the shapes decide which groups there are, and the config must say the same.
-func (r *gptqReader) groups(m *Module, c *Checks, p gptqParams, sRows, zRows int64) bool {
+func (r *gptqReader) groups(m *Module, c *Checks, p gptqParams, where string, sRows, zRows int64) bool {
 	want := int64(1)
 	if p.group > 0 {
 		want = (m.K + p.group - 1) / p.group
@@ -227,7 +227,7 @@ func (r *gptqReader) groups(m *Module, c *Checks, p gptqParams, sRows, zRows int
 			found += fmt.Sprintf(" (group size %d)", m.K/sRows)
 		}
 		c.Fault(m.Tensors[gptqScales], stages.CodeShape, fmt.Sprintf("the config says groups of %d over %d input features", p.group, m.K),
-			fmt.Sprintf("%d rows", want), found, "correct `group_size` in "+r.where+", or get the checkpoint again")
+			fmt.Sprintf("%d rows", want), found, "correct `group_size` in "+where+", or get the checkpoint again")
 		return false
 	}
 	if zRows != sRows {

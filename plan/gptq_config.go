@@ -74,10 +74,31 @@ func gptqStorage(c *ConfigReader) string {
 	return format
 }
 
+// gptqSameStorage refuses an override that says that its Modules are stored in another way: how codes lie is one thing for the checkpoint.
+func gptqSameStorage(c, override *ConfigReader) {
+	for _, s := range []struct {
+		keys      []string
+		otherwise string
+	}{
+		{[]string{"checkpoint_format", "format"}, "gptq"},
+		{[]string{"pack_dtype"}, "int32"},
+		{[]string{"quant_method", "method"}, "gptq"},
+	} {
+		whole := strings.TrimPrefix(c.Text(s.otherwise, s.keys...), "torch.")
+		if own := strings.TrimPrefix(override.Text(whole, s.keys...), "torch."); own != whole {
+			override.Unsupported(s.keys[0], own, whole+", as the whole checkpoint has it")
+		}
+	}
+	if own := override.Bool(false, "is_marlin_format"); own {
+		override.Unsupported("is_marlin_format", own, "false")
+	}
+}
+
 // gptqOverride is one entry of `dynamic`: what is different for the Modules whose name matches.
 type gptqOverride struct {
 	re       *regexp.Regexp
-	negative bool // they are not quantised
+	where    string // the entry, for messages
+	negative bool   // they are not quantised
 	params   gptqParams
 }
 
@@ -108,13 +129,13 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 	if !negative {
 		pattern = strings.TrimPrefix(pattern, "+:")
 	}
-	re, err := regexp.Compile("^(?:" + pattern + ")")
+	re, err := pyRegexp(pattern)
 	if err != nil {
 		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: the pattern %q cannot be used: %v", m.Key, err),
 			"a regular expression without look-around and back-references", "", "rewrite the pattern")
 		return gptqOverride{}, false
 	}
-	o := gptqOverride{re: re, negative: negative, params: base}
+	o := gptqOverride{re: re, where: fmt.Sprintf("%s: dynamic: %q", c.where, m.Key), negative: negative, params: base}
 	if negative {
 		return o, true
 	}
@@ -123,8 +144,9 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: %q is no object", m.Key), "an object of overrides", string(m.Value), "")
 		return o, false
 	}
-	sub := NewConfigReader(values, c.where+": dynamic: "+m.Key)
+	sub := NewConfigReader(values, o.where)
 	o.params = gptqReadParams(sub, base)
+	gptqSameStorage(c, sub)
 	c.faults = append(c.faults, sub.faults...)
 	return o, true
 }

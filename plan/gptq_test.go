@@ -375,12 +375,12 @@ func TestGPTQOverrides(t *testing.T) {
 		"ax": {bits: 4, group: 64, descAct: true, sym: true},
 		"b":  {bits: 8, group: -1, sym: true},
 	} {
-		if p, ok := r.params(base); !ok || p != want {
+		if p, _, ok := r.params(base); !ok || p != want {
 			t.Errorf("%s: %+v, %v, want %+v", base, p, ok, want)
 		}
 	}
 	for _, base := range []string{"c", "cx", "d"} {
-		if _, ok := r.params(base); ok {
+		if _, _, ok := r.params(base); ok {
 			t.Errorf("%s is quantised", base)
 		}
 	}
