@@ -2,12 +2,14 @@ package coldload_test
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -45,6 +47,48 @@ func TestRulesRetype(t *testing.T) {
 		x, _ := back.Lookup(name)
 		if want, _ := plain.Lookup(name); x.DType != safetensors.BF16 || !bytes.Equal(x.Bytes, want.Bytes) {
 			t.Errorf("%s retyped twice is not what it was", name)
+		}
+	}
+}
+
+// TestRulesRetypeQuantised: raw scales and biases and dequantised weights come in the dtype that a rule wants as in the one that all take.
+func TestRulesRetypeQuantised(t *testing.T) {
+	for _, layout := range []stages.Layout{stages.LayoutRaw, stages.LayoutDequant} {
+		for _, name := range []string{"gptq_moe_4b_g128_sharded", "gptq_dense_4b_g128_desc_act_bias"} {
+			path := fixturePath(name)
+			plain, _ := loadHost(t, path, coldload.Options{Layout: layout})
+			for _, to := range []stages.DType{safetensors.F32, safetensors.BF16, safetensors.F16} {
+				cast, _ := loadHost(t, path, coldload.Options{Layout: layout, DType: to})
+				float := func(n string) bool { x, _ := plain.Lookup(n); return x.DType != safetensors.I32 }
+				all := ruleFunc(func(o stages.Output) stages.Rewrite {
+					if float(o.Name) {
+						return stages.Rewrite{DType: to}
+					}
+					return stages.Rewrite{}
+				})
+				back := ruleFunc(func(o stages.Output) stages.Rewrite {
+					if x, _ := plain.Lookup(o.Name); float(o.Name) {
+						return stages.Rewrite{DType: x.DType}
+					}
+					return stages.Rewrite{}
+				})
+				for what, x := range map[string]struct {
+					want  *host.Memory
+					rules []stages.Rule
+				}{"once": {cast, []stages.Rule{all}}, "and back": {plain, []stages.Rule{all, back}}} {
+					got, _ := loadHost(t, path, coldload.Options{Layout: layout, Rules: x.rules})
+					for out, g := range got.All() {
+						if w, ok := x.want.Lookup(out); !ok || g.DType != w.DType || fmt.Sprint(g.Shape) != fmt.Sprint(w.Shape) || !bytes.Equal(g.Bytes, w.Bytes) {
+							t.Errorf("%s %s %s to %s: %s is %s, not what a load in that dtype makes", name, layout, what, to, out, g.DType)
+						}
+					}
+					for i, o := range got.Outputs() {
+						if w := x.want.Outputs()[i]; o.Name == w.Name && (o.Kind != w.Kind || o.SlabBytes != w.SlabBytes || o.Size != w.Size) {
+							t.Errorf("%s %s %s to %s: %+v, want %+v", name, layout, what, to, o, w)
+						}
+					}
+				}
+			}
 		}
 	}
 }
@@ -106,6 +150,8 @@ func TestRulesRefused(t *testing.T) {
 			build: only(func(b *ckpt.Builder) { b.Shard(single, u8("a", "one"), u8("b", "two")) }),
 		},
 		{name: "another dtype of codes", opt: all(stages.Rewrite{DType: safetensors.F16}), build: gptq(m), code: stages.CodeUnsupported, says: []string{oProj + ".qweight", "wants it to be F16", "I32 in layout marlin"}},
+		{name: "a dtype that nothing is cast to", opt: all(stages.Rewrite{DType: safetensors.I32}), build: only(func(b *ckpt.Builder) { b.Shard(single, f32s("a", []int64{1}, 1)) }), code: stages.CodeUnsupported, says: []string{"a rule wants it to be I32: only F32, F16 and BF16"}},
+		{name: "another dtype of a kernel's scales", opt: coldload.Options{Rules: []stages.Rule{retype(oProj+".scales", safetensors.BF16)}}, build: gptq(m), code: stages.CodeUnsupported, says: []string{oProj + ".scales", "a kernel's layout", "layout marlin"}},
 		{
 			name: "another dtype of bytes", opt: all(stages.Rewrite{DType: safetensors.F16}), code: stages.CodeUnsupported, says: []string{"a", "F16", "U8"},
 			build: only(func(b *ckpt.Builder) { b.Shard(single, u8("a", "one")) }),

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/coldload/coldload/safetensors"
@@ -141,6 +142,8 @@ type Tall struct {
 	Parts  []int // that the Op reads, whole
 	DType  stages.DType
 	Op     stages.Op
+	// OpFor makes the Op for another dtype (F32, F16 or BF16), for a Rule that asks for one. Nil when DType is the only one.
+	OpFor  func(to stages.DType) (stages.Op, error)
 	Checks []Check
 }
 
@@ -150,7 +153,7 @@ func (b *Builder) Tall(t Tall) {
 		return
 	}
 	m := b.group.First()
-	r := &tall{op: t.Op, row: m.K * elementBytes(t.DType)}
+	r := &tall{op: t.Op, opFor: b.opFor(t), row: m.K * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
 		r.heights = append(r.heights, m.N)
 	}
@@ -164,6 +167,20 @@ func (b *Builder) Tall(t Tall) {
 		kind = stages.KindDequantised
 	}
 	b.add(t.Suffix, t.DType, []int64{b.group.N(), m.K}, stages.LayoutRaw, kind, each, each, r)
+}
+
+// opFor is t.OpFor with a look at what it makes.
+func (b *Builder) opFor(t Tall) func(stages.DType) (stages.Op, error) {
+	if t.OpFor == nil {
+		return nil
+	}
+	return func(to stages.DType) (stages.Op, error) {
+		op, err := t.OpFor(to)
+		if err == nil && !b.runs(t.Suffix, op) {
+			err = errors.New("its format gives no Op for that")
+		}
+		return op, err
+	}
 }
 
 // Segments adds an Output that is one part of every Module, one after the other, cast to want when it is given. dims is the shape of one expert's

@@ -328,10 +328,12 @@ func (o *gptqOutputs) dequant() string {
 	if o.r.v2 {
 		zeroBias = 0
 	}
-	op, err := decode.GPTQDequant(decode.GPTQLayout{
+	layout := decode.GPTQLayout{
 		Bits: int(o.spec.bits), Planar: o.r.planar, ZeroBias: zeroBias, WrapZeros: o.r.wraps, Symmetric: o.spec.sym,
 		ActOrder: o.spec.order(), Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
-	}, o.spec.scales, to)
+	}
+	opFor := func(to stages.DType) (stages.Op, error) { return decode.GPTQDequant(layout, o.spec.scales, to) }
+	op, err := opFor(to)
 	if err != nil {
 		return err.Error()
 	}
@@ -345,7 +347,7 @@ func (o *gptqOutputs) dequant() string {
 			checks = append(checks, c) // members may differ in g_idx here: each is decoded by its own
 		}
 	}
-	o.b.Tall(Tall{Suffix: "weight", Parts: parts, DType: to, Op: op, Checks: checks})
+	o.b.Tall(Tall{Suffix: "weight", Parts: parts, DType: to, Op: op, OpFor: opFor, Checks: checks})
 	if o.spec.bias != safetensors.Invalid {
 		o.castFloats(gptqBias, 1, stages.LayoutRaw, to)
 	}

@@ -224,7 +224,8 @@ type tall struct {
 	row     int64   // bytes of a row
 	heights []int64 // rows of every member
 	parts   [][]int32
-	checks  *grid // holds the checks
+	checks  *grid                                 // holds the checks
+	opFor   func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
 }
 
 func (r *tall) each(c Catalog, expert int, f func(off, rows int64, src []source)) {

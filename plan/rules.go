@@ -2,8 +2,10 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 	"github.com/coldload/coldload/stages/fuse"
@@ -19,11 +21,11 @@ func (c *compiler) rewrite(o stages.Output, r recipe) (stages.Output, recipe, bo
 			return o, r, false
 		}
 		if !keeps(w.DType) && w.DType != o.DType {
-			again, recipe, ok := c.retype(o, r, w.DType)
-			if !ok {
+			again, recipe, problem := c.retype(o, r, w.DType)
+			if problem != "" {
 				c.faults.add(stages.Fault{
-					Code: stages.CodeUnsupported, Tensor: o.Name, Problem: fmt.Sprintf("a rule wants it to be %s", w.DType),
-					Expected: "F32, F16 or BF16 for floating-point values in row-major order", Found: fmt.Sprintf("%s in layout %s", o.DType, o.Layout),
+					Code: stages.CodeUnsupported, Tensor: o.Name, Problem: fmt.Sprintf("a rule wants it to be %s: %s", w.DType, problem),
+					Found: fmt.Sprintf("%s in layout %s", o.DType, o.Layout), Advice: "change the rule",
 				})
 				return o, r, false
 			}
@@ -99,40 +101,99 @@ func bulk(r recipe) []int32 {
 	return nil
 }
 
-// retype makes an Output that is copied or cast in another dtype.
-func (c *compiler) retype(o stages.Output, r recipe, to stages.DType) (stages.Output, recipe, bool) {
-	tensors := bulk(r)
-	_, one := r.(single)
-	_, many := r.(*segments)
-	if !one && !many {
-		return o, r, false
+// retype makes an Output in another dtype, or says why it cannot be had: values that are copied or cast are cast from the file's, and
+// dequantised weights are made in that dtype at once.
+func (c *compiler) retype(o stages.Output, r recipe, to stages.DType) (stages.Output, recipe, string) {
+	switch {
+	case to != safetensors.F32 && to != safetensors.F16 && to != safetensors.BF16:
+		return o, r, "only F32, F16 and BF16 can be asked for"
+	case o.Layout != stages.LayoutRaw:
+		return o, r, "a kernel's layout has the dtype that --dtype gives it"
+	case !convert.Supported(o.DType, to):
+		return o, r, "only floating-point values are cast"
 	}
-	from := c.in.Catalog.DType(int(tensors[0]))
-	if !convert.Supported(from, to) {
-		return o, r, false
+	if _, ok := castSize(o.Size, o.DType, to); !ok {
+		return o, r, "it would be too large"
 	}
+	if t, ok := r.(*tall); ok {
+		return retypeTall(o, t, to)
+	}
+	from := c.in.Catalog.DType(int(bulk(r)[0]))
 	op, err := decode.Cast(from, to)
 	if err != nil {
-		return o, r, false
+		return o, r, err.Error()
 	}
-	o.DType = to
-	if one {
-		return c.retypeSingle(o, tensors[0], from, to, op)
+	if from == to && o.Kind != stages.KindKept && o.Kind != stages.KindCast {
+		op = fuse.Concat()
 	}
-	s := &segments{op: op, tensors: tensors, from: elementBytes(from), to: elementBytes(to)}
-	if from == to && o.Kind != stages.KindKept {
-		s.op = fuse.Concat()
+	switch r := r.(type) {
+	case single:
+		r.op, r.from, r.to = op, uint8(elementBytes(from)), uint8(elementBytes(to))
+		o.Size = c.in.Catalog.Extent(int(r.tensor)).Len / int64(r.from) * int64(r.to)
+		o.SlabBytes = slabOf(o.Size)
+		return retyped(o, from, to), r, ""
+	case *segments:
+		s := &segments{op: op, tensors: r.tensors, from: elementBytes(from), to: elementBytes(to)}
+		o = retyped(o, from, to)
+		return c.sized(o, s), s, ""
+	case *grid:
+		if !places(r.op, from, o.DType) {
+			break
+		}
+		return retypeGrid(retyped(o, from, to), r, from, to, op)
 	}
-	return c.sized(o, s), s, true
+	return o, r, "its format makes it in one dtype only"
 }
 
-func (c *compiler) retypeSingle(o stages.Output, t int32, from, to stages.DType, op stages.Op) (stages.Output, recipe, bool) {
-	size, ok := castSize(c.in.Catalog.Extent(int(t)).Len, from, to)
-	o.Size, o.SlabBytes, o.Kind = size, slabOf(size), stages.KindCast
-	if from == to {
-		op, o.Kind = decode.Copy(), stages.KindKept
+// retyped is an Output whose dtype in the file is from.
+func retyped(o stages.Output, from, to stages.DType) stages.Output {
+	o.DType = to
+	switch {
+	case o.Kind == stages.KindKept && from != to:
+		o.Kind = stages.KindCast
+	case o.Kind == stages.KindCast && from == to:
+		o.Kind = stages.KindKept
 	}
-	return o, single{op: op, tensor: t, from: uint8(elementBytes(from)), to: uint8(elementBytes(to))}, ok
+	return o
+}
+
+// places reports whether an Op does no more than to place values, cast or not.
+func places(op stages.Op, from, to stages.DType) bool {
+	cast, err := decode.Cast(from, to)
+	return op == decode.Copy() || op == fuse.Concat() || err == nil && op == cast
+}
+
+// retypeGrid makes every row wider or narrower.
+func retypeGrid(o stages.Output, r *grid, from, to stages.DType, op stages.Op) (stages.Output, recipe, string) {
+	g := *r
+	g.op, g.columns, g.stride = op, slices.Clone(r.columns), 0
+	for i := range g.columns {
+		col := &g.columns[i]
+		col.off, col.width = g.stride, col.src/elementBytes(from)*elementBytes(to)
+		g.stride += col.width
+	}
+	g.perSlab = rowsPerSlab(g.rows, g.stride, o.Kind == stages.KindStacked)
+	o.Size = int64(len(g.tensors)/len(g.columns)) * g.rows * g.stride
+	o.SlabBytes = min(g.perSlab*g.stride, o.Size)
+	return o, &g, ""
+}
+
+// retypeTall has the format make its Op again.
+func retypeTall(o stages.Output, r *tall, to stages.DType) (stages.Output, recipe, string) {
+	if r.opFor == nil {
+		return o, r, "its format makes it in one dtype only"
+	}
+	op, err := r.opFor(to)
+	if err != nil {
+		return o, r, err.Error()
+	}
+	t := *r
+	t.op = op
+	t.row, _ = castSize(r.row, o.DType, to)
+	o.Size, _ = castSize(o.Size, o.DType, to)
+	o.SlabBytes, _ = castSize(o.SlabBytes, o.DType, to)
+	o.DType = to
+	return o, &t, ""
 }
 
 // sized fills in where the segments end, and the sizes of their Output.

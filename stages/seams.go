@@ -82,6 +82,7 @@ type Rule interface {
 type Rewrite struct {
 	Drop bool   // do not make it; its tensors count as ignored
 	Name string // another name; "" keeps it
-	// DType is another dtype, for an Output of floating-point values in row-major order: F32, F16 or BF16. The zero value keeps it.
+	// DType is another dtype, F32, F16 or BF16, for an Output of floating-point values in row-major order: those that are copied or cast from
+	// the file's are cast to it, dequantised weights are made in it. The zero value keeps it.
 	DType DType
 }
