@@ -3,12 +3,26 @@ package coldload
 import (
 	"context"
 	"errors"
-	"strings"
+	"slices"
 
 	"github.com/coldload/coldload/plan"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
 )
+
+// notFoundError is a refusal because a module is not there.
+type notFoundError struct{ error }
+
+func (e notFoundError) Unwrap() []error { return []error{e.error, ErrNotFound} }
+
+// notFound puts ErrNotFound into the chain of a refusal that says so.
+func notFound(err error) error {
+	refused, ok := errors.AsType[*stages.RefusedError](err)
+	if ok && slices.ContainsFunc(refused.Faults, func(f stages.Fault) bool { return f.Code == stages.CodeNotFound }) {
+		return notFoundError{err}
+	}
+	return err
+}
 
 // GPTQ is the raw members of one GPTQ module. Tensors that it has not have no name.
 type GPTQ struct {
@@ -30,7 +44,7 @@ func (ck *Checkpoint) GPTQ(base string) (GPTQ, error) {
 		return err
 	})
 	if err != nil {
-		return GPTQ{}, err
+		return GPTQ{}, notFound(err)
 	}
 	g := GPTQ{K: m.K, N: m.N, Bits: m.Bits, Group: m.Group, Symmetric: m.Symmetric, ActOrder: m.ActOrder, Format: m.Format}
 	for to, i := range map[*stages.Tensor]int{
@@ -45,22 +59,30 @@ func (ck *Checkpoint) GPTQ(base string) (GPTQ, error) {
 
 // Module is one module in its final form, in host memory that the caller closes.
 type Module struct {
-	Name   string
-	Result *Result
+	Name    string
+	K, N    int64 // input and output features; of one expert when there are several
+	Experts int   // 0 when it is not stacked
+	// Bits and Group are those of the codes in the checkpoint: 0 when the weights are dense there (or were packed dequantised), and Group -1
+	// for one group over all of K.
+	Bits, Group int
+	Result      *Result
 	*host.Memory
+
+	outputs  map[string]string // names by suffix
+	suffixes []string
 }
 
-// Part is the Output with the given suffix: "qweight", "scales", "weight", "bias", "g_idx", ...
-func (m *Module) Part(suffix string) (host.Tensor, bool) { return m.Lookup(m.Name + "." + suffix) }
+// Part is the Output with the given suffix: "qweight", "scales", "weight", "bias", "g_idx", ... A rule that renames does not change it.
+func (m *Module) Part(suffix string) (host.Tensor, bool) {
+	name, ok := m.outputs[suffix]
+	if !ok {
+		return host.Tensor{}, false
+	}
+	return m.Lookup(name)
+}
 
 // Parts lists the suffixes of the Outputs.
-func (m *Module) Parts() []string {
-	var list []string
-	for _, o := range m.Outputs() {
-		list = append(list, strings.TrimPrefix(o.Name, m.Name+"."))
-	}
-	return list
-}
+func (m *Module) Parts() []string { return slices.Clone(m.suffixes) }
 
 // Linear loads one linear layer in the layout of opt: the first that exists of the quantised module of that name, its quantised members,
 // the dense module, its dense members. For a fused name (qkv_proj, gate_up_proj) members are joined, whatever opt.NoFuse says; Include and
@@ -115,11 +137,15 @@ func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, opt Options
 		res.takePlan(p)
 	}
 	if err != nil {
-		return nil, err
+		return nil, notFound(err)
 	}
 	sink := host.New(host.Options{})
 	if err := ck.begin(ctx, p, sink, opt, res); err != nil {
 		return nil, err
 	}
-	return &Module{Name: q.Name, Result: res, Memory: sink.Memory()}, nil
+	s := p.Single
+	return &Module{
+		Name: q.Name, K: s.K, N: s.N, Experts: s.Experts, Bits: s.Bits, Group: s.Group, Result: res, Memory: sink.Memory(),
+		outputs: s.Outputs, suffixes: s.Suffixes,
+	}, nil
 }

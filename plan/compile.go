@@ -32,6 +32,8 @@ type compiler struct {
 	kept    map[string]*Kept
 	dropped []recipe // of Outputs that a rule does not want
 	added   int      // Outputs that were asked for, dropped ones too
+	single  *Single  // of a Plan of one module, else nil
+	prefix  string   // of its Outputs' names
 }
 
 // Marks in compiler.owner.
@@ -310,9 +312,15 @@ func castSize(n int64, from, to stages.DType) (int64, bool) {
 // add appends an Output with its recipe. Two Outputs of one name would overwrite each other: that is a fault.
 func (c *compiler) add(o stages.Output, r recipe) {
 	c.added++
+	name := o.Name
 	o, r, ok := c.rewrite(o, r)
 	if !ok {
 		return
+	}
+	if c.single != nil {
+		suffix := strings.TrimPrefix(name, c.prefix)
+		c.single.Suffixes = append(c.single.Suffixes, suffix)
+		c.single.Outputs[suffix] = o.Name
 	}
 	c.plan.Outputs = append(c.plan.Outputs, o)
 	c.plan.recipes = append(c.plan.recipes, r)
@@ -328,7 +336,7 @@ func (c *compiler) checkNames() {
 		}
 		o := &c.plan.Outputs[i]
 		problem, advice := "", "the checkpoint holds both the fused and the separate weights: remove one"
-		if t, exists := c.in.Catalog.Lookup(o.Name); exists && !renamed && c.owner[t] == ownerNone {
+		if t, exists := c.in.Catalog.Lookup(o.Name); exists && !renamed && c.owner != nil && c.owner[t] == ownerNone {
 			problem = "would be made from its members, but the checkpoint has a tensor of that name"
 		}
 		if _, twice := c.names[o.Name]; twice {

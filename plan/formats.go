@@ -93,19 +93,24 @@ func (c *compiler) findUnannounced() {
 		if found[method]++; found[method] > 1 {
 			continue
 		}
-		if c.in.Quant != nil {
-			c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised in another way than "+c.in.Quant.Where+" says", c.method, method,
-				"give the checkpoint the config that its quantiser wrote")
-			continue
-		}
-		c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",
-			"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
+		c.unannounced(i, method)
 	}
 	for method, n := range found {
 		if n > 1 {
 			c.note("%d tensors look quantised (%s)", n, method)
 		}
 	}
+}
+
+// unannounced reports a tensor that gives a method away which no file names.
+func (c *compiler) unannounced(i int, method string) {
+	if c.in.Quant != nil {
+		c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised in another way than "+c.in.Quant.Where+" says", c.method, method,
+			"give the checkpoint the config that its quantiser wrote")
+		return
+	}
+	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",
+		"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
 }
 
 // quantisedBy tells which method a tensor gives away. An F8 weight counts only beside a scale: some checkpoints just store F8.

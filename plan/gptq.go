@@ -42,6 +42,10 @@ type gptqSpec struct {
 // order reports whether the input features are sorted by group: the config says so, or the user does.
 func (s gptqSpec) order() bool { return s.descAct }
 
+// CodeBits and GroupSize make it Quantised.
+func (s gptqSpec) CodeBits() int  { return int(s.bits) }
+func (s gptqSpec) GroupSize() int { return int(s.group) }
+
 func (s gptqSpec) String() string {
 	t := fmt.Sprintf("gptq %d bits, group %d", s.bits, s.group)
 	if !s.sym {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,18 +16,42 @@ type Request struct {
 	Experts int      // 0 when it is not stacked
 }
 
+// Single is what a Plan of one module knows of it.
+type Single struct {
+	K, N    int64 // input and output features; of one expert when it is stacked
+	Experts int   // 0 when it is not stacked
+	// Bits and Group are those of the codes in the checkpoint: 0 when it has none, and Group -1 for one group over all of K.
+	Bits, Group int
+	// Outputs are the names of the Outputs by suffix, as rules made them.
+	Outputs map[string]string
+	// Suffixes are the keys of Outputs, in the order in which they were made.
+	Suffixes []string
+}
+
+// Quantised is implemented by the Spec of a format with codes of so many bits, that share a scale in groups: -1 is one group over all of K.
+type Quantised interface {
+	CodeBits() int
+	GroupSize() int
+}
+
 // MakeModule plans one module: the Plan of a whole checkpoint would make the same Outputs for it, if its rules fuse it so. What does not fit
 // together is a *stages.RefusedError.
 func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 	c := newCompiler(in, opt)
+	c.single = &Single{Experts: q.Experts, Outputs: map[string]string{}}
+	c.prefix = q.Name + "."
+	c.plan.Single = c.single
 	if in.Packed != nil {
 		c.requestPacked(q)
 	} else if c.openFormat(); len(c.faults.list) == 0 {
 		c.request(q)
 	}
 	if len(c.faults.list) == 0 {
+		c.checkNames()
 		c.plan.Summary.Format = c.method
 		c.sumOutputs()
+	}
+	if len(c.faults.list) == 0 {
 		c.plan.layOut(TargetBatch(opt.Budget))
 		c.measure()
 	}
@@ -47,6 +72,7 @@ func (c *compiler) requestPacked(q Request) {
 		}
 		c.takeOutput(int(t))
 	}
+	c.single.fromShapes(c.in, list)
 	if len(list) == 0 {
 		c.faults.add(stages.Fault{
 			Code: stages.CodeNotFound, Tensor: q.Name, Problem: "no such module in the packed folder", Expected: "outputs " + q.Name + "....",
@@ -73,9 +99,74 @@ func (c *compiler) request(q Request) {
 		}
 	}
 	g.Modules = c.modules
-	if len(c.faults.list) == 0 && c.agree(g) {
+	if len(c.faults.list) == 0 && c.agree(g) && c.sameWidths(g) {
+		c.single.of(g)
 		c.compileGroup(g)
 		c.findUnused()
+	}
+}
+
+// sameWidths reports whether the members of every expert have the same output features, as gate and up must have.
+func (c *compiler) sameWidths(g *Group) bool {
+	first := g.First()
+	for _, m := range g.Modules {
+		if g.Stacked() && m.N != first.N {
+			c.checks.ModuleFault(m, stages.CodeMismatch, "number of output features differs from "+first.Base, strconv.FormatInt(first.N, 10),
+				strconv.FormatInt(m.N, 10), "members of experts that become one have the same shape")
+			return false
+		}
+	}
+	return true
+}
+
+// of takes the figures of a Group.
+func (s *Single) of(g *Group) {
+	s.K, s.N = g.First().K, g.N()
+	if q, ok := g.First().Spec.(Quantised); ok {
+		s.Bits, s.Group = q.CodeBits(), q.GroupSize()
+	}
+}
+
+// fromShapes finds the figures of a module of a packed folder by the shapes of its Outputs, which the layouts fix. A group size that they do
+// not tell stays 0.
+func (s *Single) fromShapes(in Input, list []int32) {
+	shapes := map[string][]int64{} // without the axis of experts
+	codes := stages.LayoutRaw
+	for _, t := range list {
+		_, suffix := cutLast(in.Catalog.Name(int(t)))
+		shape := shapeOf(in.Catalog, int(t))
+		if len(shape) == 3 {
+			s.Experts, shape = int(shape[0]), shape[1:]
+		}
+		shapes[suffix] = shape
+		if suffix == "qweight" {
+			codes, _ = in.Packed.Output(int(t))
+		}
+	}
+	matrix := func(suffix string) (rows, cols int64) {
+		if x := shapes[suffix]; len(x) == 2 {
+			return x[0], x[1]
+		}
+		return 0, 0
+	}
+	s.N, s.K = matrix("weight")
+	rows, cols := matrix("qweight")
+	groups, n := matrix("scales")
+	if rows == 0 || groups == 0 || n == 0 {
+		return
+	}
+	s.N = n
+	if codes == stages.LayoutMarlin {
+		s.K, s.Bits = rows*16, int(cols*2/n)
+	} else if _, zeros := matrix("qzeros"); zeros > 0 {
+		s.Bits = int(zeros * 32 / n)
+		s.K = rows * 32 / max(int64(s.Bits), 1)
+	}
+	switch {
+	case groups == 1:
+		s.Group = -1
+	case s.K%groups == 0:
+		s.Group = int(s.K / groups)
 	}
 }
 
@@ -86,12 +177,25 @@ func (c *compiler) addRequested(base string) {
 		c.addModule(base, c.reader.Parts(), c.reader)
 	case c.exists(base + ".weight"):
 		c.addModule(base, dense{}.Parts(), dense{})
+	case c.looksQuantised(base):
 	default:
 		c.faults.add(stages.Fault{
 			Code: stages.CodeNotFound, Tensor: base, Problem: "no such module", Expected: "a quantised or a dense weight", Found: "neither",
 			Advice: "`coldload plan` lists what the checkpoint has",
 		})
 	}
+}
+
+// looksQuantised reports tensors of a module that only quantised checkpoints have, when nothing says how they were quantised. It looks at every
+// name, which only a module that is not there is worth.
+func (c *compiler) looksQuantised(base string) bool {
+	for i := range c.in.Catalog.Len() {
+		if method, ok := c.quantisedBy(i); ok && strings.HasPrefix(c.in.Catalog.Name(i), base+".") {
+			c.unannounced(i, method)
+			return true
+		}
+	}
+	return false
 }
 
 // Linear finds what a module name stands for: the first that exists of the quantised module itself, its quantised members, the dense
@@ -139,6 +243,11 @@ func Experts(pattern string, members []string, n int) (Request, error) {
 	if n <= 0 || n > mostExperts || len(members) == 0 {
 		return Request{}, fmt.Errorf("plan: %d experts with %d members", n, len(members))
 	}
+	for i, m := range members {
+		if slices.Contains(members[:i], m) {
+			return Request{}, fmt.Errorf("plan: the member %q of the experts is given twice", m)
+		}
+	}
 	q := Request{Name: strings.TrimSuffix(strings.Replace(pattern, "{e}", "", 1), ".") + "." + stackedName(members), Experts: n}
 	for e := range n {
 		scope := strings.Replace(pattern, "{e}", fmt.Sprint(e), 1)
@@ -181,7 +290,7 @@ func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	c := newCompiler(in, opt)
 	c.openFormat()
 	r, ok := c.reader.(*gptqReader)
-	if !ok {
+	if !ok && len(c.faults.list) == 0 && !c.looksQuantised(base) {
 		c.faults.add(stages.Fault{Code: stages.CodeUnsupported, Tensor: base, Problem: "the checkpoint is not quantised with gptq", Found: c.method})
 	}
 	if len(c.faults.list) == 0 {

@@ -45,6 +45,7 @@ type Plan struct {
 	Summary Summary
 	Notes   []string
 	Faults  []stages.Fault
+	Single  *Single // what MakeModule planned; nil for a whole checkpoint
 
 	catalog Catalog
 	recipes []recipe // one per Output
