@@ -1,6 +1,7 @@
 package coldload_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -32,6 +33,63 @@ func TestOrderOfMembers(t *testing.T) {
 		loads(t, []row{{name: string(layout) + ", not fused", opt: coldload.Options{Layout: layout, NoFuse: true}, build: build}})
 	}
 	loads(t, []row{{name: "dequantised", opt: coldload.Options{Layout: stages.LayoutDequant}, build: build}})
+}
+
+// TestMemberWithoutTrivialOrder: without act-order a g_idx that is absent says what a trivial one says, for fusing too. One that is not trivial is
+// found all the same.
+func TestMemberWithoutTrivialOrder(t *testing.T) {
+	q, k, v := qkv(ckpt.GPTQOptions{})
+	bare := ckpt.Without(k, "g_idx")
+	all, _ := loadPath(t, gptq(q, k, v), coldload.Options{Layout: stages.LayoutRaw})
+	odd, _, _ := qkv(ckpt.GPTQOptions{})
+	odd.GIdx[3] = 1
+	for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw} {
+		opt := coldload.Options{Layout: layout}
+		want, _ := loadPath(t, gptq(q, k, v), opt)
+		for what, build := range map[string]func(*ckpt.Builder) string{"k": gptq(q, bare, v), "q": gptq(ckpt.Without(q, "g_idx"), k, v)} {
+			got, _ := loadPath(t, build, opt)
+			for name, x := range got.All() {
+				if w, ok := want.Lookup(name); !ok || !bytes.Equal(x.Bytes, w.Bytes) {
+					t.Errorf("%s without g_idx, %s: %s is not what it is with one", what, layout, name)
+				}
+			}
+			if _, ok := got.Lookup(attn + "qkv_proj.g_idx"); ok {
+				t.Errorf("%s without g_idx, %s: there is a g_idx", what, layout)
+			}
+		}
+		breaks(t, []row{{name: string(layout), opt: opt, build: gptq(odd, bare, v), says: []string{attn + "q_proj.g_idx", "g_idx[3]", "--act-order"}}})
+	}
+	if _, ok := all.Lookup(attn + "qkv_proj.g_idx"); !ok {
+		t.Error("no g_idx where every member has one")
+	}
+}
+
+// loadPath loads what a row's build makes.
+func loadPath(t *testing.T, build func(*ckpt.Builder) string, opt coldload.Options) (*host.Memory, *coldload.Result) {
+	t.Helper()
+	sink, res, err := tryLoad(t, row{build: build, opt: opt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return memoryOf(t, sink), res
+}
+
+// TestChecksOfWhatIsLeft: a raw g_idx that is copied is checked without its qweight too, and the plan says what is not.
+func TestChecksOfWhatIsLeft(t *testing.T) {
+	m := o(ckpt.GPTQOptions{})
+	m.GIdx[5] = 99
+	drop := coldload.Options{Layout: stages.LayoutRaw, Rules: []stages.Rule{ruleFunc(func(o stages.Output) stages.Rewrite {
+		return stages.Rewrite{Drop: strings.HasSuffix(o.Name, ".qweight")}
+	})}}
+	exclude := coldload.Options{Layout: stages.LayoutRaw, Exclude: []string{"*.qweight"}}
+	for name, opt := range map[string]coldload.Options{"all": {Layout: stages.LayoutRaw}, "excluded": exclude, "dropped": drop} {
+		breaks(t, []row{{name: name, opt: opt, build: gptq(m), says: []string{oProj + ".g_idx", "g_idx[5]", "found 99"}}})
+	}
+	for name, opt := range map[string]coldload.Options{"excluded": exclude, "dropped": drop} {
+		loads(t, []row{{name: name, opt: opt, build: gptq(o(ckpt.GPTQOptions{})), check: func(got loaded) {
+			notes(t, got.res.Notes, "1 outputs that are left out", "value checks", "qzeros")
+		}}})
+	}
 }
 
 // TestBadValuesOfEveryLayout: the checks of values do not depend on what is made of them.

@@ -392,7 +392,7 @@ func (l *rndLoad) agree(u *rndUnit) bool {
 		if !m.quantised() {
 			return fmt.Sprint("dense", m.dense, bias)
 		}
-		return fmt.Sprint(m.bits, m.group, m.sym, l.order(m), m.scaleType, m.gIdx != nil, bias)
+		return fmt.Sprint(m.bits, m.group, m.sym, l.order(m), m.scaleType, bias)
 	}
 	for i, m := range u.modules {
 		if what(m) != what(u.modules[0]) || m.k != u.modules[0].k || m.n != u.modules[i%u.members].n {
@@ -449,8 +449,7 @@ func (l *rndLoad) values(u *rndUnit, layout stages.Layout) {
 			l.want.warns = true
 		}
 		full := slices.Contains(m.stored, 1<<m.bits-1)
-		wraps := layout == stages.LayoutDequant && l.c.wraps && 32%m.bits == 0
-		if !m.sym && l.c.format == "gptq" && full && !wraps && layout != stages.LayoutRaw && layout != stages.LayoutMarlin {
+		if !m.sym && l.c.format == "gptq" && full && (!l.c.wraps || layout == stages.LayoutExllama) {
 			l.want.fails[m.base+".qzeros"] = true
 		}
 		if m.gIdx == nil {
@@ -603,7 +602,7 @@ func (l *rndLoad) raw(u *rndUnit) {
 	})
 	l.plainZeros(u, stages.LayoutRaw)
 	l.plainFloats(u, stages.LayoutRaw)
-	if m.gIdx != nil {
+	if !slices.ContainsFunc(u.modules, func(m *rndModule) bool { return m.gIdx == nil }) {
 		l.add(u, "g_idx", safetensors.I32, stages.LayoutRaw, []int{m.k}, func(members []*rndModule) []byte { return rndInts(members[0].gIdx) })
 	}
 }
@@ -757,6 +756,8 @@ func (l *rndLoad) zeros(m *rndModule) []int {
 				ones |= 1 << (m.bits * x)
 			}
 			out[i] = int((word + ones) >> (m.bits * (i - first)) & (1<<m.bits - 1))
+		case full && l.c.wraps:
+			out[i] = int(f+1) & (1<<m.bits - 1)
 		default:
 			out[i] = int(f) + 1
 		}

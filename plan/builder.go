@@ -16,7 +16,7 @@ type Builder struct {
 	group  *Group
 	layout stages.Layout
 	// suffixes are those of the Outputs so far.
-	suffixes map[string]bool
+	suffixes []string
 }
 
 // Layout is the one to compile for.
@@ -75,7 +75,7 @@ type Check struct {
 
 // Grid adds an Output.
 func (b *Builder) Grid(g Grid) {
-	if !b.unique(g.Suffix) || !b.runs(g.Suffix, append(checkOps(g.Checks), g.Op)...) {
+	if !b.unique(g.Suffix) || !b.runs(g.Suffix, g.Op, g.Checks) {
 		return
 	}
 	members := len(b.group.Members)
@@ -105,14 +105,6 @@ func (b *Builder) Grid(g Grid) {
 		dims = []int64{g.Rows, g.Cols}
 	}
 	b.add(g.Suffix, g.DType, dims, g.Layout, g.Kind, each, r.perSlab*r.stride, r)
-}
-
-func checkOps(list []Check) []stages.Op {
-	ops := make([]stages.Op, len(list), len(list)+1)
-	for i, k := range list {
-		ops[i] = k.Op
-	}
-	return ops
 }
 
 // checks lists what the Checks look at.
@@ -149,7 +141,7 @@ type Tall struct {
 
 // Tall adds an Output of [N, K] elements.
 func (b *Builder) Tall(t Tall) {
-	if !b.unique(t.Suffix) || !b.runs(t.Suffix, append(checkOps(t.Checks), t.Op)...) {
+	if !b.unique(t.Suffix) || !b.runs(t.Suffix, t.Op, t.Checks) {
 		return
 	}
 	m := b.group.First()
@@ -176,7 +168,7 @@ func (b *Builder) opFor(t Tall) func(stages.DType) (stages.Op, error) {
 	}
 	return func(to stages.DType) (stages.Op, error) {
 		op, err := t.OpFor(to)
-		if err == nil && !b.runs(t.Suffix, op) {
+		if err == nil && !b.runsOne(t.Suffix, op) {
 			err = errors.New("its format gives no Op for that")
 		}
 		return op, err

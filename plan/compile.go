@@ -17,23 +17,24 @@ type compiler struct {
 	opt  Options
 	plan *Plan
 
-	faults  faultList
-	checks  Checks
-	rules   rules
-	formats []Format
-	method  string
-	reader  Reader // of the quantised Modules; nil when there are none
-	modules []*Module
-	owner   []int32  // per tensor: index into modules, or one of the marks below
-	groups  []*Group // in file order of their first tensor
-	groupOf []int32  // per module: index into groups, or -1
-	names   map[string]struct{}
-	fused   map[string]*Fused // by members and name
-	kept    map[string]*Kept
-	dropped []recipe // of Outputs that a rule does not want
-	added   int      // Outputs that were asked for, dropped ones too
-	single  *Single  // of a Plan of one module, else nil
-	prefix  string   // of its Outputs' names
+	faults   faultList
+	checks   Checks
+	rules    rules
+	formats  []Format
+	method   string
+	reader   Reader // of the quantised Modules; nil when there are none
+	modules  []*Module
+	owner    []int32  // per tensor: index into modules, or one of the marks below
+	groups   []*Group // in file order of their first tensor
+	groupOf  []int32  // per module: index into groups, or -1
+	names    map[string]struct{}
+	fused    map[string]*Fused // by members and name
+	kept     map[string]*Kept
+	dropped  []recipe // of Outputs that a rule does not want
+	suffixes []string // of the Outputs of one Group
+	added    int      // Outputs that were asked for, dropped ones too
+	single   *Single  // of a Plan of one module, else nil
+	prefix   string   // of its Outputs' names
 }
 
 // Marks in compiler.owner.
@@ -234,7 +235,8 @@ func (c *compiler) makeRoom() {
 // compileGroup asks the Group's format for its Outputs, and for raw ones when the layout cannot hold it.
 func (c *compiler) compileGroup(g *Group) {
 	r := c.readerOf(g.First())
-	b := &Builder{c: c, group: g, layout: c.opt.Layout}
+	b := &Builder{c: c, group: g, layout: c.opt.Layout, suffixes: c.suffixes[:0]}
+	defer func() { c.suffixes = b.suffixes }() // one list serves all Groups
 	reason := c.compiled(r, b)
 	if reason == "" {
 		return

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"fmt"
+
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -24,6 +26,18 @@ func (s denseSpec) String() string {
 		return "dense " + s.dtype.String() + " with " + s.bias.String() + " bias"
 	}
 	return "dense " + s.dtype.String()
+}
+
+// Differs names the first thing in which another Spec is not this one.
+func (s denseSpec) Differs(other Spec) (what, expected, found string) {
+	t, ok := other.(denseSpec)
+	switch {
+	case !ok:
+		return "format", s.String(), fmt.Sprint(other)
+	case s.dtype != t.dtype:
+		return "dtype", s.dtype.String(), t.dtype.String()
+	}
+	return "bias", biasOf(s.bias), biasOf(t.bias)
 }
 
 func (dense) Parts() []string { return []string{"weight", "bias"} }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/coldload/coldload/safetensors"
@@ -35,7 +36,6 @@ type gptqParams struct {
 type gptqSpec struct {
 	gptqParams
 	scales stages.DType
-	gIdx   bool
 	bias   stages.DType // Invalid for none
 }
 
@@ -46,6 +46,37 @@ func (s gptqSpec) order() bool { return s.descAct }
 func (s gptqSpec) CodeBits() int  { return int(s.bits) }
 func (s gptqSpec) GroupSize() int { return int(s.group) }
 
+// Differs names the first thing in which another Spec is not this one.
+func (s gptqSpec) Differs(other Spec) (what, expected, found string) {
+	t, ok := other.(gptqSpec)
+	order := map[bool]string{true: "act-order", false: "no act-order"}
+	sym := map[bool]string{true: "symmetric", false: "asymmetric"}
+	switch {
+	case !ok:
+	case s.bits != t.bits:
+		return "number of bits", strconv.FormatInt(s.bits, 10), strconv.FormatInt(t.bits, 10)
+	case s.group != t.group:
+		return "group size", strconv.FormatInt(s.group, 10), strconv.FormatInt(t.group, 10)
+	case s.sym != t.sym:
+		return "symmetry", sym[s.sym], sym[t.sym]
+	case s.descAct != t.descAct:
+		return "order of input features", order[s.descAct], order[t.descAct]
+	case s.scales != t.scales:
+		return "dtype of the scales", s.scales.String(), t.scales.String()
+	case s.bias != t.bias:
+		return "bias", biasOf(s.bias), biasOf(t.bias)
+	}
+	return "format", s.String(), fmt.Sprint(other)
+}
+
+// biasOf describes a bias by its dtype.
+func biasOf(d stages.DType) string {
+	if d == safetensors.Invalid {
+		return "no bias"
+	}
+	return "a bias in " + d.String()
+}
+
 func (s gptqSpec) String() string {
 	t := fmt.Sprintf("gptq %d bits, group %d", s.bits, s.group)
 	if !s.sym {
@@ -55,9 +86,6 @@ func (s gptqSpec) String() string {
 		t += ", act-order"
 	}
 	t += ", " + s.scales.String() + " scales"
-	if s.gIdx {
-		t += ", g_idx"
-	}
 	if s.bias != safetensors.Invalid {
 		t += ", " + s.bias.String() + " bias"
 	}
@@ -119,7 +147,7 @@ func (r *gptqReader) Module(m *Module, c *Checks) bool {
 			"the checkpoint is incomplete: get it again")
 		return false
 	}
-	spec := gptqSpec{gptqParams: p, scales: c.Catalog.DType(int(m.Tensors[gptqScales])), gIdx: m.Has(gptqGIdx)}
+	spec := gptqSpec{gptqParams: p, scales: c.Catalog.DType(int(m.Tensors[gptqScales]))}
 	if m.Has(gptqBias) {
 		spec.bias = c.Catalog.DType(int(m.Tensors[gptqBias]))
 	}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
@@ -137,11 +138,16 @@ func (o *gptqOutputs) checks(balanced bool) []Check {
 		}
 		list = append(list, Check{Part: gptqQzeros, Op: decode.CheckZeros(o.r.zeroWords(o.spec), means)})
 	}
-	if !o.spec.gIdx {
-		return list
-	}
+	return append(list, o.orderChecks(balanced)...)
+}
+
+// orderChecks are those of g_idx.
+func (o *gptqOutputs) orderChecks(balanced bool) (list []Check) {
 	if !o.spec.order() {
-		return append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupOrder(int(o.spec.span(o.m)))})
+		if some, _ := o.gIdx(); some {
+			list = append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupOrder(int(o.spec.span(o.m)))})
+		}
+		return list
 	}
 	if !balanced {
 		list = append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupRange(int(o.groups()))})
@@ -150,6 +156,27 @@ func (o *gptqOutputs) checks(balanced bool) []Check {
 		list = append(list, Check{Part: gptqGIdx, Op: decode.CheckSameOrder(), Against: true})
 	}
 	return list
+}
+
+// gIdx tells whether some of the Modules have a g_idx, and whether all have. Without act-order one that is there says what its absence says.
+func (o *gptqOutputs) gIdx() (some, all bool) {
+	all = true
+	for _, m := range o.g.Modules {
+		if m.Has(gptqGIdx) {
+			some = true
+		} else {
+			all = false
+		}
+	}
+	return some, all
+}
+
+// zeroChecks are the zero points that nobody can tell the meaning of: all ones in format v1, unless the writer is known to wrap them.
+func (o *gptqOutputs) zeroChecks(wraps bool) []Check {
+	if o.r.v2 || o.spec.sym || wraps {
+		return nil
+	}
+	return []Check{{Part: gptqQzeros, Op: decode.CheckZeroFields(int(o.spec.bits), int(o.groups()))}}
 }
 
 // zeroWords are the words that packed zero points of a symmetric Module repeat: 2^(bits-1) in every field, one less in format v1.
@@ -229,15 +256,11 @@ func (o *gptqOutputs) exllama() string {
 		Sides: o.orderSides(), Whole: o.spec.order() || o.spec.bits == 3, Checks: o.checks(true),
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutExllama)
-	var checks []Check
 	zeros := stages.LayoutExllamaV2
 	if !o.r.v2 {
 		zeros = stages.LayoutExllama
-		if !o.spec.sym {
-			checks = append(checks, Check{Part: gptqQzeros, Op: decode.CheckZeroFields(int(o.spec.bits), int(o.groups()))})
-		}
 	}
-	o.zeros(zeros, checks)
+	o.zeros(zeros, o.zeroChecks(false)) // the kernels do not wrap
 	if o.spec.order() {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(groups), stages.LayoutExllama)
 	}
@@ -266,19 +289,25 @@ func (o *gptqOutputs) exllamaHolds() string {
 	return ""
 }
 
-// raw keeps the tensors in GPTQ's own layout, members side by side along N.
+// raw keeps the tensors in GPTQ's own layout, members side by side along N. A g_idx that only some members have is trivial: it is looked at
+// and not kept.
 func (o *gptqOutputs) raw() string {
+	_, gIdx := o.gIdx()
+	checks := o.checks(false)
+	if gIdx {
+		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Part == gptqGIdx }) // they go with its own Output
+	}
 	o.b.Grid(Grid{
 		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
-		Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words, Checks: o.checks(false),
+		Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words, Checks: checks,
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutRaw)
-	o.zeros(stages.LayoutRaw, nil)
-	if o.spec.gIdx {
+	o.zeros(stages.LayoutRaw, o.zeroChecks(o.r.wraps))
+	if gIdx {
 		all := func(m *Module) int64 { return m.K * 4 }
 		o.b.Grid(Grid{
 			Suffix: "g_idx", Part: gptqGIdx, DType: safetensors.I32, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
-			Rows: 1, Dims: []int64{o.m.K}, Width: all, Source: all, Shared: true,
+			Rows: 1, Dims: []int64{o.m.K}, Width: all, Source: all, Shared: true, Checks: o.orderChecks(false),
 		})
 	}
 	if o.spec.bias != safetensors.Invalid {

@@ -207,7 +207,8 @@ func (c *compiler) agree(g *Group) bool {
 		like := g.Modules[i%n] // the same member of the first expert
 		switch {
 		case m.Spec != first.Spec:
-			differ(m, "what it is", first.Spec, m.Spec)
+			what, expected, found := specsDiffer(first.Spec, m.Spec)
+			differ(m, what, expected, found)
 		case m.K != first.K:
 			differ(m, "number of input features", first.K, m.K)
 		case m.N != like.N:
@@ -215,6 +216,16 @@ func (c *compiler) agree(g *Group) bool {
 		}
 	}
 	return ok
+}
+
+// specsDiffer names in what two Specs differ: one thing, when their type can tell.
+func specsDiffer(a, b Spec) (what, expected, found string) {
+	if d, ok := a.(interface {
+		Differs(other Spec) (what, expected, found string)
+	}); ok {
+		return d.Differs(b)
+	}
+	return "format", fmt.Sprint(a), fmt.Sprint(b)
 }
 
 // groupExperts makes the two Groups of a layer's routed experts.

@@ -27,7 +27,8 @@ type Reader interface {
 }
 
 // Spec is what the Modules of one Group must have in common beyond their shapes: bits, group size, flags, dtypes. Two Specs are compared
-// with ==, so its type must be comparable.
+// with ==, so its type must be comparable. One with a method Differs(other Spec) (what, expected, found string) names the one thing in which
+// another differs.
 type Spec interface{ String() string }
 
 // Module is the tensors that make one linear layer in one quantisation format.

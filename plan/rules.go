@@ -43,6 +43,7 @@ func (c *compiler) countDropped() {
 	if len(c.dropped) == 0 {
 		return
 	}
+	c.noteUnchecked(c.dropped)
 	used := map[int32]bool{}
 	mark := func(t int32) { used[t] = true }
 	for _, r := range c.plan.recipes {
@@ -72,18 +73,26 @@ func eachTensor(r recipe, f func(int32)) {
 		}
 	}
 	all(bulk(r))
-	checks := []check(nil)
 	switch r := r.(type) {
 	case *grid:
 		all(r.sides...)
-		checks = r.checks
 	case *tall:
 		all(r.parts...)
-		checks = r.checks.checks
 	}
-	for _, k := range checks {
+	for _, k := range checksOf(r) {
 		all(k.tensors...)
 	}
+}
+
+// checksOf lists the checks that go with a recipe.
+func checksOf(r recipe) []check {
+	switch r := r.(type) {
+	case *grid:
+		return r.checks
+	case *tall:
+		return r.checks.checks
+	}
+	return nil
 }
 
 // bulk lists the tensors that a recipe turns into bytes.

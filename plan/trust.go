@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/coldload/coldload/stages"
 )
@@ -78,32 +79,34 @@ func (c *compiler) findUnused() {
 }
 
 // runs reports whether a load can run the Ops that the format gave.
-func (b *Builder) runs(suffix string, ops ...stages.Op) bool {
-	for _, op := range ops {
-		found := "nil"
-		if op != nil {
-			p := op.Phase()
-			if p == stages.PhaseDecode || p == stages.PhaseFuse || p == stages.PhaseRepack {
-				continue
-			}
-			found = fmt.Sprintf("%s of phase %s", op, p)
-		}
-		b.c.formatFault(b.group.First(), stages.CodeUnsupported, "makes ."+suffix+" with an Op that no stage runs", "an Op of phase decode, fuse or repack", found)
-		return false
+func (b *Builder) runs(suffix string, op stages.Op, checks []Check) bool {
+	ok := b.runsOne(suffix, op)
+	for i := 0; ok && i < len(checks); i++ {
+		ok = b.runsOne(suffix, checks[i].Op)
 	}
-	return true
+	return ok
+}
+
+func (b *Builder) runsOne(suffix string, op stages.Op) bool {
+	found := "nil"
+	if op != nil {
+		p := op.Phase()
+		if p == stages.PhaseDecode || p == stages.PhaseFuse || p == stages.PhaseRepack {
+			return true
+		}
+		found = fmt.Sprintf("%s of phase %s", op, p)
+	}
+	b.c.formatFault(b.group.First(), stages.CodeUnsupported, "makes ."+suffix+" with an Op that no stage runs", "an Op of phase decode, fuse or repack", found)
+	return false
 }
 
 // unique reports whether the Group has no other Output of that name.
 func (b *Builder) unique(suffix string) bool {
-	if b.suffixes[suffix] {
+	if slices.Contains(b.suffixes, suffix) {
 		b.c.formatFault(b.group.First(), stages.CodeDuplicate, "makes two Outputs of the name "+b.group.Name+"."+suffix, "", "")
 		return false
 	}
-	if b.suffixes == nil {
-		b.suffixes = map[string]bool{}
-	}
-	b.suffixes[suffix] = true
+	b.suffixes = append(b.suffixes, suffix)
 	return true
 }
 

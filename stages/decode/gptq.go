@@ -147,7 +147,7 @@ func (op *checkZeros) Run(j *stages.Job) error {
 	b := j.Src[0]
 	for i, at := 0, 0; at+4 <= len(b); at += 4 {
 		if found := binary.LittleEndian.Uint32(b[at:]); found != op.words[i] {
-			j.Warn("%s: word %d is 0x%08X where a symmetric module has 0x%08X; %s", j.Inputs[0].Tensor, at/4, found, op.words[i], op.means)
+			j.Warn("word %d is 0x%08X where a symmetric module has 0x%08X; %s", at/4, found, op.words[i], op.means)
 			return nil
 		}
 		if i++; i == len(op.words) {

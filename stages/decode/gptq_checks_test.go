@@ -55,7 +55,7 @@ func TestChecks(t *testing.T) {
 		{op: CheckZeros(PackConstant(4, false, 7), "so be it"), src: [][]byte{zeros(4, 7, 3)}},
 		{op: CheckZeros(PackConstant(3, false, 3), "so be it"), src: [][]byte{zeros(3, 3, 5)}},
 		{op: CheckZeros(PackConstant(8, false, 127), "so be it"), src: [][]byte{zeros(8, 127, 1)[:4]}}, // four columns
-		{op: CheckZeros(PackConstant(4, false, 7), "so be it"), src: [][]byte{zeros(4, 8, 3)}, says: "m.qweight|word 0 is 0x88888888|has 0x77777777|so be it", warn: true},
+		{op: CheckZeros(PackConstant(4, false, 7), "so be it"), src: [][]byte{zeros(4, 8, 3)}, says: "word 0 is 0x88888888|has 0x77777777|so be it", warn: true},
 		{op: CheckZeros(PackConstant(3, false, 3), "so be it"), src: [][]byte{spoilt(zeros(3, 3, 5), 59)}, says: "word 14|so be it", warn: true},
 		{op: CheckZeroFields(4, 2), src: [][]byte{zeros(4, 14, 2)}},
 		{op: CheckZeroFields(4, 4), src: [][]byte{spoilt(zeros(4, 14, 2), 19)}, says: "m.qweight|group 2|output 0|all ones|gptq_v2"},

@@ -18,7 +18,7 @@ type GPTQLayout struct {
 	// ZeroBias is what is added to a stored zero point: 1 in checkpoint_format gptq, 0 in gptq_v2 and gptq_p.
 	ZeroBias int
 	// WrapZeros makes zero points of all ones mean what GPTQModel since 0.9 means by them: one whole-word add, which carries into the
-	// next field. Without it such a field is refused.
+	// next field, and with 3 bits, which do not fill words, 0. Without it such a field is refused.
 	WrapZeros bool
 	// Symmetric modules ignore the stored zero points: each is 2^(Bits-1).
 	Symmetric bool
@@ -324,6 +324,8 @@ func (d *dequantiser) zero(g, n int) (int, error) {
 		return row.field(n) + op.ZeroBias, nil
 	case op.WrapZeros && 32%op.Bits == 0:
 		return row.wrapped(n), nil
+	case op.WrapZeros:
+		return 0, nil // such fields are added to one by one: all ones is -1
 	}
 	return 0, fullField(d.job.Inputs[dequantZeros].Tensor, g, n, op.Bits)
 }

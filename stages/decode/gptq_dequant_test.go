@@ -207,12 +207,14 @@ func TestWrappedZeros(t *testing.T) {
 	c.zeros = z
 	c.want(t, safetensors.F16, safetensors.F32)
 
-	// A field of three bits fills no word: nobody wraps it, so it stays refused.
-	three := randomCase(rand.New(rand.NewPCG(2, 2)), GPTQLayout{Bits: 3, ZeroBias: 1, WrapZeros: true, Group: 32}, 32, 32)
-	three.stored[17] = 7
+	// Fields of three bits fill no word: they wrap one by one.
+	three := randomCase(rand.New(rand.NewPCG(2, 2)), GPTQLayout{Bits: 3, ZeroBias: 1, Group: 32}, 32, 32)
+	three.stored[17], three.zeros[17] = 7, 0
 	if err := three.run(t, safetensors.F32); !says(err, "m.qzeros", "output 17", "stored as 7") {
 		t.Errorf("error %v", err)
 	}
+	three.WrapZeros = true
+	three.want(t, safetensors.F16, safetensors.F32)
 
 	// In gptq_v2 fifteen is a zero point like others.
 	v2 := one(9, 1)
