@@ -37,11 +37,12 @@ func (l Load) Headline() string {
 	return line
 }
 
-// Text is the headline, the phase table and what was odd, at most width columns wide where that is possible; 0 sets no bound.
+// Text is the headline, the phase table, what stayed raw and what was odd, at most width columns wide where that is possible; 0 sets no bound.
 func (l Load) Text(width int) string {
 	var b strings.Builder
 	b.WriteString(l.Headline() + "\n\n")
 	b.WriteString(Phases(l.Result.Phases, l.Result.Duration, width))
+	writeKept(&b, l.Result.Plan.Summary)
 	writeList(&b, "notes", l.Result.Notes)
 	writeList(&b, "warnings", l.Result.Warnings)
 	return b.String()

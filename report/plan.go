@@ -14,6 +14,8 @@ type Plan struct {
 	Path   string // as the user gave it
 	DType  string // asked for: "keep", "f16", ...
 	Budget int64  // bytes
+	// NoFuse, Strict and ActOrder are what else was asked for.
+	NoFuse, Strict, ActOrder bool
 }
 
 // Headline is the Plan in one line.
@@ -35,7 +37,7 @@ func (p Plan) Text(width int) string {
 	p.writeKinds(&b)
 	p.writeFused(&b)
 	p.writeOutputs(&b, width)
-	p.writeKept(&b)
+	writeKept(&b, p.Plan.Summary)
 	if len(p.Plan.Faults) == 0 {
 		p.writeCosts(&b)
 	}
@@ -86,7 +88,24 @@ func (p Plan) writeSource(b *strings.Builder) {
 		[2]string{"holds", fmt.Sprintf("%s in %s, %s", Plural(int64(s.Tensors), "tensor"), Plural(int64(s.Shards), "shard"), Bytes(s.BytesIn))},
 		[2]string{"ignored", ignored},
 		[2]string{"modules", modules},
-		[2]string{"asked for", fmt.Sprintf("layout %s, dtype %s", s.Layout, p.DType)})
+		[2]string{"asked for", p.askedFor()})
+}
+
+func (p Plan) askedFor() string {
+	s := fmt.Sprintf("layout %s, dtype %s", p.Plan.Summary.Layout, p.DType)
+	for _, o := range []struct {
+		given bool
+		says  string
+	}{
+		{p.NoFuse, "nothing fused or stacked"},
+		{p.Strict, "strict"},
+		{p.ActOrder, "act-order wherever there is a g_idx"},
+	} {
+		if o.given {
+			s += ", " + o.says
+		}
+	}
+	return s
 }
 
 // KindTotal is how many Outputs are of one Kind.
@@ -117,6 +136,7 @@ var kindOrder = []struct {
 	{stages.KindCast, "in another dtype"},
 	{stages.KindFused, "members side by side in one tensor"},
 	{stages.KindStacked, "experts on a leading axis (gate and up fused where both are there)"},
+	{stages.KindDequantised, "modules of their own as floating-point weights"},
 	{stages.KindRepacked, "in the kernel's layout (fused and stacked where the names say so)"},
 }
 
@@ -152,12 +172,13 @@ func (p Plan) writeFused(b *strings.Builder) {
 	}
 }
 
-func (p Plan) writeKept(b *strings.Builder) {
-	if len(p.Plan.Summary.Kept) == 0 {
+// writeKept says what the layout could not hold, and why.
+func writeKept(b *strings.Builder, s plan.Summary) {
+	if len(s.Kept) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "\nkept raw: what layout %s cannot hold\n", p.Plan.Summary.Layout)
-	for _, k := range p.Plan.Summary.Kept {
+	fmt.Fprintf(b, "\nkept raw: what layout %s cannot hold\n", s.Layout)
+	for _, k := range s.Kept {
 		fmt.Fprintf(b, "  - %s: %s, first %s\n", Clean(k.Reason), Plural(int64(k.Groups), "module"), Clean(k.Example))
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,8 +83,35 @@ func TestStrict(t *testing.T) {
 			t.Errorf("%s --strict --layout exllama: exit code %d, stderr %s", verb, r.code, r.err)
 		}
 	}
-	if r := command(t, "plan", fixture(asymFixture)); !strings.Contains(r.out, "these are asymmetric") {
-		t.Errorf("the plan does not say why modules are kept:\n%s", r.out)
+	out := func() string { return filepath.Join(t.TempDir(), "out") }
+	for _, line := range [][]string{{"plan"}, {"load"}, {"load", "--to", "file:" + out()}, {"pack", out()}} {
+		args := slices.Concat(line[:1], []string{fixture(asymFixture)}, line[1:])
+		r := command(t, args...)
+		if !strings.Contains(r.out, "\nkept raw: what layout marlin cannot hold\n  - Marlin without zero points holds symmetric modules only, these are asymmetric: ") {
+			t.Errorf("%s does not say why modules are kept:\n%s", line, r.out)
+		}
+	}
+	for _, line := range [][]string{{"plan"}, {"load"}, {"pack", out()}} {
+		o := command(t, slices.Concat(line[:1], []string{fixture(asymFixture)}, line[1:], []string{"--json"})...).object(t)
+		if kept, ok := o["kept"].([]any); !ok || len(kept) != 1 || !strings.Contains(fmt.Sprint(kept[0]), "these are asymmetric") {
+			t.Errorf("%s --json: kept is %v", line, o["kept"])
+		}
+	}
+	if kept, ok := command(t, "load", fixture(gptqFixture), "--json").object(t)["kept"].([]any); !ok || len(kept) != 0 {
+		t.Errorf("kept is %v where all is held", kept)
+	}
+}
+
+// TestPlanSaysWhatWasAsked: flags that decide what is made stand in the text.
+func TestPlanSaysWhatWasAsked(t *testing.T) {
+	t.Parallel()
+	plain := command(t, "plan", fixture(gptqFixture)).out
+	if !strings.Contains(plain, "asked for   layout marlin, dtype keep\n") {
+		t.Errorf("the plan says\n%s", plain)
+	}
+	all := command(t, "plan", fixture(gptqFixture), "--no-fuse", "--act-order", "--strict").out
+	if !strings.Contains(all, "asked for   layout marlin, dtype keep, nothing fused or stacked, strict, act-order wherever there is a g_idx\n") {
+		t.Errorf("the plan says\n%s", all)
 	}
 }
 

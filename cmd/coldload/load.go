@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/plan"
 	"github.com/coldload/coldload/report"
 	"github.com/coldload/coldload/sinks/discard"
 	"github.com/coldload/coldload/sinks/host"
@@ -179,6 +180,7 @@ type loadJSON struct {
 	Kernels  string      `json:"kernels"`  // the best instruction set that they could use
 	BoundBy  string      `json:"bound_by"` // empty: this version does not judge
 	Phases   []phaseJSON `json:"phases"`
+	Kept     []plan.Kept `json:"kept"` // what the layout cannot hold, by reason
 	Notes    []string    `json:"notes"`
 	Warnings []string    `json:"warnings"`
 }
@@ -209,7 +211,7 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, Read: readJSON(res.Read),
-		Kernels: res.Kernels, Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
+		Kernels: res.Kernels, Kept: notNil(res.Plan.Summary.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
 		j.Phases = append(j.Phases, phaseJSON{

@@ -59,7 +59,9 @@ func runPlan(ctx context.Context, e *env, o *planFlags, path string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	r := report.Plan{Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget}
+	r := report.Plan{
+		Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget, NoFuse: opt.NoFuse, Strict: opt.Strict, ActOrder: opt.ActOrder,
+	}
 	width, onTerminal := e.outTTY()
 	_, errOnTerminal := e.errTTY()
 	told := toldError{err: err, onTerminal: onTerminal && errOnTerminal && !o.quiet && !o.json}
