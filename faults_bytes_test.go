@@ -40,14 +40,14 @@ func TestOrderOfMembers(t *testing.T) {
 func TestMemberWithoutTrivialOrder(t *testing.T) {
 	q, k, v := qkv(ckpt.GPTQOptions{})
 	bare := ckpt.Without(k, "g_idx")
-	all, _ := loadPath(t, gptq(q, k, v), coldload.Options{Layout: stages.LayoutRaw})
+	all := loadPath(t, gptq(q, k, v), coldload.Options{Layout: stages.LayoutRaw})
 	odd, _, _ := qkv(ckpt.GPTQOptions{})
 	odd.GIdx[3] = 1
 	for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw} {
 		opt := coldload.Options{Layout: layout}
-		want, _ := loadPath(t, gptq(q, k, v), opt)
+		want := loadPath(t, gptq(q, k, v), opt)
 		for what, build := range map[string]func(*ckpt.Builder) string{"k": gptq(q, bare, v), "q": gptq(ckpt.Without(q, "g_idx"), k, v)} {
-			got, _ := loadPath(t, build, opt)
+			got := loadPath(t, build, opt)
 			for name, x := range got.All() {
 				if w, ok := want.Lookup(name); !ok || !bytes.Equal(x.Bytes, w.Bytes) {
 					t.Errorf("%s without g_idx, %s: %s is not what it is with one", what, layout, name)
@@ -65,13 +65,13 @@ func TestMemberWithoutTrivialOrder(t *testing.T) {
 }
 
 // loadPath loads what a row's build makes.
-func loadPath(t *testing.T, build func(*ckpt.Builder) string, opt coldload.Options) (*host.Memory, *coldload.Result) {
+func loadPath(t *testing.T, build func(*ckpt.Builder) string, opt coldload.Options) *host.Memory {
 	t.Helper()
-	sink, res, err := tryLoad(t, row{build: build, opt: opt})
+	sink, _, err := tryLoad(t, row{build: build, opt: opt})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return memoryOf(t, sink), res
+	return memoryOf(t, sink)
 }
 
 // TestChecksOfWhatIsLeft: a raw g_idx that is copied is checked without its qweight too, and the plan says what is not.

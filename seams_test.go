@@ -276,7 +276,7 @@ func (p panicking) Open(*discover.QuantConfig) (plan.Reader, []stages.Fault) {
 
 func (panicking) Parts() []string { return []string{"qweight", "scales", "qzeros", "g_idx", "bias"} }
 
-func (p panicking) Module(m *plan.Module, _ *plan.Checks) bool {
+func (p panicking) Module(*plan.Module, *plan.Checks) bool {
 	if p.at == "module" {
 		panic("format module")
 	}

@@ -18,13 +18,13 @@ type ownFormat struct {
 	compile func(b *plan.Builder) string
 }
 
-func (ownFormat) Name() string { return "own" }
+func (*ownFormat) Name() string { return "own" }
 
-func (f ownFormat) Open(*discover.QuantConfig) (plan.Reader, []stages.Fault) {
+func (f *ownFormat) Open(*discover.QuantConfig) (plan.Reader, []stages.Fault) {
 	if f.open != nil {
 		return f.open()
 	}
-	return &f, nil
+	return f, nil
 }
 
 func (*ownFormat) Parts() []string { return []string{"codes", "row_scale"} }
@@ -67,6 +67,7 @@ func tallOf(parts ...int) plan.Tall {
 	t.Parts = parts
 	return t
 }
+
 func compiles(t ...plan.Tall) ownFormat {
 	return ownFormat{compile: func(b *plan.Builder) string {
 		for _, t := range t {
@@ -111,7 +112,7 @@ func TestFormatsOfOnesOwn(t *testing.T) {
 		"bytes of a neighbour": {grid(3), []string{base, "codes", "bytes that the tensor", "at most 8 bytes", "3 rows of 4 bytes"}},
 		"negative rows":        {grid(-1), []string{base, "-1 rows"}},
 	} {
-		p, err := plan.Make(in, plan.Options{Formats: []plan.Format{x.format}})
+		p, err := plan.Make(in, plan.Options{Formats: []plan.Format{&x.format}})
 		if x.says == nil {
 			if err != nil || len(p.Outputs) != 2 {
 				t.Errorf("%s: %d outputs, error %v", name, len(p.Outputs), err)
@@ -130,7 +131,7 @@ func TestFormatsOfOnesOwn(t *testing.T) {
 		if name == "no reader" {
 			continue
 		}
-		one, err := plan.MakeModule(in, plan.Options{Formats: []plan.Format{x.format}}, plan.Request{Name: base, Bases: []string{base}})
+		one, err := plan.MakeModule(in, plan.Options{Formats: []plan.Format{&x.format}}, plan.Request{Name: base, Bases: []string{base}})
 		if err == nil || len(one.Faults) != 1 {
 			t.Errorf("%s, by itself: error %v, want one fault", name, err)
 		}

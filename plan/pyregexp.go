@@ -119,8 +119,14 @@ func pyNumber(s, otherwise string) string {
 
 // pyGroups are what may follow "(?" in Python and not in Go.
 var pyGroups = []struct{ prefix, name string }{
-	{"(?=", "look-ahead"}, {"(?!", "look-ahead"}, {"(?<=", "look-behind"}, {"(?<!", "look-behind"}, {"(?P=", "back-references"},
-	{"(?>", "atomic groups"}, {"(?(", "conditional groups"}, {"(?#", "comments"},
+	{"(?=", "look-ahead"},
+	{"(?!", "look-ahead"},
+	{"(?<=", "look-behind"},
+	{"(?<!", "look-behind"},
+	{"(?P=", "back-references"},
+	{"(?>", "atomic groups"},
+	{"(?(", "conditional groups"},
+	{"(?#", "comments"},
 }
 
 func (t *pyTranslator) group() error {

@@ -54,12 +54,12 @@ func TestPyRegexp(t *testing.T) {
 			t.Errorf("%s: %v", x.pattern, err)
 			continue
 		}
-		for _, name := range strings.Split(x.matches, " ") {
+		for name := range strings.SplitSeq(x.matches, " ") {
 			if !re.MatchString(name) {
 				t.Errorf("%s does not match %q", x.pattern, name)
 			}
 		}
-		for _, name := range strings.Split(x.others, " ") {
+		for name := range strings.SplitSeq(x.others, " ") {
 			if re.MatchString(name) {
 				t.Errorf("%s matches %q", x.pattern, name)
 			}

@@ -92,7 +92,7 @@ func (p Plan) writeSource(b *strings.Builder) {
 }
 
 func (p Plan) askedFor() string {
-	s := fmt.Sprintf("layout %s, dtype %s", p.Plan.Summary.Layout, p.DType)
+	list := []string{"layout " + string(p.Plan.Summary.Layout), "dtype " + p.DType}
 	for _, o := range []struct {
 		given bool
 		says  string
@@ -102,10 +102,10 @@ func (p Plan) askedFor() string {
 		{p.ActOrder, "act-order wherever there is a g_idx"},
 	} {
 		if o.given {
-			s += ", " + o.says
+			list = append(list, o.says)
 		}
 	}
-	return s
+	return strings.Join(list, ", ")
 }
 
 // KindTotal is how many Outputs are of one Kind.
