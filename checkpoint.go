@@ -200,7 +200,7 @@ func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.
 
 // recovered plans: a panic of a Rule, a Format or a Stager is an error.
 func recovered(f func() error) error {
-	return pipeline.Recover(stages.PhasePlan.String(), "rules and formats", f)
+	return pipeline.Recover(stages.PhasePlan.String(), "a rule, a format or the sink", f)
 }
 
 // planOptions are the options that decide what is made.

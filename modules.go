@@ -3,6 +3,7 @@ package coldload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/coldload/coldload/plan"
@@ -106,7 +107,7 @@ func (ck *Checkpoint) Linear(ctx context.Context, name string, opt Options) (*Mo
 func (ck *Checkpoint) Experts(ctx context.Context, pattern string, members []string, n int, opt Options) (*Module, error) {
 	q, err := plan.Experts(pattern, members, n)
 	if err != nil {
-		return nil, errors.Join(ErrOptions, err)
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	return ck.module(ctx, q, ck.options(opt))
 }

@@ -148,6 +148,8 @@ func TestStagesOfOnesOwnMisbehave(t *testing.T) {
 		says     string
 	}{
 		"nothing":           {func(context.Context, *stages.Batch) (*stages.Batch, error) { return nil, nil }, false, "stage mine returned no batch"},
+		"another":           {func(context.Context, *stages.Batch) (*stages.Batch, error) { return &stages.Batch{}, nil }, false, "stage mine returned another batch"},
+		"fewer parts":       {func(_ context.Context, b *stages.Batch) (*stages.Batch, error) { b.Parts = nil; return b, nil }, false, "stage mine changed what the batch is made of"},
 		"error":             {func(context.Context, *stages.Batch) (*stages.Batch, error) { return nil, own }, false, "my own"},
 		"error and a batch": {func(_ context.Context, b *stages.Batch) (*stages.Batch, error) { return b, own }, false, "my own"},
 		"error, released":   {func(_ context.Context, b *stages.Batch) (*stages.Batch, error) { b.Release(); return nil, own }, false, "my own"},

@@ -20,7 +20,7 @@ type Inserted struct {
 	opt   Options
 }
 
-// Insert wraps a stage of the user's own: the Batch is released when the stage fails, panics or returns none, and a source page that is lost
+// Insert wraps a stage of the user's own: the Batch is released when the stage fails, panics or does not return it as it was, and a source page that is lost
 // while the stage looks at it is an error that names the file. Of opt only FileName counts.
 func Insert(stage Processor, opt Options) *Inserted { return &Inserted{stage: stage, opt: opt} }
 
@@ -35,7 +35,7 @@ func (s *Inserted) Process(ctx context.Context, b *stages.Batch) (out *stages.Ba
 			b.Release()
 		}
 	}()
-	sources := sourcesOf(b)
+	sources, slabs, parts := sourcesOf(b), len(b.Slabs), len(b.Parts)
 	err = fault.Guard(func() (err error) {
 		out, err = s.stage.Process(ctx, b)
 		return err
@@ -48,6 +48,10 @@ func (s *Inserted) Process(ctx context.Context, b *stages.Batch) (out *stages.Ba
 		return nil, err
 	case out == nil:
 		return nil, fmt.Errorf("stage %s returned no batch", s.Name())
+	case out != b:
+		return nil, fmt.Errorf("stage %s returned another batch than it was given", s.Name())
+	case len(b.Slabs) != slabs || len(b.Parts) != parts:
+		return nil, fmt.Errorf("stage %s changed what the batch is made of", s.Name())
 	}
 	done = true
 	return out, nil
