@@ -180,8 +180,8 @@ func TestDequantKernels(t *testing.T) {
 		t.Run(mask, func(t *testing.T) {
 			for _, bits := range []int{4, 8} {
 				for i, to := range dequantTargets {
-					for _, n := range []int{1, 4, 8, 12, 16, 20, 24, 40, 256, 264, 300} {
-						for _, k := range []int{32, 64, 96, 256, 288} {
+					for _, n := range []int{1, 8, 12, 16, 24, 32, 40, 264, 300} {
+						for _, k := range []int{32, 96, 288} {
 							seed++
 							l := GPTQLayout{Bits: bits, Group: []int{32, 16, 64, 1024}[seed%4], Symmetric: seed%3 == 0, ActOrder: seed%5 < 2}
 							if !l.Symmetric {
