@@ -311,10 +311,10 @@ func FuzzDequantKernels(f *testing.F) {
 
 // BenchmarkDequant reports bytes of the destination a second, and the ratio to a copy of as many.
 func BenchmarkDequant(b *testing.B) {
-	const total = 256 << 20
+	const total = 128 << 20
 	for _, bits := range []int{4, 8} {
 		for _, to := range dequantTargets {
-			for _, shape := range [][2]int{{4096, 4096}, {2048, 768}} {
+			for _, shape := range [][2]int{{2048, 768}} {
 				for _, asym := range []bool{false, true} {
 					k, n := shape[0], shape[1]
 					b.Run(fmt.Sprintf("bits=%d/to=%s/k=%d/n=%d/asym=%v", bits, to, k, n, asym), func(b *testing.B) {
