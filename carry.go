@@ -2,6 +2,8 @@ package coldload
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -30,12 +32,12 @@ const sourceFolder = "source/"
 
 // carry takes over the Checkpoint's other files. config.json says what the weights have become; the files beside it that said how they
 // were quantised go to source/, since an engine that finds them would take the weights for what they were.
-func (ck *Checkpoint) carry(opt Options) (*carriedFiles, error) {
+func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, error) {
 	c := &carriedFiles{}
 	if ck.packed != nil {
 		for _, f := range ck.packed.files {
 			if f.Name != safetensors.IndexName {
-				if err := c.add(ck.found, f.Name, f.Name, nil); err != nil {
+				if err := c.add(ctx, ck.found, f.Name, f.Name, packed.ConfigChange{}); err != nil {
 					return nil, err
 				}
 			}
@@ -43,15 +45,21 @@ func (ck *Checkpoint) carry(opt Options) (*carriedFiles, error) {
 		return c, nil
 	}
 	change := ck.configChange(opt)
+	moved := change.Requantise && slices.ContainsFunc(ck.found.OtherFiles(), isQuantFile)
 	for _, name := range ck.found.OtherFiles() {
 		to, rewrite := name, packed.ConfigChange{}
 		switch {
+		case strings.HasSuffix(name, file.JournalSuffix):
+			continue // of a pack into this folder
+		case !packed.FileName(name) || moved && name+"/" == sourceFolder:
+			c.notes = append(c.notes, fmt.Sprintf("file %q of the checkpoint is not taken over: a packed folder cannot have one of that name", name))
+			continue
 		case name == "config.json":
 			rewrite = change
-		case change.Requantise && slices.Contains(discover.QuantFiles(), name):
+		case change.Requantise && isQuantFile(name):
 			to = sourceFolder + name
 		}
-		if err := c.add(ck.found, name, to, &rewrite); err != nil {
+		if err := c.add(ctx, ck.found, name, to, rewrite); err != nil {
 			return nil, err
 		}
 	}
@@ -60,6 +68,8 @@ func (ck *Checkpoint) carry(opt Options) (*carriedFiles, error) {
 	}
 	return c, nil
 }
+
+func isQuantFile(name string) bool { return slices.Contains(discover.QuantFiles(), name) }
 
 // configChange is what config.json must say of the weights.
 func (ck *Checkpoint) configChange(opt Options) (c packed.ConfigChange) {
@@ -71,21 +81,30 @@ func (ck *Checkpoint) configChange(opt Options) (c packed.ConfigChange) {
 	c.Requantise = true
 	c.Source = q.Raw()
 	if opt.Layout != stages.LayoutDequant {
-		c.Layout = stages.LayoutMarlin
-		if opt.Layout != "" {
-			c.Layout = opt.Layout
-		}
+		c.Layout = cmp.Or(opt.Layout, stages.LayoutMarlin)
+	} else if c.DType == "" && ck.found.Config.DType == "" {
+		c.DType = torchNames[ck.scalesDType()] // which the weights took, since nothing names another
 	}
 	return c
+}
+
+// scalesDType is the dtype of the first scales of the Checkpoint.
+func (ck *Checkpoint) scalesDType() stages.DType {
+	for i := range ck.catalog.Len() {
+		if strings.HasSuffix(ck.catalog.Name(i), ".scales") {
+			return ck.catalog.DType(i)
+		}
+	}
+	return safetensors.Invalid
 }
 
 var torchNames = map[stages.DType]string{safetensors.F16: "float16", safetensors.BF16: "bfloat16", safetensors.F32: "float32"}
 
 // add reads the file once, to know what it will be, and again when it is written: it must be the same then.
-func (c *carriedFiles) add(found *discover.Checkpoint, from, to string, change *packed.ConfigChange) error {
+func (c *carriedFiles) add(ctx context.Context, found *discover.Checkpoint, from, to string, change packed.ConfigChange) error {
 	content := content{found: found, name: from}
-	if change != nil && (change.Requantise || change.DType != "") {
-		text, err := rewritten(found, from, *change)
+	if change.Requantise || change.DType != "" {
+		text, err := rewritten(found, from, change)
 		if err != nil {
 			return err
 		}
@@ -93,12 +112,12 @@ func (c *carriedFiles) add(found *discover.Checkpoint, from, to string, change *
 	}
 	entry := packed.File{Name: to}
 	var err error
-	if entry.SHA256, entry.Bytes, err = copyHashed(io.Discard, content); err != nil {
+	if entry.SHA256, entry.Bytes, err = copyHashed(ctx, io.Discard, content); err != nil {
 		return fmt.Errorf("%s: %w", from, err)
 	}
 	c.list = append(c.list, entry)
-	c.files = append(c.files, file.File{Name: to, Write: func(w io.Writer) error {
-		sum, _, err := copyHashed(w, content)
+	c.files = append(c.files, file.File{Name: to, Bytes: entry.Bytes, Write: func(w io.Writer) error {
+		sum, _, err := copyHashed(ctx, w, content)
 		if err == nil && sum != entry.SHA256 {
 			err = &stages.DataError{
 				File: from, Problem: "the file has changed since the load began", Advice: "load again when nothing writes to the checkpoint",
@@ -139,13 +158,28 @@ func (c content) open() (io.ReadCloser, error) {
 	return c.found.Open(c.name)
 }
 
-func copyHashed(w io.Writer, c content) (sum packed.Sum, n int64, err error) {
+// copyHashed copies until the end, or until ctx ends.
+func copyHashed(ctx context.Context, w io.Writer, c content) (sum packed.Sum, n int64, err error) {
 	r, err := c.open()
 	if err != nil {
 		return sum, 0, err
 	}
 	h := sha256.New()
-	n, err = io.Copy(io.MultiWriter(w, h), r)
+	n, err = io.Copy(io.MultiWriter(w, h, whileAlive(ctx)), r)
 	h.Sum(sum[:0])
 	return sum, n, errors.Join(err, r.Close())
+}
+
+// whileAlive takes everything until ctx ends, and then fails with the cause.
+func whileAlive(ctx context.Context) io.Writer {
+	return writerFunc(func() error { return context.Cause(ctx) })
+}
+
+type writerFunc func() error
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	if err := f(); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
@@ -23,6 +24,7 @@ type Checkpoint struct {
 	packed  *packedFolder // nil unless coldload packed it
 	source  stages.Source
 	budget  *pipeline.Budget // of all loads that name none of their own, together
+	closed  atomic.Bool
 }
 
 // Open finds the checkpoint at path and reads its headers. opt counts for the Checkpoint as a whole: where it lies, how it is read, and the
@@ -157,6 +159,9 @@ func (ck *Checkpoint) planInput() plan.Input {
 // Plan says what a load would do, from headers and config files alone. staging is what the sink will hold for a Slab, nil for one in final
 // memory. When the checkpoint is refused the Plan is there all the same, with every fault.
 func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.Plan, error) {
+	if err := ck.alive(); err != nil {
+		return nil, err
+	}
 	opt = ck.options(opt)
 	if err := opt.validate(); err != nil {
 		return nil, err
@@ -180,8 +185,20 @@ func (o Options) planOptions(staging func(stages.Slab) int64) plan.Options {
 // QuantConfig is what the checkpoint says about its quantisation; nil when it says nothing.
 func (ck *Checkpoint) QuantConfig() *discover.QuantConfig { return ck.found.Quant }
 
-// Close releases the files. No load may be running.
+// alive is an error after Close. The source says the same of what begins before Close and goes on after it.
+func (ck *Checkpoint) alive() error {
+	if ck.closed.Load() {
+		return fmt.Errorf("checkpoint %s: %w", ck.found.Path, os.ErrClosed)
+	}
+	return nil
+}
+
+// Close releases the files. No load may be running. What is asked of the Checkpoint afterwards fails with [os.ErrClosed] in the chain of its
+// error; Has, Tensor and QuantConfig still know what the headers said. Calling Close again does nothing.
 func (ck *Checkpoint) Close() error {
+	if ck.closed.Swap(true) {
+		return nil
+	}
 	var errs []error
 	if ck.source != nil {
 		errs = append(errs, ck.source.Close())

@@ -78,7 +78,7 @@ type Options struct {
 	Logger         *slog.Logger         // nil: no logs
 }
 
-// Workers says how many goroutines run each stage.
+// Workers says how many goroutines run each stage. Fetch 0 asks the source as the load begins: more when it must wait for a disk.
 type Workers struct {
 	Index, Fetch, Decode, Fuse, Repack, Upload int
 }
@@ -111,7 +111,6 @@ func (o Options) withDefaults() Options {
 		standard int
 	}{
 		{&o.Workers.Index, 2 * cpus}, // reading headers waits for the disk half of the time
-		{&o.Workers.Fetch, 2},        // two requests keep a disk busy; more fight over the page cache
 		{&o.Workers.Decode, cpus},
 		{&o.Workers.Fuse, cpus},
 		{&o.Workers.Repack, cpus},

@@ -1,6 +1,7 @@
 package coldload_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sinks/discard"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/sources/file"
 	"github.com/coldload/coldload/stages"
@@ -64,7 +66,7 @@ func TestFileChangesDuringTheLoad(t *testing.T) {
 		return os.Chtimes(path, later, later)
 	}
 	for name, change := range map[string]func(string) error{"half": half, "nothing": nothing, "longer": longer, "touched": touched} {
-		for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread} {
+		for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread, file.ModeDirect} {
 			for _, after := range []stages.Phase{stages.PhaseFetch, stages.PhaseDecode, stages.PhaseRepack} {
 				t.Run(name+" after "+after.String()+" by "+string(io), func(t *testing.T) {
 					dir := big(t)
@@ -168,4 +170,45 @@ func TestBudgetFaults(t *testing.T) {
 		}
 		got.same("wide.weight", safetensors.BF16, []int64{1024, 2048}, dataOf(wide, "wide.weight"))
 	}}})
+}
+
+// TestEveryWayToReadKeepsTheBudget: with and without room for what a disk's blocks need beyond a Batch, and the figures add up.
+func TestEveryWayToReadKeepsTheBudget(t *testing.T) {
+	dir := big(t)
+	for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread, file.ModeDirect} {
+		for _, budget := range []int64{2 << 20, 2<<20 + 4096, 7 << 20, 0} {
+			for name, sink := range map[string]stages.Sink{"host": host.New(host.Options{}), "discard": discard.New()} {
+				if name == "discard" && budget != 0 && budget < 4<<20 {
+					continue // the sink stages as much again
+				}
+				res, err := coldload.Load(t.Context(), dir, sink, coldload.Options{IO: io, Budget: budget})
+				if err != nil {
+					t.Fatalf("%v, %d bytes, %s: %v", io, budget, name, err)
+				}
+				if most := cmp.Or(budget, coldload.DefaultBudget); res.BudgetPeak > most {
+					t.Errorf("%v: the Batches cost %d of %d bytes", io, res.BudgetPeak, most)
+				}
+				if got := res.Read.Mmap + res.Read.Pread + res.Read.Direct; got != res.Plan.Summary.BytesRead {
+					t.Errorf("%v: %+v, the plan reads %d bytes", io, res.Read, res.Plan.Summary.BytesRead)
+				}
+				if h, ok := sink.(*host.Sink); ok {
+					checkBig(t, h)
+				}
+			}
+		}
+	}
+}
+
+func checkBig(t *testing.T, sink *host.Sink) {
+	t.Helper()
+	mem := sink.Memory()
+	for _, name := range []string{"a", "f"} {
+		got, _ := mem.Lookup(name)
+		if string(got.Bytes) != string(dataOf(ckpt.Dense(name, safetensors.BF16, 7, 1024, 2048), name)) {
+			t.Errorf("%s: other bytes than the file's", name)
+		}
+	}
+	if err := mem.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -81,7 +81,7 @@ func variants() map[string]coldload.Options {
 	v := map[string]coldload.Options{}
 	for _, workers := range []int{1, 2, 8} {
 		for _, budget := range []int64{0, 1 << 20} {
-			for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread} {
+			for _, io := range []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread, file.ModeDirect} {
 				w := coldload.Workers{Index: workers, Fetch: workers, Decode: workers, Fuse: workers, Repack: workers, Upload: workers}
 				v[fmt.Sprintf("workers=%d,budget=%d,io=%s", workers, budget, io)] = coldload.Options{Workers: w, Budget: budget, IO: io}
 			}

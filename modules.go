@@ -21,6 +21,9 @@ type GPTQ struct {
 
 // GPTQ describes one module, such as "model.layers.0.mlp.down_proj", as the file has it; Bytes and ReadInto give its members' bytes.
 func (ck *Checkpoint) GPTQ(base string) (GPTQ, error) {
+	if err := ck.alive(); err != nil {
+		return GPTQ{}, err
+	}
 	m, err := plan.GPTQModule(ck.planInput(), ck.options(ck.opt).planOptions(nil), base)
 	if err != nil {
 		return GPTQ{}, err
@@ -75,6 +78,9 @@ func (ck *Checkpoint) Experts(ctx context.Context, pattern string, members []str
 
 // module plans and runs one module at once.
 func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (*Module, error) {
+	if err := ck.alive(); err != nil {
+		return nil, err
+	}
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -26,7 +27,8 @@ type PackOptions struct {
 	VerifySource bool
 	// PlainDigests also computes the SHA-256 of every Output's bytes, which means to read each back.
 	PlainDigests bool
-	// Hashed is called while VerifySource reads, with the bytes so far; from one goroutine at a time.
+	// Hashed is called while VerifySource reads, or the digests of a folder that was packed before are compared, with the bytes so far; from
+	// several goroutines at once.
 	Hashed func(done, total int64)
 }
 
@@ -35,7 +37,8 @@ type PackResult struct {
 	*Result
 
 	Dir string // as asked for
-	// AlreadyComplete: the folder was there, made from the same checkpoint with the same options by this version. Nothing was done.
+	// AlreadyComplete: the folder was there, made by this version with the same options from a checkpoint with the same headers and the same
+	// samples of its bytes. Nothing was done.
 	AlreadyComplete bool
 	// Resumed is what an earlier run had left, in bytes of Outputs.
 	Resumed int64
@@ -50,7 +53,7 @@ type PackResult struct {
 // after a failure. The errors of [file.Sink] say why a folder cannot be used: file.ErrTarget is in their chain. The result is never nil.
 func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) (*PackResult, error) {
 	if opt.Workers.Upload == 0 {
-		opt.Workers.Upload = runtime.GOMAXPROCS(0) // they hash
+		opt.Workers.Upload = 2 * runtime.GOMAXPROCS(0) // they hash, and wait for the disk as long as that takes
 	}
 	opt = opt.withDefaults()
 	res := &PackResult{Result: newResult(), Dir: dir}
@@ -73,14 +76,20 @@ func pack(ctx context.Context, name string, opt Options, popt PackOptions, res *
 }
 
 func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, res *PackResult) error {
+	if ck.catalog.Len() == 0 {
+		return stages.Refuse(stages.Fault{Code: stages.CodeNotFound, File: ck.found.Dir, Problem: "the checkpoint has no tensors: there is nothing to pack"})
+	}
 	if ck.packed != nil {
 		opt.Layout = cmp.Or(opt.Layout, ck.packed.plan.Layout)
+		if err := ck.verifyPacked(ctx, popt); err != nil {
+			return err
+		}
 	}
 	sources, err := ck.describeSources(ctx, opt, popt, res)
 	if err != nil {
 		return err
 	}
-	carried, err := ck.carry(opt)
+	carried, err := ck.carry(ctx, opt)
 	if err != nil {
 		return err
 	}
@@ -92,6 +101,19 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	res.Notes = append(res.Notes, carried.notes...)
 	res.Resumed, res.Kept = sink.Resumed(), sink.Kept()
 	return err
+}
+
+// verifyPacked reads a packed folder that is packed again, for its digests: the new manifest would vouch for whatever is in it.
+func (ck *Checkpoint) verifyPacked(ctx context.Context, popt PackOptions) error {
+	rep, err := packed.Verify(ctx, ck.found, packed.VerifyOptions{Progress: popt.Hashed})
+	if err != nil || len(rep.Differences) == 0 {
+		return err
+	}
+	d := rep.Differences[0]
+	return &stages.DataError{
+		File: d.File, Tensor: d.Output, Problem: fmt.Sprintf("the folder is not as it was packed, in %d places: %s", len(rep.Differences), d.Detail),
+		Advice: "coldload verify lists all of them; pack the original checkpoint again",
+	}
 }
 
 // packSink makes the sink for dir.

@@ -83,3 +83,12 @@ func (o packedOptions) apply(opt Options) Options {
 	opt.Include, opt.Exclude = o.Include, o.Exclude
 	return opt
 }
+
+// needs says what is missing to compute the Outputs again: what a program added that packed them.
+func (o packedOptions) needs(opt Options) error {
+	if len(o.Stages) > 0 && len(opt.Stages) == 0 || len(o.Rules) > 0 && len(opt.Rules) == 0 {
+		return fmt.Errorf("%w: the folder was packed by a program with stages or rules of its own (%q): only it can compute the outputs again",
+			ErrOptions, slices.Concat(o.Stages, o.Rules))
+	}
+	return nil
+}

@@ -126,6 +126,11 @@ func packable(t *testing.T) map[string]struct {
 		"gptq":           {gptq, coldload.Options{}},
 		"gptq bf16":      {gptq, coldload.Options{DType: safetensors.BF16}},
 		"gptq raw":       {gptq, coldload.Options{Layout: stages.LayoutRaw}},
+		"gptq exllama":   {gptq, coldload.Options{Layout: stages.LayoutExllama}},
+		"gptq dequant":   {gptq, coldload.Options{Layout: stages.LayoutDequant}},
+		"act-order":      {fixturePath("gptq_dense_4b_g128_desc_act_bias"), coldload.Options{}},
+		"8 bits":         {fixturePath("gptq_dense_8b_g128"), coldload.Options{DType: safetensors.BF16}},
+		"asymmetric":     {fixturePath("gptq_dense_4b_g32_asym_v2"), coldload.Options{Layout: stages.LayoutExllama}},
 		"gptq unfused":   {gptq, coldload.Options{NoFuse: true}},
 		"gptq some":      {gptq, coldload.Options{Include: []string{"*.experts.*", "*norm*"}, Exclude: []string{"*.down_proj.*"}}},
 		"plain":          {plain, coldload.Options{}},
@@ -228,6 +233,29 @@ func TestPackedConfig(t *testing.T) {
 	_, files = config(gptq, coldload.Options{Layout: stages.LayoutRaw})
 	if files["config.json"] != source["config.json"] || files["quantize_config.json"] != source["quantize_config.json"] {
 		t.Error("raw changed a config")
+	}
+	o, files = config(gptq, coldload.Options{Layout: stages.LayoutDequant})
+	if _, there := o["quantization_config"]; there || o["dtype"] != "bfloat16" || files["source/quantize_config.json"] != source["quantize_config.json"] {
+		t.Errorf("dequantised: %v", o)
+	}
+	o, _ = config(gptq, coldload.Options{Layout: stages.LayoutDequant, DType: safetensors.F32})
+	if o["dtype"] != "float32" {
+		t.Errorf("dequantised to F32: %v", o["dtype"])
+	}
+	o, _ = config(gptq, coldload.Options{Layout: stages.LayoutExllama})
+	if q, _ = o["quantization_config"].(map[string]any); q["coldload_layout"] != "exllama" {
+		t.Errorf("exllama: %v", q)
+	}
+	unnamed := filepath.Join(t.TempDir(), "unnamed")
+	if err := os.CopyFS(unnamed, os.DirFS(gptq)); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(source["config.json"], `"dtype": "bfloat16"`, `"some": "thing"`, 1)
+	if err := os.WriteFile(filepath.Join(unnamed, "config.json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if o, _ = config(unnamed, coldload.Options{Layout: stages.LayoutDequant}); o["torch_dtype"] != "float16" {
+		t.Errorf("dequantised to the dtype of the scales: %v", o["torch_dtype"])
 	}
 	if _, files = config(plain, coldload.Options{}); files["config.json"] != tree(t, plain)["config.json"] {
 		t.Error("what is not quantised has another config")

@@ -3,6 +3,7 @@ package coldload
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
+	"github.com/coldload/coldload/sources/file"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -35,6 +37,7 @@ type Result struct {
 	Phases    []Phase       // always all of them, in order
 	// BudgetPeak is the most that the Batches in flight cost together, in bytes.
 	BudgetPeak int64
+	Read       Read
 	// Kernels is the best instruction set that the kernels could use: "avx512vbmi", "avx512", "avx2", or "generic", which is plain Go. A
 	// kernel that gains nothing from it uses an older one.
 	Kernels  string
@@ -42,6 +45,13 @@ type Result struct {
 	Warnings []string // what the bytes have that is odd but not wrong
 
 	start time.Time
+}
+
+// Read is how many bytes were read in which way. All are 0 for a source that is not made of files.
+type Read struct {
+	Mmap   int64 // handed out as the page cache has them
+	Pread  int64 // copied from the page cache, or through it
+	Direct int64 // read past the page cache
 }
 
 func newResult() *Result {
@@ -112,6 +122,25 @@ func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
 		c := &r.Phases[stages.PhaseCommit]
 		c.Items, c.Busy = 1, stats[n-1].Commit
 	}
+}
+
+// takeSource keeps how the load read since before.
+func (r *Result) takeSource(source stages.Source, before Read) {
+	now := readBy(source)
+	r.Read = Read{Mmap: now.Mmap - before.Mmap, Pread: now.Pread - before.Pread, Direct: now.Direct - before.Direct}
+	if n, ok := source.(interface{ Notes() []string }); ok {
+		r.Notes = append(slices.Clip(r.Notes), n.Notes()...)
+	}
+}
+
+// readBy is what a source has read so far.
+func readBy(source stages.Source) Read {
+	s, ok := source.(interface{ Stats() file.Stats })
+	if !ok {
+		return Read{}
+	}
+	st := s.Stats()
+	return Read{Mmap: st.MmapBytes, Pread: st.PreadBytes, Direct: st.DirectBytes}
 }
 
 // takeStage keeps the figures of a pipeline of one stage that is no phase: it follows the phases.

@@ -80,6 +80,7 @@ func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 // end waits for the end of a load and notes its figures.
 func (f *flow) end(p *plan.Plan, res *Result) error {
 	err := f.run.Wait()
+	res.takeSource(f.source, f.before)
 	res.takeFlow(f.run.Stats(), f.budget.Peak())
 	res.takeWarnings(f.warnings)
 	if err == nil && f.opt.Progress != nil {
@@ -91,10 +92,10 @@ func (f *flow) end(p *plan.Plan, res *Result) error {
 
 // wire connects the stages of a load that charges budget. Nothing runs yet.
 func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) *flow {
-	f := &flow{opt: opt, budget: budget, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.stream = pipeline.From(f.run, "batches", batches(p, sink), pipeline.Charge(budget, (*stages.Batch).Cost))
+	f := &flow{opt: opt, budget: budget, source: ck.source, before: readBy(ck.source), warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
+	f.stream = pipeline.From(f.run, "batches", batches(p, ck.source, sink, budget.Size()), pipeline.Charge(budget, (*stages.Batch).Cost))
 
-	f.add(stages.PhaseFetch, fetch.New(ck.source, sink), opt.Workers.Fetch, fetchWork)
+	f.fetch(ck.source, sink, fetchers(ctx, ck.source, opt))
 	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
 	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
 	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
@@ -106,15 +107,34 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 	return f
 }
 
-// batches makes the Batches of a Plan one by one, with what the sink holds for each.
-func batches(p *plan.Plan, sink stages.Sink) iter.Seq2[*stages.Batch, error] {
+// standardFetchers is for a Source that does not say: two requests keep a disk busy.
+const standardFetchers = 2
+
+// fetchers is how many goroutines fetch.
+func fetchers(ctx context.Context, source stages.Source, opt Options) int {
+	if opt.Workers.Fetch != 0 {
+		return opt.Workers.Fetch
+	}
+	if p, ok := source.(stages.Pacer); ok {
+		return max(p.Fetchers(ctx), 1)
+	}
+	return standardFetchers
+}
+
+// batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for.
+func batches(p *plan.Plan, source stages.Source, sink stages.Sink, budget int64) iter.Seq2[*stages.Batch, error] {
 	stager, staged := sink.(stages.Stager)
+	padder, padded := source.(stages.Padder)
 	return func(yield func(*stages.Batch, error) bool) {
 		for b := range p.Batches() {
 			if staged {
 				for _, s := range b.Slabs {
 					b.Staging += stager.StagingBytes(s)
 				}
+			}
+			if padded {
+				// The plan has made sure of the rest only: padding that does not fit is not worth a refusal.
+				b.Padding = max(0, min(padder.Padding(b.Ranges), budget-b.Cost()))
 			}
 			if !yield(b, nil) {
 				return
@@ -125,6 +145,8 @@ func batches(p *plan.Plan, sink stages.Sink) iter.Seq2[*stages.Batch, error] {
 
 // flow is the chain of stages under construction.
 type flow struct {
+	source   stages.Source
+	before   Read // what the source had read
 	opt      Options
 	budget   *pipeline.Budget
 	run      *pipeline.Run
@@ -134,9 +156,15 @@ type flow struct {
 
 type stage = pipeline.Stage[*stages.Batch, *stages.Batch]
 
+// fetch appends the fetch stage. As many fetched Batches as it has workers may wait for the next stage, so that the disk does not wait
+// while the processors are behind for a moment. More would only take memory: who is behind for long stays behind.
+func (f *flow) fetch(source stages.Source, sink stages.Sink, workers int) {
+	f.add(stages.PhaseFetch, fetch.New(source, sink), workers, fetchWork, pipeline.Buffer(workers))
+}
+
 // add appends the stage of a phase, and what the user wants after it.
-func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work) {
-	f.stream = pipeline.Map(f.stream, st, pipeline.Workers(workers), pipeline.Measure(work))
+func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work, more ...pipeline.Option) {
+	f.stream = pipeline.Map(f.stream, st, append(more, pipeline.Workers(workers), pipeline.Measure(work))...)
 	for _, in := range f.opt.Stages {
 		if in.After == phase {
 			f.stream = pipeline.Map(f.stream, in.Stage, pipeline.Workers(max(in.Workers, 1)))

@@ -36,6 +36,9 @@ func (ck *Checkpoint) Tensor(name string) (stages.Tensor, bool) {
 
 // lookup is Tensor with an error.
 func (ck *Checkpoint) lookup(name string) (stages.Tensor, error) {
+	if err := ck.alive(); err != nil {
+		return stages.Tensor{}, err
+	}
 	t, ok := ck.Tensor(name)
 	if !ok {
 		return t, fmt.Errorf("%s: %w", name, ErrNotFound)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
 )
 
 // Difference is one thing that is not as it was packed.
@@ -52,8 +53,23 @@ func Verify(ctx context.Context, dir string, vopt VerifyOptions) (*VerifyResult,
 	return res, err
 }
 
-func verify(ctx context.Context, vopt VerifyOptions, res *VerifyResult) error {
-	rep, err := packed.Verify(ctx, res.Dir, packed.VerifyOptions{Workers: vopt.Workers, Progress: vopt.Progress})
+func verify(ctx context.Context, vopt VerifyOptions, res *VerifyResult) (err error) {
+	dir, err := discover.Locate(res.Dir, discover.Options{HubCache: vopt.Load.HubCache})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	if dir.Kind == discover.KindFile {
+		return fmt.Errorf("%w: %s is a file, and a packed folder is verified as a whole", ErrOptions, res.Dir)
+	}
+	var ck *Checkpoint
+	if vopt.Against != "" { // what cannot be opened is told before gigabytes are hashed
+		if ck, err = open(ctx, vopt.Against, vopt.Load, newResult()); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, ck.Close()) }()
+	}
+	rep, err := packed.Verify(ctx, dir, packed.VerifyOptions{Workers: vopt.Workers, Progress: vopt.Progress})
 	if err != nil {
 		return err
 	}
@@ -62,35 +78,32 @@ func verify(ctx context.Context, vopt VerifyOptions, res *VerifyResult) error {
 		return nil
 	}
 	res.Program = rep.Manifest.Program
-	if vopt.Against == "" {
+	options, err := parsePackedOptions(rep.Manifest.Options)
+	if refused, ok := errors.AsType[*stages.RefusedError](err); ok {
+		res.Differences = append(res.Differences, Difference{File: packed.ManifestName, Kind: packed.Damaged, Detail: refused.Faults[0].String()})
 		return nil
 	}
-	return recompute(ctx, rep.Manifest, vopt, res)
+	if err != nil || ck == nil {
+		return err
+	}
+	return ck.recompute(ctx, dir, rep.Manifest, options, vopt, res)
 }
 
 // recompute loads the original as the folder was packed and compares what comes out with the manifest.
-func recompute(ctx context.Context, m *packed.Manifest, vopt VerifyOptions, res *VerifyResult) error {
-	options, err := parsePackedOptions(m.Options)
-	if err != nil {
+func (ck *Checkpoint) recompute(
+	ctx context.Context, dir packed.Folder, m *packed.Manifest, options packedOptions, vopt VerifyOptions, res *VerifyResult,
+) error {
+	if err := options.needs(vopt.Load); err != nil {
 		return err
-	}
-	if len(options.Stages) > 0 && len(vopt.Load.Stages) == 0 || len(options.Rules) > 0 && len(vopt.Load.Rules) == 0 {
-		return fmt.Errorf("%w: the folder was packed by a program with stages or rules of its own (%q): only it can compute the outputs again",
-			ErrOptions, slices.Concat(options.Stages, options.Rules))
 	}
 	opt := options.apply(vopt.Load)
-	ck, err := open(ctx, vopt.Against, opt, newResult())
-	if err != nil {
-		return err
-	}
 	res.Notes = append(res.Notes, ck.compareSources(m)...)
-	sink := packed.NewComparer(res.Dir, m)
+	sink := packed.NewComparer(dir, m)
 	if vopt.Progress != nil {
 		opt.Progress = func(p Progress) { vopt.Progress(p.Written, p.Total) }
 	}
 	lres := newResult()
-	err = errors.Join(ck.load(ctx, sink, opt, lres), ck.Close())
-	if err != nil {
+	if err := ck.load(ctx, sink, opt, lres); err != nil {
 		return err
 	}
 	res.Recomputed = len(lres.Plan.Outputs)

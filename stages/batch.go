@@ -90,6 +90,8 @@ type Batch struct {
 	InBytes, OutBytes, UsedBytes int64
 	// Staging is what the Sink said it holds for these Slabs between Reserve and Write.
 	Staging int64
+	// Padding is what the Source may hold beyond InBytes, see Padder.
+	Padding int64
 
 	// Views and Dst are set by the fetch stage: one view per Range, one destination per Slab.
 	Views Views
@@ -98,8 +100,8 @@ type Batch struct {
 	dropped bool // the Views were there and are released
 }
 
-// Cost is what the Batch is charged at admission, in bytes: its fetch buffers and the Sink's staging.
-func (b *Batch) Cost() int64 { return b.InBytes + b.Staging }
+// Cost is what the Batch is charged at admission, in bytes: its fetch buffers with their padding, and the Sink's staging.
+func (b *Batch) Cost() int64 { return b.InBytes + b.Padding + b.Staging }
 
 // HeldBytes is what the Batch still holds: once its Views are dropped, only the Sink's staging.
 func (b *Batch) HeldBytes() int64 {

@@ -13,6 +13,21 @@ type Source interface {
 	Close() error
 }
 
+// Padder is implemented by a Source whose buffers may take more than the bytes asked for, because it reads whole blocks of a disk.
+type Padder interface {
+	// Padding is the most that FetchPadded makes use of beyond the ranges' own bytes, however it will read them. It is asked before
+	// admission, so that the Batch is charged for it, and reads nothing.
+	Padding(ranges []Extent) int64
+	// FetchPadded is Fetch whose buffers hold at most padding bytes beyond the ranges: 0 is always possible.
+	FetchPadded(ctx context.Context, ranges []Extent, padding int64) (Views, error)
+}
+
+// Pacer is implemented by a Source that knows how many goroutines should call Fetch, as things are now.
+type Pacer interface {
+	// Fetchers is at least 1. It may look at the Source, in far less time than a Fetch takes.
+	Fetchers(ctx context.Context) int
+}
+
 // Sink is where Outputs go. One load uses one Sink once: Begin, then for every Slab Reserve and Write, then Commit, then Close.
 // sinks/sinktest checks these rules.
 type Sink interface {

@@ -97,7 +97,6 @@ func TestLaterAbilities(t *testing.T) {
 	gptq := fixture(gptqFixture)
 	lines := [][]string{
 		{"report", "a.json", "b.json"},
-		{"load", gptq, "--io", "direct"},
 		{"plan", gptq, "--names", "vllm"},
 	}
 	for _, f := range []string{
@@ -120,11 +119,6 @@ func TestLaterAbilities(t *testing.T) {
 	for _, f := range laterFlags {
 		if strings.Contains(help, "--"+f+" ") {
 			t.Errorf("the help shows --%s", f)
-		}
-	}
-	for _, c := range []string{"direct"} {
-		if strings.Contains(help, c) {
-			t.Errorf("the help shows %s", c)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func newPlanFlags() planFlags {
 		layout: chooseFrom([]string{string(stages.LayoutMarlin), string(stages.LayoutExllama), string(stages.LayoutRaw), string(stages.LayoutDequant)}),
 		dtype:  chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
 		names:  chooseFrom([]string{"hf"}, "vllm"),
-		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String()}, "direct"),
+		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String(), file.ModeDirect.String()}),
 		budget: coldload.DefaultBudget,
 	}
 }
@@ -90,7 +90,7 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.exclude, "exclude", nil, "leave out the outputs whose names match `GLOB`; may be repeated")
 	fs.Var(&f.budget, "budget", "most bytes in flight: what is read and not yet in its final place (KiB, MiB, GiB, KB, MB, GB)")
 	fs.IntVar(&f.workers, "workers", 0, "goroutines of every stage; 0 lets each stage choose")
-	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest")
+	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
 }
 
 var dtypes = map[string]stages.DType{

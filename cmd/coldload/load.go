@@ -174,11 +174,20 @@ type loadJSON struct {
 	Budget      int64 `json:"budget"`
 	BudgetPeak  int64 `json:"budget_peak_bytes"`
 
+	Read readJSON `json:"read_bytes"`
+
 	Kernels  string      `json:"kernels"`  // the best instruction set that they could use
 	BoundBy  string      `json:"bound_by"` // empty: this version does not judge
 	Phases   []phaseJSON `json:"phases"`
 	Notes    []string    `json:"notes"`
 	Warnings []string    `json:"warnings"`
+}
+
+// readJSON is how many bytes were read in which way.
+type readJSON struct {
+	Mmap   int64 `json:"mmap"`
+	Pread  int64 `json:"pread"`
+	Direct int64 `json:"direct"`
 }
 
 // phaseJSON is one phase; times are summed over its workers.
@@ -199,9 +208,8 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(res.Plan.Summary.Layout), DType: o.dtype.value,
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
-		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak,
-		Kernels: res.Kernels,
-		Notes:   notNil(res.Notes), Warnings: notNil(res.Warnings),
+		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, Read: readJSON(res.Read),
+		Kernels: res.Kernels, Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
 		j.Phases = append(j.Phases, phaseJSON{

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -109,7 +110,8 @@ func (p *packed) explain(err error) error {
 	if p.res.Kept == 0 {
 		return err
 	}
-	return fmt.Errorf("%w\n%s.partial keeps %s that are done: the same command goes on from there", err, p.res.Dir, report.Bytes(p.res.Kept))
+	return fmt.Errorf("%w\n%s.partial keeps %s that are done: the same command goes on from there, while the checkpoint stays as it is",
+		err, strings.TrimRight(p.res.Dir, "/"), report.Bytes(p.res.Kept))
 }
 
 func (p *packed) print(e *env, o *packFlags) error {
@@ -121,7 +123,8 @@ func (p *packed) print(e *env, o *packFlags) error {
 			BytesRead: p.res.Phases[stages.PhaseFetch].BytesIn,
 		})
 	case p.res.AlreadyComplete:
-		return write(e.out, report.Clean(p.res.Dir)+" is complete already: this version packed it from the same checkpoint with the same options\n")
+		return write(e.out, report.Clean(p.res.Dir)+" is complete already: this version packed it with the same options from a checkpoint with the same headers\n"+
+			"and samples. To be sure, compare: coldload verify --against; to make it again: --overwrite\n")
 	case o.quiet:
 		return write(e.out, p.Headline()+p.resumed()+"\n")
 	default:

@@ -91,8 +91,10 @@ func TestPackExitCodes(t *testing.T) {
 		{"bad bytes", []string{"pack", broken(t), filepath.Join(t.TempDir(), "x")}, exitFailed, "scales"},
 		{"another layout of a packed folder", []string{"load", done, "--dtype", "bf16"}, exitRefused, "packed with another dtype"},
 
-		{"verify nothing", []string{"verify", filepath.Join(full, "none")}, exitUsage, "no such file"},
-		{"verify a file", []string{"verify", filepath.Join(full, "file")}, exitUsage, "is not a folder"},
+		{"verify nothing", []string{"verify", filepath.Join(full, "none")}, exitRefused, "does not exist"},
+		{"verify a file", []string{"verify", filepath.Join(full, "file")}, exitRefused, "file"},
+		{"verify a shard", []string{"verify", filepath.Join(done, "model-00001-of-00001.safetensors")}, exitUsage, "verified as a whole"},
+		{"verify against an empty name", []string{"verify", done, "--against", ""}, exitUsage, "--against needs the path"},
 		{"verify what was not packed", []string{"verify", gptq}, exitDifferent, "is not as it was packed: 1 difference"},
 		{"verify against nothing", []string{"verify", done, "--against", "./no/such"}, exitRefused, "does not exist"},
 		{"verify against something else", []string{"verify", done, "--against", fixture(plainFixture)}, exitDifferent, "differences"},

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,10 +18,11 @@ import (
 type verifyFlags struct {
 	outputFlags
 
-	against string
-	workers int
-	budget  size
-	io      choice
+	against      string
+	againstGiven bool
+	workers      int
+	budget       size
+	io           choice
 }
 
 func (f *verifyFlags) AddFlags(fs *pflag.FlagSet) {
@@ -38,8 +39,8 @@ func newVerify(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify DIR",
 		Short: "Check a packed folder: every digest, header and file",
-		Long: `verify reads a folder that coldload packed and compares everything with its
-manifest: the digest of every output, the headers, the index, every other file.
+		Long: `verify reads a folder that coldload packed (DIR, or org/name in the Hugging Face
+cache) and compares everything with its manifest: the digest of every output, the headers, the index, every other file.
 It lists what differs, what is missing and what does not belong there, and exits
 with 4 when there is anything.
 
@@ -51,17 +52,18 @@ folder was made from and with the options that the manifest names, and compares.
   coldload verify ./my-model-marlin --against ./my-model
   coldload verify ./my-model-marlin --json | jq -r '.differences[].file'`,
 		Args: exactly(1, "one DIR"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runVerify(cmd.Context(), e, &o, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.againstGiven = cmd.Flags().Changed("against")
+			return runVerify(cmd.Context(), e, &o, args[0])
+		},
 	}
 	o.AddFlags(cmd.Flags())
 	return cmd
 }
 
 func runVerify(ctx context.Context, e *env, o *verifyFlags, dir string) error {
-	if st, err := os.Stat(dir); err != nil {
-		return usagef("%w", err)
-	} else if !st.IsDir() {
-		return usagef("%s is not a folder", dir)
+	if o.againstGiven && o.against == "" {
+		return usagef("--against needs the path of a checkpoint")
 	}
 	if o.workers < 0 {
 		return usagef("--workers %d: must not be negative", o.workers)
@@ -84,11 +86,11 @@ func runVerify(ctx context.Context, e *env, o *verifyFlags, dir string) error {
 	}
 	res, err := coldload.Verify(ctx, dir, vopt)
 	bar.stop()
-	if err != nil {
+	if err != nil && (len(res.Differences) == 0 || o.json) {
 		return err
 	}
-	if err := printVerified(e, o, res); err != nil || len(res.Differences) == 0 {
-		return err
+	if perr := printVerified(e, o, res); err != nil || perr != nil || len(res.Differences) == 0 {
+		return errors.Join(err, perr)
 	}
 	return &toldError{err: fmt.Errorf("%s %w: %s", report.Clean(dir), errDifferent, report.Plural(int64(len(res.Differences)), "difference"))}
 }

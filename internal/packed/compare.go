@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -19,7 +18,7 @@ import (
 //
 // Bytes are compared through their digests. Where the Slabs have another size than when the Output was packed, the folder itself is read.
 type Comparer struct {
-	dir     string
+	dir     Folder
 	m       *Manifest
 	outputs []stages.Output
 	packed  []int // index into m.Outputs; -1 for an Output that is not compared
@@ -34,7 +33,7 @@ type Comparer struct {
 }
 
 // NewComparer makes a Comparer for one load. m must be sorted.
-func NewComparer(dir string, m *Manifest) *Comparer {
+func NewComparer(dir Folder, m *Manifest) *Comparer {
 	return &Comparer{
 		dir: dir, m: m, digests: map[Algorithm]*Digests{}, pool: staging.New(), held: map[stages.Slab]staging.Block{},
 		files: map[string]*os.File{}, different: map[int]int64{},
@@ -145,7 +144,7 @@ func (c *Comparer) open(name string) (*os.File, error) {
 	if f := c.files[name]; f != nil {
 		return f, nil
 	}
-	f, err := os.Open(filepath.Join(c.dir, name))
+	f, err := c.dir.Open(name)
 	if err == nil {
 		c.files[name] = f
 	}

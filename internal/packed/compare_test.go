@@ -14,7 +14,7 @@ import (
 // compare plays a load of the folder's own bytes, changed by spoil, with Slabs of the size that slab says.
 func compare(t *testing.T, dir string, m *packed.Manifest, slab func(o stages.Output) int64, spoil func(name string, data []byte)) []packed.Difference {
 	t.Helper()
-	c := packed.NewComparer(dir, m)
+	c := packed.NewComparer(openFolder(t, dir), m)
 	var outputs []stages.Output
 	for i := range m.Outputs {
 		o := m.Outputs[i].Stage()
@@ -82,7 +82,7 @@ func TestComparer(t *testing.T) {
 func TestComparerLists(t *testing.T) {
 	dir, m := folder(t)
 	m.Sort()
-	c := packed.NewComparer(dir, m)
+	c := packed.NewComparer(openFolder(t, dir), m)
 	var outputs []stages.Output
 	for i := range m.Outputs {
 		outputs = append(outputs, m.Outputs[i].Stage())
@@ -111,7 +111,7 @@ func TestComparerLists(t *testing.T) {
 func TestComparerNeedsEverySlab(t *testing.T) {
 	dir, m := folder(t)
 	m.Sort()
-	c := packed.NewComparer(dir, m)
+	c := packed.NewComparer(openFolder(t, dir), m)
 	var outputs []stages.Output
 	for i := range m.Outputs {
 		outputs = append(outputs, m.Outputs[i].Stage())

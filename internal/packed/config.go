@@ -37,7 +37,7 @@ var (
 // needs no change is returned as it is.
 func RewriteConfig(text []byte, c ConfigChange) ([]byte, error) {
 	r := rewriter{change: c}
-	doc, err := r.object(text, true)
+	doc, err := r.object(text, true, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -90,8 +90,11 @@ type rewriter struct {
 	changed, replaced, typed bool
 }
 
+// mostDepth is how deep a section of a config is looked into: what nests deeper describes no model. It bounds what rewriting takes.
+const mostDepth = 4
+
 // object rewrites a JSON object. text tells whether it is the document or a section about the language model.
-func (r *rewriter) object(raw jsontext.Value, text bool) (object, error) {
+func (r *rewriter) object(raw jsontext.Value, text bool, depth int) (object, error) {
 	members, err := split(raw)
 	if err != nil {
 		return nil, err
@@ -102,8 +105,8 @@ func (r *rewriter) object(raw jsontext.Value, text bool) (object, error) {
 	for i := range members {
 		m := &members[i]
 		switch {
-		case m.value.Kind() == '{' && !slices.Contains(quantKeys, m.key):
-			if err := r.section(m, text); err != nil {
+		case m.value.Kind() == '{' && !slices.Contains(quantKeys, m.key) && depth < mostDepth:
+			if err := r.section(m, text, depth+1); err != nil {
 				return nil, err
 			}
 		case r.change.DType != "" && slices.Contains(dtypeKeys, m.key) && isTorchDType(m.value):
@@ -117,10 +120,10 @@ func (r *rewriter) object(raw jsontext.Value, text bool) (object, error) {
 }
 
 // section rewrites a member that is an object. One that needs no change keeps its text.
-func (r *rewriter) section(m *member, text bool) error {
+func (r *rewriter) section(m *member, text bool, depth int) error {
 	before := r.changed
 	r.changed = false
-	o, err := r.object(m.value, text && slices.Contains(textSections, m.key))
+	o, err := r.object(m.value, text && slices.Contains(textSections, m.key), depth)
 	if err == nil && r.changed {
 		m.value = o.value()
 	}
@@ -159,7 +162,7 @@ func (r *rewriter) quantisation(source jsontext.Value) jsontext.Value {
 	}.value()
 }
 
-// split reads the members of an object, in order.
+// split reads the members of an object, in order. Their values are parts of raw.
 func split(raw jsontext.Value) (object, error) {
 	dec := jsontext.NewDecoder(bytes.NewReader(raw))
 	if _, err := dec.ReadToken(); err != nil {
@@ -176,7 +179,9 @@ func split(raw jsontext.Value) (object, error) {
 		if err != nil {
 			return nil, err
 		}
-		o = append(o, member{name, value.Clone()})
+		end := int(dec.InputOffset())
+		o = append(o, member{name, raw[end-len(value) : end : end]})
 	}
-	return o, nil
+	_, err := dec.ReadToken()
+	return o, err
 }

@@ -2,7 +2,6 @@ package packed
 
 import (
 	"iter"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,10 +32,10 @@ type run struct {
 	bytes int64
 }
 
-func newQueue(m *Manifest, shards map[string]*os.File) *queue {
+func newQueue(m *Manifest, shards map[string]bool) *queue {
 	q := &queue{m: m, sums: make(map[int][]Sum), left: make(map[int]int), failed: make(map[int]error)}
 	for i := range m.Outputs {
-		if o := &m.Outputs[i]; o.Bytes > 0 && shards[o.File] != nil {
+		if o := &m.Outputs[i]; o.Bytes > 0 && shards[o.File] {
 			q.order = append(q.order, int32(i))
 		}
 	}

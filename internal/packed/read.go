@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -27,11 +28,19 @@ const (
 	maxManifestBytes = 1 << 30
 	maxOutputs       = 2_000_000
 	maxEntries       = 100_000 // sources, shards or files
+	maxLine          = 1 << 20 // what is written has an entry a line
 )
 
 // ReadFile reads the manifest of the folder dir. Without one the error is fs.ErrNotExist: the folder is not complete.
 func ReadFile(dir string) (*Manifest, error) {
-	f, err := os.Open(filepath.Join(dir, ManifestName))
+	return readFrom(func(name string) (*os.File, error) {
+		// Opening a pipe would wait for its other end.
+		return os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	})
+}
+
+func readFrom(open func(name string) (*os.File, error)) (*Manifest, error) {
+	f, err := open(ManifestName)
 	if err != nil {
 		return nil, fmt.Errorf("packed: %w", err)
 	}
@@ -115,8 +124,12 @@ func checkSum(r io.ReaderAt, size int64) error {
 		return fmt.Errorf("packed: read the manifest: %w", err)
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(r, 0, size-int64(checksumTail))); err != nil {
+	lines := &lineLimit{}
+	if _, err := io.Copy(io.MultiWriter(h, lines), io.NewSectionReader(r, 0, size-int64(checksumTail))); err != nil {
 		return fmt.Errorf("packed: read the manifest: %w", err)
+	}
+	if lines.longest > maxLine {
+		return refuse(fmt.Sprintf("a line of %d bytes is longer than the %d that one may have", lines.longest, int64(maxLine)))
 	}
 	want := checksumName + hex.EncodeToString(h.Sum(nil)) + checksumEnd
 	if string(tail) == want {
@@ -129,6 +142,24 @@ func checkSum(r io.ReaderAt, size int64) error {
 		}
 	}
 	return refuse("the text does not have the hash that it ends with")
+}
+
+// lineLimit measures the lines of what is written to it: no token of a text with short lines takes much memory.
+type lineLimit struct{ now, longest int64 }
+
+func (l *lineLimit) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			l.now += int64(len(rest))
+			l.longest = max(l.longest, l.now)
+			break
+		}
+		l.longest = max(l.longest, l.now+int64(i))
+		l.now = 0
+		rest = rest[i+1:]
+	}
+	return len(p), nil
 }
 
 func refuseVersion(v int64) error {
@@ -265,8 +296,28 @@ func (in *reading) one(s string) string {
 }
 
 func (in *reading) decode(v any) error {
-	return json.UnmarshalDecode(in.dec, v, json.RejectUnknownMembers(true))
+	return json.UnmarshalDecode(in.dec, v, json.RejectUnknownMembers(true), json.WithUnmarshalers(shapes))
 }
+
+// shapes decodes lists of dims, and no more of them than there can be.
+var shapes = json.UnmarshalFromFunc(func(dec *jsontext.Decoder, shape *[]int64) error {
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '[' {
+		return errors.Join(errors.New("not a list of dims"), err)
+	}
+	*shape = make([]int64, 0, 4)
+	for dec.PeekKind() != ']' {
+		var n int64
+		if len(*shape) == maxRank {
+			return fmt.Errorf("more than %d dims", maxRank)
+		}
+		if err := json.UnmarshalDecode(dec, &n); err != nil {
+			return err
+		}
+		*shape = append(*shape, n)
+	}
+	_, err := dec.ReadToken()
+	return err
+})
 
 // output checks an Output and hands it over, unless the manifest is refused anyway.
 func (in *reading) output(o *Output) error {

@@ -9,11 +9,11 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/safetensors"
@@ -55,6 +55,15 @@ type Report struct {
 	Bytes       int64        // bytes that were hashed
 }
 
+// Folder is a packed folder that may be damaged.
+type Folder interface {
+	// Open opens a regular file by its name with slashes. It is an fs.ErrNotExist when there is none, and a *stages.RefusedError when
+	// what is there must not be read.
+	Open(name string) (*os.File, error)
+	// FS is the folder, for walking.
+	FS() (fs.FS, error)
+}
+
 // VerifyOptions configures Verify. The zero value is good.
 type VerifyOptions struct {
 	Workers  int                     // how many read and hash at once; default one per CPU
@@ -64,23 +73,19 @@ type VerifyOptions struct {
 // readBytes is what a worker reads and holds at once. Larger Slabs are read in pieces of it.
 const readBytes = 4 << 20
 
-// Verify reads the packed folder dir once, in parallel, and lists everything that is not as the manifest says: files that are missing,
+// Verify reads the packed folder once, in parallel, and lists everything that is not as the manifest says: files that are missing,
 // extra or of another size, headers and the index that do not agree with it, and every Output whose digest differs. It holds 4 MiB a
 // worker, 32 bytes a Slab and the manifest.
 //
-// An error means that it could not look: no such folder, ctx ended. What cannot be read inside the folder is a Difference.
-func Verify(ctx context.Context, dir string, opt VerifyOptions) (*Report, error) {
-	if _, err := os.ReadDir(dir); err != nil {
-		return nil, fmt.Errorf("packed: %w", err)
-	}
+// An error means that it could not look: ctx ended, no file can be opened any more. What cannot be read inside the folder is a Difference.
+func Verify(ctx context.Context, dir Folder, opt VerifyOptions) (*Report, error) {
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
 	v := &verifier{dir: dir, opt: opt, report: &Report{}}
-	m, err := ReadFile(dir)
+	m, err := readFrom(dir.Open)
 	if err != nil {
-		v.manifest(err)
-		return v.report, nil
+		return v.report, v.manifest(err)
 	}
 	v.report.Manifest = m
 	if err := v.run(ctx, m); err != nil {
@@ -102,7 +107,7 @@ func compare(pairs ...string) int {
 }
 
 type verifier struct {
-	dir string
+	dir Folder
 	opt VerifyOptions
 
 	mu     sync.Mutex // guards report and done
@@ -110,7 +115,7 @@ type verifier struct {
 	done   int64
 	total  int64
 
-	shards map[string]*os.File // those whose Outputs can be read
+	shards map[string]bool // those whose Outputs can be read
 }
 
 func (v *verifier) add(file, output string, kind DifferenceKind, format string, args ...any) {
@@ -120,9 +125,11 @@ func (v *verifier) add(file, output string, kind DifferenceKind, format string, 
 }
 
 // manifest reports why there is none to go by.
-func (v *verifier) manifest(err error) {
+func (v *verifier) manifest(err error) error {
 	re, ok := errors.AsType[*stages.RefusedError](err)
 	switch {
+	case exhausted(err):
+		return err
 	case errors.Is(err, fs.ErrNotExist):
 		v.add(ManifestName, "", Missing, "the folder was not packed, or not completely")
 	case !ok:
@@ -132,31 +139,39 @@ func (v *verifier) manifest(err error) {
 			v.add(ManifestName, f.Tensor, Damaged, "%s", f.String())
 		}
 	}
+	return nil
+}
+
+// exhausted tells an error of this process from one of a file.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 func (v *verifier) run(ctx context.Context, m *Manifest) error {
-	defer v.close()
 	for _, o := range m.Outputs {
 		v.total += o.Bytes
+		if o.Bytes == 0 {
+			v.report.Outputs++ // there is nothing to hash
+		}
 	}
-	v.extra(m)
-	v.open(m)
-	headers := v.headers(m)
-	v.index(m, headers)
+	if err := v.extra(m); err != nil {
+		return err
+	}
+	headers, err := v.headers(m)
+	if err != nil {
+		return err
+	}
+	if err := v.index(m, headers); err != nil {
+		return err
+	}
 	if err := v.files(ctx, m); err != nil {
 		return err
 	}
 	return v.outputs(ctx, m)
 }
 
-func (v *verifier) close() {
-	for _, f := range v.shards {
-		_ = f.Close() // it was only read
-	}
-}
-
 // extra looks for what the manifest does not name.
-func (v *verifier) extra(m *Manifest) {
+func (v *verifier) extra(m *Manifest) error {
 	known := map[string]bool{ManifestName: true, ".": true}
 	for _, s := range m.Shards {
 		known[s.File] = true
@@ -166,15 +181,19 @@ func (v *verifier) extra(m *Manifest) {
 			known[name] = true
 		}
 	}
-	_ = fs.WalkDir(os.DirFS(v.dir), ".", func(name string, _ fs.DirEntry, err error) error {
-		if err != nil {
+	dir, err := v.dir.FS()
+	if err != nil {
+		return fmt.Errorf("packed: %w", err)
+	}
+	return fs.WalkDir(dir, ".", func(name string, _ fs.DirEntry, err error) error {
+		switch {
+		case exhausted(err) || err != nil && name == ".":
+			return fmt.Errorf("packed: %w", err)
+		case err != nil:
 			v.add(name, "", Damaged, "%v", err)
-			return nil
+		case !known[name]:
+			v.add(name, "", Extra, "the manifest does not name it")
 		}
-		if known[name] {
-			return nil
-		}
-		v.add(name, "", Extra, "the manifest does not name it")
 		return nil
 	})
 }
@@ -186,61 +205,53 @@ func parent(name string) string {
 	return "."
 }
 
-// regular opens a file that must be there with this size, and reports when it is not.
-func (v *verifier) regular(name string, size int64) *os.File {
-	path := filepath.Join(v.dir, filepath.FromSlash(name))
-	st, err := os.Lstat(path)
+// regular opens a file that must be there with this size, and reports when it is not: the file is nil then, or has another size.
+func (v *verifier) regular(name string, size int64) (*os.File, error) {
+	f, err := v.dir.Open(name)
+	re, refused := errors.AsType[*stages.RefusedError](err)
 	switch {
+	case exhausted(err):
+		return nil, err
 	case errors.Is(err, fs.ErrNotExist):
 		v.add(name, "", Missing, "the manifest names it")
-		return nil
+		return nil, nil
+	case refused:
+		v.add(name, "", Damaged, "%s", re.Faults[0].String())
+		return nil, nil
 	case err != nil:
 		v.add(name, "", Damaged, "%v", err)
-		return nil
-	case !st.Mode().IsRegular():
+		return nil, nil
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if !st.Mode().IsRegular() {
 		v.add(name, "", Damaged, "not a regular file")
-		return nil
-	case st.Size() != size:
+		return nil, f.Close()
+	}
+	if st.Size() != size {
 		v.add(name, "", Damaged, "%d bytes, packed were %d", st.Size(), size)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		v.add(name, "", Damaged, "%v", err)
-		return nil
-	}
-	return f
+	return f, nil
 }
 
-// open opens the shards. One of another size is still read as far as it goes.
-func (v *verifier) open(m *Manifest) {
-	v.shards = make(map[string]*os.File, len(m.Shards))
-	for _, s := range m.Shards {
-		if f := v.regular(s.File, s.Bytes); f != nil {
-			v.shards[s.File] = f
-		}
-	}
-}
-
-// headers compares each shard's header with the manifest, both ways, and returns those that can be read.
-func (v *verifier) headers(m *Manifest) map[string]*safetensors.Header {
+// headers compares each shard's header with the manifest, both ways, and returns those that can be read. It notes which shards are there:
+// one of another size is still read as far as it goes.
+func (v *verifier) headers(m *Manifest) (map[string]*safetensors.Header, error) {
+	v.shards = make(map[string]bool, len(m.Shards))
 	headers := make(map[string]*safetensors.Header, len(m.Shards))
-	for _, s := range m.Shards {
-		f := v.shards[s.File]
+	for i := range m.Shards {
+		f, err := v.regular(m.Shards[i].File, m.Shards[i].Bytes)
+		if err != nil {
+			return nil, err
+		}
 		if f == nil {
 			continue
 		}
-		h, err := safetensors.ReadHeader(f, s.Bytes)
-		if err != nil {
-			v.add(s.File, "", Damaged, "header: %v", err)
-			continue
-		}
-		headers[s.File] = h
-		sum := sha256.New()
-		if _, err := io.Copy(sum, io.NewSectionReader(f, 0, h.DataOffset())); err != nil {
-			v.add(s.File, "", Damaged, "header: %v", err)
-		} else if got := sumOf(sum); got != s.HeaderSHA256 {
-			v.add(s.File, "", Differs, "header: sha256 %s, packed was %s", got, s.HeaderSHA256)
-		}
+		v.shards[m.Shards[i].File] = true
+		v.header(f, &m.Shards[i], headers)
+		_ = f.Close() // it was only read
 	}
 	found := make(map[string]int, len(headers))
 	for i := range m.Outputs {
@@ -256,7 +267,22 @@ func (v *verifier) headers(m *Manifest) map[string]*safetensors.Header {
 			}
 		}
 	}
-	return headers
+	return headers, nil
+}
+
+func (v *verifier) header(f *os.File, s *Shard, headers map[string]*safetensors.Header) {
+	h, err := safetensors.ReadHeader(f, s.Bytes)
+	if err != nil {
+		v.add(s.File, "", Damaged, "header: %v", err)
+		return
+	}
+	headers[s.File] = h
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, h.DataOffset())); err != nil {
+		v.add(s.File, "", Damaged, "header: %v", err)
+	} else if got := sumOf(sum); got != s.HeaderSHA256 {
+		v.add(s.File, "", Differs, "header: sha256 %s, packed was %s", got, s.HeaderSHA256)
+	}
 }
 
 // entry compares an Output with its entry in the header, and counts it when it has one.
@@ -278,31 +304,30 @@ func (v *verifier) entry(o *Output, headers map[string]*safetensors.Header, foun
 }
 
 // index compares the index with the headers, both ways.
-func (v *verifier) index(m *Manifest, headers map[string]*safetensors.Header) {
+func (v *verifier) index(m *Manifest, headers map[string]*safetensors.Header) error {
 	const name = safetensors.IndexName
-	i := slices.IndexFunc(m.Files, func(f File) bool { return f.Name == name })
-	if i < 0 {
+	if !slices.ContainsFunc(m.Files, func(f File) bool { return f.Name == name }) {
 		v.add(name, "", Missing, "the manifest does not name it")
-		return
+		return nil
 	}
-	path := filepath.Join(v.dir, name)
-	if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() || st.Size() > maxManifestBytes {
-		return // the check of the files tells
-	}
-	data, err := os.ReadFile(path)
+	f, err := v.dir.Open(name)
 	if err != nil {
-		return
+		return nil //nolint:nilerr // the check of the files tells
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxManifestBytes))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil //nolint:nilerr // the check of the files tells
 	}
 	ix, err := safetensors.ParseIndex(data)
 	if err != nil {
 		v.add(name, "", Damaged, "%v", err)
-		return
+		return nil
 	}
 	if len(headers) < len(m.Shards) {
-		return // the index would be blamed for headers that are missing
+		return nil // the index would be blamed for headers that are missing
 	}
 	if len(m.Outputs) == 0 && ix.Len() == 0 {
-		return
+		return nil
 	}
 	err = ix.Check(headers)
 	if faults, ok := errors.AsType[*safetensors.FaultsError](err); ok {
@@ -312,6 +337,7 @@ func (v *verifier) index(m *Manifest, headers map[string]*safetensors.Header) {
 	} else if err != nil {
 		v.add(name, "", Differs, "%v", err)
 	}
+	return nil
 }
 
 // files hashes the files that are no shards.
@@ -320,13 +346,19 @@ func (v *verifier) files(ctx context.Context, m *Manifest) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		file := v.regular(f.Name, f.Bytes)
+		file, err := v.regular(f.Name, f.Bytes)
+		if err != nil {
+			return err
+		}
 		if file == nil {
 			continue
 		}
 		h := sha256.New()
-		_, err := io.Copy(h, file)
+		_, err = io.Copy(h, reader{ctx, file})
 		_ = file.Close() // it was only read
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			v.add(f.Name, "", Damaged, "%v", err)
 		} else if got := sumOf(h); got != f.SHA256 {
@@ -341,45 +373,118 @@ func (v *verifier) outputs(ctx context.Context, m *Manifest) error {
 	q := newQueue(m, v.shards)
 	p := pipeline.New(ctx, pipeline.Config{})
 	pipeline.Into(pipeline.From(p, "read", q.all()), &hasher{v: v, q: q}, pipeline.Workers(v.opt.Workers))
+	if err := p.Wait(); err != nil {
+		return err
+	}
+	return v.plain(ctx, m)
+}
+
+// plain hashes the Outputs that have a plain digest too. It reads them again: a plain hash takes the bytes in order.
+func (v *verifier) plain(ctx context.Context, m *Manifest) error {
+	p := pipeline.New(ctx, pipeline.Config{})
+	outputs := pipeline.From(p, "read", func(yield func(*Output, error) bool) {
+		for i := range m.Outputs {
+			if o := &m.Outputs[i]; o.SHA256 != (Sum{}) && (o.Bytes == 0 || v.shards[o.File]) && !yield(o, nil) {
+				return
+			}
+		}
+	})
+	pipeline.Into(outputs, plainHasher{v}, pipeline.Workers(v.opt.Workers))
 	return p.Wait()
+}
+
+// plainHasher is the sink that hashes whole Outputs.
+type plainHasher struct{ v *verifier }
+
+func (plainHasher) Name() string                 { return "plain hash" }
+func (plainHasher) Commit(context.Context) error { return nil }
+func (plainHasher) Close() error                 { return nil }
+
+func (h plainHasher) Write(ctx context.Context, o *Output) error {
+	sum := sha256.New()
+	if o.Bytes > 0 {
+		f, err := h.v.dir.Open(o.File)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(sum, reader{ctx, io.NewSectionReader(f, o.Offset, o.Bytes)})
+		_ = f.Close() // it was only read
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return nil //nolint:nilerr // the digest of the Slabs tells
+		}
+	}
+	if got := sumOf(sum); got != o.SHA256 {
+		h.v.add(o.File, o.Name, Differs, "sha256 %s, packed was %s", got, o.SHA256)
+	}
+	return nil
+}
+
+// reader reads until ctx ends.
+type reader struct {
+	ctx context.Context //nolint:containedctx // it lives as long as one call
+	io.Reader
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(p)
 }
 
 // hasher is the sink that hashes runs of Slabs.
 type hasher struct {
-	v    *verifier
-	q    *queue
-	bufs sync.Pool // of *[]byte: one per worker
+	v     *verifier
+	q     *queue
+	hands sync.Pool // of *hand: one per worker
+}
+
+// hand is what a worker holds for a run. Opening the shard for each run of 4 MiB costs nothing beside hashing it, and a folder of
+// thousands of shards takes no more descriptors than there are workers.
+type hand struct {
+	buf  []byte
+	file *os.File
 }
 
 func (h *hasher) Name() string { return "hash" }
 
 func (h *hasher) Write(_ context.Context, r run) error {
-	buf, ok := h.bufs.Get().(*[]byte)
+	w, ok := h.hands.Get().(*hand)
 	if !ok {
-		b := make([]byte, readBytes)
-		buf = &b
+		w = &hand{buf: make([]byte, readBytes)}
 	}
-	defer h.bufs.Put(buf)
-	h.v.hash(h.q, r, *buf)
-	return nil
+	err := h.v.hash(h.q, r, w)
+	if w.file != nil {
+		err = errors.Join(err, w.file.Close()) // the pool closes nothing
+		w.file = nil
+	}
+	h.hands.Put(w)
+	return err
 }
 
 func (h *hasher) Commit(context.Context) error { return nil }
 func (h *hasher) Close() error                 { return nil }
 
 // hash hashes the Slabs of one run.
-func (v *verifier) hash(q *queue, r run, buf []byte) {
-	file := q.m.Outputs[q.order[r.at]].File
-	if r.bytes > int64(len(buf)) { // one large Slab
-		v.large(q, r, buf)
-	} else if _, err := v.shards[file].ReadAt(buf[:r.bytes], r.off); err != nil {
-		v.unreadable(q, r, buf)
-	} else {
-		off := int64(0)
+func (v *verifier) hash(q *queue, r run, w *hand) error {
+	f, err := v.dir.Open(q.m.Outputs[q.order[r.at]].File)
+	if exhausted(err) {
+		return err
+	}
+	w.file = f
+	switch {
+	case err != nil: // it was there
 		for s := range r.slabs(q) {
-			v.slab(q, s, q.m.Outputs[s.Output].Digest.Algorithm.Sum(buf[off:off+s.Len]))
-			off += s.Len
+			q.fail(s, err)
+			v.slab(q, s, Sum{})
 		}
+	case r.bytes > int64(len(w.buf)): // one large Slab
+		v.large(q, r, w)
+	default:
+		v.small(q, r, w)
 	}
 	v.mu.Lock()
 	v.done += r.bytes
@@ -389,27 +494,40 @@ func (v *verifier) hash(q *queue, r run, buf []byte) {
 	if v.opt.Progress != nil {
 		v.opt.Progress(done, v.total)
 	}
+	return nil
 }
 
-func (v *verifier) large(q *queue, r run, buf []byte) {
+func (v *verifier) small(q *queue, r run, w *hand) {
+	if _, err := w.file.ReadAt(w.buf[:r.bytes], r.off); err != nil {
+		v.unreadable(q, r, w)
+		return
+	}
+	off := int64(0)
+	for s := range r.slabs(q) {
+		v.slab(q, s, q.m.Outputs[s.Output].Digest.Algorithm.Sum(w.buf[off:off+s.Len]))
+		off += s.Len
+	}
+}
+
+func (v *verifier) large(q *queue, r run, w *hand) {
 	s := r.first
 	o := &q.m.Outputs[s.Output]
 	h := o.Digest.Algorithm.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(v.shards[o.File], r.off, r.bytes)}, buf); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(w.file, r.off, r.bytes)}, w.buf); err != nil {
 		q.fail(s, err)
 	}
 	v.slab(q, s, sumOf(h))
 }
 
 // unreadable reads a run again, Slab by Slab, to see which it is.
-func (v *verifier) unreadable(q *queue, r run, buf []byte) {
+func (v *verifier) unreadable(q *queue, r run, w *hand) {
 	off := r.off
 	for s := range r.slabs(q) {
 		o := &q.m.Outputs[s.Output]
-		if _, err := v.shards[o.File].ReadAt(buf[:s.Len], off); err != nil {
+		if _, err := w.file.ReadAt(w.buf[:s.Len], off); err != nil {
 			q.fail(s, err)
 		}
-		v.slab(q, s, o.Digest.Algorithm.Sum(buf[:s.Len]))
+		v.slab(q, s, o.Digest.Algorithm.Sum(w.buf[:s.Len]))
 		off += s.Len
 	}
 }

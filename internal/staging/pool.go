@@ -4,6 +4,7 @@ package staging
 import (
 	"errors"
 	"math/bits"
+	"unsafe"
 
 	"github.com/coldload/coldload/internal/offheap"
 )
@@ -12,8 +13,10 @@ const (
 	// maxIdle is what the pool keeps mapped though no Slab uses it: enough that a few workers with one Batch each do not map and unmap
 	// all the time, and little beside the memory that a load may take beyond its budget.
 	maxIdle = 16 << 20
-	// maxCarved is the largest block that shares a region with others. A larger one is worth a system call when it is new.
+	// maxCarved is the largest block that is small: a larger one is worth a system call when it is new.
 	maxCarved = 64 << 10
+	// maxRegion bounds a region of several blocks: four huge pages and what a few blocks add to them.
+	maxRegion = 8<<20 + 128<<10
 )
 
 // BlockBytes is the size of the block for n bytes: n rounded up to a quarter of the power of two below it, and to 64 bytes, so that every
@@ -26,23 +29,41 @@ func BlockBytes(n int64) int64 {
 	return (n + step - 1) / step * step
 }
 
-// regionBytes is the size of a region of blocks: 16 of them, between 64 KiB and 1 MiB. Fewer would cost system calls, more would leave
-// more unused when there is one Slab of this size and no other.
+// AlignedBytes is the size of the block that GetAligned hands out.
+func AlignedBytes(n, align int64) int64 { return BlockBytes(n) + align }
+
+// regionBytes is the size of a region of blocks. Of small blocks it has 16, between 64 KiB and 1 MiB: fewer would cost system calls, more
+// would leave more unused when there is one Slab of this size and no other. Of large ones it has as many as fill huge pages best: memory
+// in small pages is written to a disk at half the speed, since a request holds only so many pieces.
 func regionBytes(block int64) int64 {
-	if block > maxCarved {
-		return block
+	if block <= maxCarved {
+		return max(16*block, 64<<10) / block * block
 	}
-	return max(16*block, 64<<10) / block * block
+	limit := int64(maxRegion)
+	if block < maxRegion/16 {
+		limit = offheap.HugePage + offheap.HugePage/16
+	}
+	best := block
+	for n := block; n <= limit; n += block {
+		if inSmallPages(n)*best < inSmallPages(best)*n {
+			best = n
+		}
+	}
+	return best
 }
+
+// inSmallPages is how many of the bytes of a region no huge page holds.
+func inSmallPages(n int64) int64 { return n % offheap.HugePage }
 
 // Pool hands out blocks of anonymous memory. It needs a lock around it. All its work is constant per block, but for system calls and the
 // freeing of regions, which is constant per region.
 //
-// A block takes its length, rounded up to 64 bytes and by at most a fifth of the block (BlockBytes). Blocks up to 64 KiB are cut from
-// regions of 64 KiB to 1 MiB, larger ones are regions of their own. A region without a block in use is idle and is used again, so that a
-// block costs no system call. Never more than 16 MiB are idle, and no large region is mapped while idle ones would take the Pool past the
-// most that was ever in use at once: those that were idle longest are freed first. So the Pool holds at most what is in use, plus 16 MiB,
-// plus the unused part of regions with small blocks in them.
+// A block takes its length, rounded up to 64 bytes and by at most a fifth of the block (BlockBytes), and its alignment where it is asked
+// for one (AlignedBytes). Blocks up to 64 KiB are cut from regions of 64 KiB to 1 MiB, those up to half a megabyte from regions of about
+// 2 MiB, those up to 4 MiB from regions of up to 8 MiB; larger ones are regions of their own. A region without a block in use is idle and
+// is used again, so that a block costs no system call. Never more than 16 MiB are idle, and no large region is mapped while idle ones would
+// take the Pool past the most that was ever in use at once: those that were idle longest are freed first. So the Pool holds at most what is
+// in use, plus 16 MiB, plus the unused part of regions with several blocks.
 type Pool struct {
 	alloc   func(int64) (*offheap.Region, error)
 	classes map[int64]*class
@@ -66,7 +87,7 @@ type region struct {
 	class *class
 	size  int64
 	fresh int64   // bytes from here on were never handed out
-	free  []int32 // offsets of the blocks that came back; no region of several blocks is large
+	free  []int32 // offsets of the blocks that came back; no region of several blocks is larger than 2 GiB
 	inUse int     // blocks
 
 	slot       int // index in class.avail, or -1
@@ -77,10 +98,14 @@ type region struct {
 type Block struct {
 	region *region
 	off    int64
+	lead   int64 // bytes at its beginning that nobody uses
 }
 
 // Bytes is the first n of the block's bytes.
-func (b Block) Bytes(n int64) []byte { return b.region.mem.Bytes()[b.off : b.off+n : b.off+n] }
+func (b Block) Bytes(n int64) []byte {
+	begin := b.off + b.lead
+	return b.region.mem.Bytes()[begin : begin+n : begin+n]
+}
 
 // New makes an empty Pool.
 func New() *Pool {
@@ -88,8 +113,21 @@ func New() *Pool {
 }
 
 // Get hands out a block of at least n bytes, n > 0.
-func (p *Pool) Get(n int64) (Block, error) {
-	size := BlockBytes(n)
+func (p *Pool) Get(n int64) (Block, error) { return p.get(BlockBytes(n)) }
+
+// GetAligned is Get for bytes whose address is phase modulo align: 0 <= phase < align, and align is a power of two. Memory that goes
+// to a file past the page cache must lie as the file does.
+func (p *Pool) GetAligned(n, phase, align int64) (Block, error) {
+	b, err := p.get(AlignedBytes(n, align))
+	if err == nil {
+		at := int64(uintptr(unsafe.Pointer(unsafe.SliceData(b.Bytes(n)))))
+		b.lead = (phase - at) & (align - 1)
+	}
+	return b, err
+}
+
+// get hands out a block of one of the sizes that there are.
+func (p *Pool) get(size int64) (Block, error) {
 	c := p.classes[size]
 	if c == nil {
 		c = &class{block: size}
@@ -110,7 +148,7 @@ func (p *Pool) Get(n int64) (Block, error) {
 func (p *Pool) grow(c *class) error {
 	size := regionBytes(c.block)
 	if c.block > maxCarved {
-		tooMuch := p.mapped + size - max(p.peak, p.used+c.block, maxIdle)
+		tooMuch := p.mapped + size - max(p.peak, p.used+size, maxIdle)
 		if err := p.trim(p.idle.bytes - tooMuch); err != nil {
 			return err
 		}

@@ -173,3 +173,37 @@ func TestPoolReportsMemoryThatTheSystemDoesNotGive(t *testing.T) {
 		t.Errorf("books after a failure: used %d, mapped %d, idle %d", p.used, p.mapped, p.idle.bytes)
 	}
 }
+
+// TestAlignedBlocks: every phase of every alignment is met, within the bytes that are told, and blocks are used again.
+func TestAlignedBlocks(t *testing.T) {
+	p := New()
+	for _, align := range []int64{64, 4096, 64 << 10} {
+		for _, n := range []int64{1, 4096, 64 << 10, 1<<20 + 1, 2 << 20} {
+			for _, phase := range []int64{0, 63 % align, align / 2, align - 1} {
+				before := p.used
+				b, err := p.GetAligned(n, phase, align)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.used-before != AlignedBytes(n, align) {
+					t.Errorf("%d bytes take %d, not %d", n, p.used-before, AlignedBytes(n, align))
+				}
+				mem := b.Bytes(n)
+				if at := int64(uintptr(unsafe.Pointer(unsafe.SliceData(mem)))); at&(align-1) != phase {
+					t.Errorf("%d bytes at %#x, not at %d of %d", n, at, phase, align)
+				}
+				if b.lead < 0 || b.lead+n > AlignedBytes(n, align) {
+					t.Errorf("%d bytes, %d from the start of a block of %d", n, b.lead, AlignedBytes(n, align))
+				}
+				mem[0], mem[n-1] = 1, 2
+				audit(t, p)
+				if err := p.Put(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -139,7 +139,24 @@ func walk(t *testing.T, step int, load func(s *Sink) error, dir func() string, o
 // TestCrashAnywhere stops the disk before each operation. The next run gives the same bytes as one that nothing disturbed, and until then
 // nothing looks finished that is not.
 func TestCrashAnywhere(t *testing.T) {
-	outputs := work()
+	crashAnywhere(t, work(), 21800, 1)
+}
+
+// TestCrashAnywhereBesideThePageCache is the same with Slabs that are written directly, with fragments at their ends.
+func TestCrashAnywhereBesideThePageCache(t *testing.T) {
+	canDirect(t)
+	outputs := past()
+	crashAnywhere(t, outputs, outputs[0].Size+outputs[1].Size+outputs[2].Size, 2)
+}
+
+// past is a small load of which most is written past the page cache.
+func past() []stages.Output {
+	return []stages.Output{raw("norm", 100, 100), raw("blocks", 256<<10, 128<<10), raw("lines", 4*(80<<10+64), 80<<10+64)}
+}
+
+// crashAnywhere walks with every step-th operation; the journal names at least so many bytes at the end.
+func crashAnywhere(t *testing.T, outputs []stages.Output, named int64, step int) {
+	t.Helper()
 	want := undisturbed(t, outputs)
 	old := map[string]string{"config.json": "old", "deep/er": "x"}
 	for _, replace := range []bool{false, true} {
@@ -160,9 +177,9 @@ func TestCrashAnywhere(t *testing.T) {
 				}
 				most := int64(0)
 				load := func(s *Sink) error { return pack(t.Context(), s, outputs) }
-				step := 1
+				step := step
 				if otherKey {
-					step = 3
+					step *= 3
 				}
 				walk(t, step, load, dir, with, crashing, func(t *testing.T, d, op string, err error) {
 					t.Helper()
@@ -190,7 +207,7 @@ func TestCrashAnywhere(t *testing.T) {
 					}
 					alone(t, d)
 				})
-				if most != 21800 {
+				if most != named {
 					t.Errorf("the journal never named more than %d bytes", most)
 				}
 			})
@@ -227,7 +244,17 @@ func plant(tb testing.TB, dir string, files map[string]string) {
 // TestFailAnywhere lets each operation fail once. The error is reported, Close leaves nothing that looks finished, and no more than what
 // the journal names.
 func TestFailAnywhere(t *testing.T) {
-	outputs := work()
+	failAnywhere(t, work())
+}
+
+// TestFailAnywhereBesideThePageCache is the same with Slabs that are written directly.
+func TestFailAnywhereBesideThePageCache(t *testing.T) {
+	canDirect(t)
+	failAnywhere(t, past())
+}
+
+func failAnywhere(t *testing.T, outputs []stages.Output) {
+	t.Helper()
 	want := undisturbed(t, outputs)
 	dir := func() string { return filepath.Join(t.TempDir(), "out") }
 	load := func(s *Sink) error { return pack(t.Context(), s, outputs) }
@@ -458,7 +485,7 @@ func scribble0(tb testing.TB, path string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	_, err = f.WriteAt(bytes.Repeat([]byte{0xdd}, 5800), 512)
+	_, err = f.WriteAt(bytes.Repeat([]byte{0xdd}, 5800), dataAlign)
 	if err := errors.Join(err, f.Close()); err != nil {
 		tb.Fatal(err)
 	}
@@ -480,7 +507,11 @@ func flip(path string, at int64) error {
 func heavy() []stages.Output {
 	var outputs []stages.Output
 	for i := range 12 {
-		outputs = append(outputs, raw(fmt.Sprintf("layers.%d.qweight", i), 12<<20+int64(i), 1<<20), raw(fmt.Sprintf("layers.%d.scales", i), 4000, 4000))
+		size := 12<<20 + int64(i%3)*64 // at blocks of the disk, at cache lines, and, below, at neither
+		if i%4 == 3 {
+			size++
+		}
+		outputs = append(outputs, raw(fmt.Sprintf("layers.%d.qweight", i), size, 1<<20), raw(fmt.Sprintf("layers.%d.scales", i), 4000, 4000))
 	}
 	return outputs
 }

@@ -2,15 +2,27 @@ package file
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
+
+// maxVectors is IOV_MAX.
+const maxVectors = 1024
+
+// errNoProgress is a write of less than a block. On a direct one it means that the way past the page cache does not work here; the other
+// way finds out why.
+var errNoProgress = fmt.Errorf("%w: less than a block", io.ErrShortWrite)
 
 // disk is every change that the sink makes to the file system, in one place.
 type disk struct {
 	// before is asked before each change, by the tests: an error stops it. Nil lets everything happen.
 	before func(op, path string) error
+	// pwritev writes buffers at an offset, some bytes of them or all. It is replaced by the tests; nil is the system's.
+	pwritev func(f *os.File, bufs [][]byte, off int64) (int, error)
 }
 
 func (d *disk) ask(op, path string) error {
@@ -58,7 +70,57 @@ func (d *disk) writeAt(f *os.File, bufs [][]byte, off int64) error {
 	if err := d.ask("write", f.Name()); err != nil {
 		return err
 	}
-	return writeAll(f, bufs, off)
+	return d.writeAll(f, bufs, off, 1)
+}
+
+// writeDirect is writeAt for a file of openDirect. Offset, addresses and lengths are multiples of block.
+func (d *disk) writeDirect(f *os.File, bufs [][]byte, off, block int64) error {
+	if err := d.ask("direct", f.Name()); err != nil {
+		return err
+	}
+	return d.writeAll(f, bufs, off, block)
+}
+
+// openDirect opens a file for writes past the page cache in multiples of block.
+func (d *disk) openDirect(path string, block int64) (*os.File, error) {
+	if err := d.ask("opendirect", path); err != nil {
+		return nil, err
+	}
+	return openDirect(path, block)
+}
+
+// writeAll goes on after a short write, with a whole block: what it wrote of that one is written again.
+func (d *disk) writeAll(f *os.File, bufs [][]byte, off, block int64) error {
+	write := d.pwritev
+	if write == nil {
+		write = pwritev
+	}
+	rest := slices.Clone(bufs)
+	for len(rest) > 0 {
+		n, err := write(f, rest[:min(len(rest), maxVectors)], off)
+		if err != nil {
+			return err
+		}
+		n -= n % int(block)
+		if n == 0 {
+			return &os.PathError{Op: "write", Path: f.Name(), Err: errNoProgress}
+		}
+		off += int64(n)
+		rest = skip(rest, n)
+	}
+	return nil
+}
+
+// skip is bufs without their first n bytes. It changes bufs.
+func skip(bufs [][]byte, n int) [][]byte {
+	for len(bufs) > 0 && n >= len(bufs[0]) {
+		n -= len(bufs[0])
+		bufs = bufs[1:]
+	}
+	if n > 0 {
+		bufs[0] = bufs[0][n:]
+	}
+	return bufs
 }
 
 // append writes at the end.

@@ -2,14 +2,10 @@ package file
 
 import (
 	"errors"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
-
-// maxVectors is IOV_MAX.
-const maxVectors = 1024
 
 // control runs f on the descriptor, which stays open for that time; a file that is closed is os.ErrClosed.
 func control(f *os.File, call func(fd int) error) error {
@@ -37,34 +33,46 @@ func pathError(op string, f *os.File, err error) error {
 	return &os.PathError{Op: op, Path: f.Name(), Err: err}
 }
 
-func writeAll(f *os.File, bufs [][]byte, off int64) error {
-	if len(bufs) == 1 {
-		_, err := f.WriteAt(bufs[0], off)
+func pwritev(f *os.File, bufs [][]byte, off int64) (n int, err error) {
+	err = control(f, func(fd int) (err error) {
+		n, err = unix.Pwritev(fd, bufs, off)
 		return err
+	})
+	return n, pathError("write", f, err)
+}
+
+// openDirect opens a file for writes past the page cache. It fails with EINVAL when block is not enough for that, as the system does
+// when the file system has no such way.
+func openDirect(path string, block int64) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil, err
 	}
-	rest := append([][]byte(nil), bufs...)
-	for len(rest) > 0 {
-		var n int
-		err := control(f, func(fd int) (err error) {
-			n, err = unix.Pwritev(fd, rest[:min(len(rest), maxVectors)], off)
-			return err
-		})
-		if err == nil && n == 0 {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			return pathError("write", f, err)
-		}
-		off += int64(n)
-		for len(rest) > 0 && n >= len(rest[0]) {
-			n -= len(rest[0])
-			rest = rest[1:]
-		}
-		if n > 0 {
-			rest[0] = rest[0][n:]
+	var st unix.Statx_t
+	err = control(f, func(fd int) error { return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st) })
+	told := err == nil && st.Mask&unix.STATX_DIOALIGN != 0
+	if told && (!aligns(st.Dio_offset_align, block) || !aligns(st.Dio_mem_align, block)) {
+		return nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: unix.EINVAL}, f.Close())
+	}
+	return f, nil // a kernel that does not tell shows at the first write
+}
+
+// aligns says whether multiples of block are multiples of n; 0 is none.
+func aligns(n uint32, block int64) bool { return n > 0 && block%int64(n) == 0 }
+
+// notDirect says whether an error means that a file cannot be written past the page cache, or not by this process now.
+func notDirect(err error) bool {
+	for _, e := range []error{unix.EINVAL, unix.EOPNOTSUPP, unix.ENOSYS, unix.EMFILE, unix.ENFILE, errNoProgress} {
+		if errors.Is(err, e) {
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// readRandom keeps the system from reading ahead: what comes behind may be being written past the page cache.
+func readRandom(f *os.File) {
+	_ = control(f, func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) }) // a hint
 }
 
 // allocate falls back to a file with holes where the file system cannot reserve blocks.

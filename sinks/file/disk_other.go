@@ -2,17 +2,22 @@
 
 package file
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
-func writeAll(f *os.File, bufs [][]byte, off int64) error {
-	for _, b := range bufs {
-		if _, err := f.WriteAt(b, off); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
+func pwritev(f *os.File, bufs [][]byte, off int64) (int, error) { return f.WriteAt(bufs[0], off) }
+
+// openDirect: there is one way only.
+func openDirect(path string, _ int64) (*os.File, error) {
+	return nil, &os.PathError{Op: "open", Path: path, Err: errors.ErrUnsupported}
 }
+
+func notDirect(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errNoProgress)
+}
+func readRandom(*os.File) {}
 
 func allocate(f *os.File, n int64) error { return f.Truncate(n) }
 func syncData(f *os.File) error          { return f.Sync() }

@@ -48,7 +48,7 @@ func options(dir string) Options {
 }
 
 func text(name, content string) File {
-	return File{name, func(w io.Writer) error { _, err := io.WriteString(w, content); return err }}
+	return File{name, int64(len(content)), func(w io.Writer) error { _, err := io.WriteString(w, content); return err }}
 }
 
 // pattern fills b with bytes that no other Slab has.
@@ -208,7 +208,12 @@ func alone(tb testing.TB, dir string) {
 // verified checks a folder with the package that readers use.
 func verified(tb testing.TB, dir string) {
 	tb.Helper()
-	r, err := packed.Verify(tb.Context(), dir, packed.VerifyOptions{})
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer root.Close()
+	r, err := packed.Verify(tb.Context(), rooted{root}, packed.VerifyOptions{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -233,3 +238,8 @@ func readAll(dir string) map[string][]byte {
 	}
 	return all
 }
+
+// rooted is a packed.Folder below one folder.
+type rooted struct{ *os.Root }
+
+func (r rooted) FS() (fs.FS, error) { return r.Root.FS(), nil }

@@ -17,8 +17,13 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// dataAlign is where the data area of a shard begins: a cache line, so that a mapping of it can be used by vector code.
-const dataAlign = 64
+const (
+	// dataAlign is where the data area of a shard begins: a block of any disk and a page of most systems, whatever the disk at hand has,
+	// so that equal work gives equal files.
+	dataAlign = 4096
+	// lineBytes is what a buffer is aligned to at least. An Output that begins elsewhere in its shard cannot lie alike in both.
+	lineBytes = 64
+)
 
 // shard is one weight file.
 type shard struct {
@@ -33,9 +38,11 @@ type shard struct {
 	// header is kept only until the file is there.
 	header []byte
 
-	mu      sync.Mutex
-	file    *os.File // nil until the first write, and when complete
-	windows map[int64]*window
+	mu       sync.Mutex
+	file     *os.File          // nil until the first write, and when complete
+	direct   *os.File          // the same file past the page cache; nil also where that does not work
+	buffered bool              // it does not
+	windows  map[int64]*window // guarded by writeback.mu
 
 	left int64 // bytes of Slabs that the journal does not name; guarded by Sink.flushing
 	kept bool  // it was there from an earlier run
@@ -65,14 +72,35 @@ type place struct {
 	off   int64 // bytes from the start of the file
 }
 
+// rank is the order in which the Outputs of a shard lie, where it is not that of Begin: first those that keep the ones behind them at a
+// multiple of a block, then those that keep them at one of a cache line. A few bytes of a norm would move everything behind them.
+func rank(size int64) int {
+	switch {
+	case size >= directBytes && size%dataAlign == 0:
+		return 0
+	case size >= directBytes && size%lineBytes == 0:
+		return 1
+	default:
+		return 2
+	}
+}
+
 // layOut makes the header of each shard and fixes where every Output lies.
 func layOut(shards []*shard, outputs []stages.Output, layout stages.Layout) ([]place, error) {
 	places := make([]place, len(outputs))
 	metadata := map[string]string{"format": "pt", "coldload.layout": string(layout)}
 	for _, s := range shards {
-		specs := make([]safetensors.Spec, 0, s.end-s.first)
-		for _, o := range outputs[s.first:s.end] {
-			specs = append(specs, safetensors.Spec{Name: o.Name, DType: o.DType, Shape: o.Shape})
+		order := make([]int, 0, s.end-s.first)
+		for r := range 3 {
+			for i := s.first; i < s.end; i++ {
+				if rank(outputs[i].Size) == r {
+					order = append(order, i)
+				}
+			}
+		}
+		specs := make([]safetensors.Spec, 0, len(order))
+		for _, i := range order {
+			specs = append(specs, safetensors.Spec{Name: outputs[i].Name, DType: outputs[i].DType, Shape: outputs[i].Shape})
 		}
 		l, err := safetensors.NewLayout(specs, safetensors.WriterOptions{Metadata: metadata, Align: dataAlign})
 		if err != nil {
@@ -82,8 +110,8 @@ func layOut(shards []*shard, outputs []stages.Output, layout stages.Layout) ([]p
 			}
 			return nil, stages.Refuse(stages.Fault{Code: stages.CodeSink, File: s.name, Problem: err.Error(), Advice: advice})
 		}
-		for i := range specs {
-			places[s.first+i] = place{s, l.Offset(i)}
+		for k, i := range order {
+			places[i] = place{s, l.Offset(k)}
 		}
 		s.header, s.size, s.data, s.sum = l.Header(), l.FileSize(), int64(len(l.Header())), sha256.Sum256(l.Header())
 	}
@@ -135,14 +163,18 @@ func (s *shard) open() (*os.File, error) {
 // close closes the file, if it is open.
 func (s *shard) close() error {
 	s.mu.Lock()
-	f := s.file
-	s.file = nil
+	f, direct := s.file, s.direct
+	s.file, s.direct = nil, nil
 	s.mu.Unlock()
-	if f == nil {
-		return nil
+	var errs []error
+	if direct != nil {
+		errs = append(errs, direct.Close())
 	}
-	drop(f)
-	return f.Close()
+	if f != nil {
+		drop(f)
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // check refuses Outputs that no shard can hold, with every reason.

@@ -59,6 +59,7 @@ type Options struct {
 // File is another file of the folder.
 type File struct {
 	Name  string                  // with slashes, relative to the folder
+	Bytes int64                   // about its size, for the check of free space
 	Write func(w io.Writer) error // called once, by Commit; equal work must give equal bytes
 }
 
@@ -130,6 +131,7 @@ type Sink struct {
 	target  *target
 	plain   []packed.Sum
 	every   int64 // flush after so many bytes; set by Begin unless a test has
+	block   int64 // a power of two that direct writes are multiples of
 	failed  atomic.Bool
 
 	done func() map[string]int // index of each Output, made when it is first asked for
@@ -169,7 +171,10 @@ var (
 
 // New makes a Sink for one load. It touches nothing before Begin.
 func New(opt Options) *Sink {
-	return &Sink{opt: opt.withDefaults(), pool: staging.New(), held: make(map[slabID]staging.Block)}
+	return &Sink{
+		opt: opt.withDefaults(), pool: staging.New(), held: make(map[slabID]staging.Block),
+		block: int64(max(dataAlign, os.Getpagesize())),
+	}
 }
 
 // Begin takes the target and makes the shards; see the package's documentation. It keeps the slice of outputs.
@@ -490,7 +495,25 @@ func (s *Sink) DoneSlab(slab stages.Slab) bool {
 }
 
 // StagingBytes is the size of the buffer that Reserve will hand out for the Slab, in bytes. It depends on the Slab's length only.
-func (s *Sink) StagingBytes(slab stages.Slab) int64 { return staging.BlockBytes(slab.Len) }
+func (s *Sink) StagingBytes(slab stages.Slab) int64 {
+	if slab.Len < directBytes {
+		return staging.BlockBytes(slab.Len)
+	}
+	return staging.AlignedBytes(slab.Len, s.block)
+}
+
+// buffer takes from the pool what the Slab needs. A large one lies as its place in the file does, so that its blocks can be written from
+// where they are; unless that would keep it from a cache line, to which the Ops may want it aligned.
+func (s *Sink) buffer(slab stages.Slab) (staging.Block, error) {
+	if slab.Len < directBytes {
+		return s.pool.Get(slab.Len)
+	}
+	phase := int64(0)
+	if off := s.places[slab.Output].off; off%lineBytes == 0 {
+		phase = (off + slab.Off) & (s.block - 1)
+	}
+	return s.pool.GetAligned(slab.Len, phase, s.block)
+}
 
 // Reserve hands out a buffer of slab.Len bytes. It holds anything: buffers are used again and not cleared. It never waits and does not
 // look at the context.
@@ -504,7 +527,7 @@ func (s *Sink) Reserve(_ context.Context, slab stages.Slab) ([]byte, error) {
 	if _, ok := s.held[id]; ok {
 		return nil, fmt.Errorf("file: reserve: slab %d of %s is reserved already", slab.Index, s.outputs[slab.Output].Name)
 	}
-	b, err := s.pool.Get(slab.Len)
+	b, err := s.buffer(slab)
 	if err != nil {
 		return nil, fmt.Errorf("file: reserve slab %d of %s: %w", slab.Index, s.outputs[slab.Output].Name, err)
 	}

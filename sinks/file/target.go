@@ -11,6 +11,9 @@ import (
 	"github.com/coldload/coldload/internal/packed"
 )
 
+// JournalSuffix ends the name of the file beside a folder in the making that is its lock and journal.
+const JournalSuffix = ".partial.journal"
+
 // target is the folder to make, and the names beside it.
 type target struct {
 	d       *disk
@@ -56,7 +59,7 @@ func resolve(d *disk, dir string, protect []string) (*target, error) {
 		return nil, unusable(parent, err)
 	}
 	abs = filepath.Join(parent, filepath.Base(abs))
-	t := &target{d: d, dir: abs, partial: abs + ".partial", state: abs + ".partial.journal", aside: abs + ".coldload-old"}
+	t := &target{d: d, dir: abs, partial: abs + ".partial", state: abs + JournalSuffix, aside: abs + ".coldload-old"}
 	return t, t.usable(protect)
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"github.com/coldload/coldload/internal/packed"
@@ -93,23 +94,12 @@ func adjacent(pieces []piece) int {
 
 // putRun writes adjacent pieces, and notes that they are written.
 func (s *Sink) putRun(run []piece) error {
-	sh := run[0].shard
-	f, err := sh.open()
-	if err != nil {
+	if err := s.putStretches(run[0].shard, run); err != nil {
 		return err
 	}
-	bufs, n := make([][]byte, len(run)), int64(0)
+	n := int64(0)
 	for i := range run {
-		bufs[i] = run[i].buf
 		n += run[i].slab.Len
-	}
-	if err := s.disk.writeAt(f, bufs, run[0].off); err != nil {
-		return err
-	}
-	if err := s.writeback.wrote(sh, run[0].off, n); err != nil {
-		return err
-	}
-	for i := range run {
 		last, err := s.digests.Add(run[i].slab, run[i].sum)
 		if err != nil {
 			return fmt.Errorf("output %s: %w", s.outputs[run[i].slab.Output].Name, err)
@@ -132,10 +122,12 @@ func (s *Sink) putRun(run []piece) error {
 // readBack computes the plain digest of an Output that is written.
 func (s *Sink) readBack(output int) error {
 	p := s.places[output]
-	f, err := p.shard.open()
+	f, err := os.Open(p.shard.path)
 	if err != nil {
 		return err
 	}
+	defer func() { _ = f.Close() }() // it was only read
+	readRandom(f)
 	h := sha256.New()
 	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(f, p.off, s.outputs[output].Size)}, make([]byte, 1<<20))
 	if err == nil && n != s.outputs[output].Size {

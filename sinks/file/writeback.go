@@ -37,10 +37,11 @@ type flight struct {
 	bytes int64 // that were dirty
 }
 
-// wrote notes that a range of a shard was written, hands over what is due and waits for what is too much. f is the shard's file.
-func (w *writeback) wrote(s *shard, off, n int64) error {
+// wrote notes that a range of a shard was written, hands over what is due and waits for what is too much. What went past the page cache
+// only counts for its window being full.
+func (w *writeback) wrote(s *shard, off, n int64, direct bool) error {
 	w.mu.Lock()
-	send := w.touch(s, off, n)
+	send := w.touch(s, off, n, direct)
 	for w.dirty > w.half && len(w.touched) > 0 {
 		oldest := w.touched[0]
 		w.touched = w.touched[1:]
@@ -71,7 +72,7 @@ func (w *writeback) wrote(s *shard, off, n int64) error {
 }
 
 // touch adds the bytes to the windows that they lie in, and hands over those that are full.
-func (w *writeback) touch(s *shard, off, n int64) (send []flight) {
+func (w *writeback) touch(s *shard, off, n int64, direct bool) (send []flight) {
 	for n > 0 {
 		i := off / windowBytes
 		begin, end := i*windowBytes, min((i+1)*windowBytes, s.size)
@@ -85,12 +86,16 @@ func (w *writeback) touch(s *shard, off, n int64) (send []flight) {
 			s.windows[i] = win
 		}
 		win.written += k
-		win.dirty += k
-		w.dirty += k
+		if !direct {
+			win.dirty += k
+			w.dirty += k
+		}
 		if win.written >= end-max(begin, s.data) {
-			send = append(send, w.hand(win))
 			delete(s.windows, i)
-		} else if !win.listed {
+			if win.dirty > 0 {
+				send = append(send, w.hand(win))
+			}
+		} else if !win.listed && win.dirty > 0 {
 			win.listed = true
 			w.touched = append(w.touched, win)
 		}

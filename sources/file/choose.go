@@ -8,12 +8,13 @@ type method uint8
 const (
 	mapped method = iota
 	copied
+	direct
 )
 
-var methodNames = [...]string{mapped: "mmap", copied: "pread"}
+var methodNames = [...]string{mapped: "mmap", copied: "pread", direct: "direct"}
 
 // residentEnough is the share of a range that the page cache must hold for it to be mapped. The rest is then read by the kernel's
-// readahead while faulting in, which is slower than pread, so it must be little.
+// readahead while faulting in, which is slower than reading, so it must be little.
 const residentEnough = 0.95
 
 // choose decides how e is read. [ModeAuto] documents the rule.
@@ -23,17 +24,30 @@ func (s *Source) choose(sh *shard, e stages.Extent) method {
 		return mapped
 	case ModePread:
 		return copied
+	case ModeDirect:
+		return sh.cold()
 	case ModeAuto:
 	}
 	if sh.remote() {
 		return copied
 	}
 	if share, known := s.kernel.resident(sh, e); !known || share < residentEnough {
-		return copied
+		if sh.layered() {
+			return copied
+		}
+		return sh.cold()
 	}
 	// A file system that cannot map, or no address space left: the bytes can still be copied.
 	if _, err := sh.mapping(); err != nil {
 		return copied
 	}
 	return mapped
+}
+
+// cold is how what is not in the page cache is read.
+func (sh *shard) cold() method {
+	if sh.directly() {
+		return direct
+	}
+	return copied
 }

@@ -14,6 +14,7 @@ import (
 
 // kernel remembers what this kernel lacks, so that it is asked once.
 type kernel struct {
+	calls
 	noPopulate  atomic.Bool // before Linux 5.14
 	noCachestat atomic.Bool // before Linux 6.5
 }
@@ -38,10 +39,15 @@ func (k *kernel) populate(b []byte) error {
 	}
 }
 
+// systemCalls are the kernel's own.
+func systemCalls() calls {
+	return calls{cachestat: cachestat, mincore: mincore, openDirect: openDirect, preadDirect: preadDirect}
+}
+
 // resident is the share of e's pages that the page cache holds, 0 to 1. known is false when the kernel does not tell.
 func (k *kernel) resident(sh *shard, e stages.Extent) (share float64, known bool) {
 	if !k.noCachestat.Load() {
-		share, err := cachestat(sh.File, e)
+		share, err := k.cachestat(sh.File, e)
 		if !errors.Is(err, unix.ENOSYS) {
 			// EPERM included: mincore would then call every page resident.
 			return share, err == nil
@@ -52,7 +58,7 @@ func (k *kernel) resident(sh *shard, e stages.Extent) (share float64, known bool
 	if err != nil {
 		return 0, false
 	}
-	share, err = mincore(m, e)
+	share, err = k.mincore(m, e)
 	return share, err == nil
 }
 

@@ -76,7 +76,7 @@ func methodOf(t *testing.T, s *Source) string {
 }
 
 func TestAutoMapsWhatIsResident(t *testing.T) {
-	for want, warm := range map[string]int64{"pread": 0, "mixed": testSize / 2, "mmap": testSize} {
+	for want, warm := range map[string]int64{"direct": 0, "mixed": testSize / 2, "mmap": testSize} {
 		t.Run(want, func(t *testing.T) {
 			s := openShard(t, Options{})
 			temperature(t, s, warm)

@@ -16,7 +16,6 @@ var ErrBuffers = errors.New("fetch buffers exhausted")
 // buffer is one piece of memory outside of the Go heap. What was never touched costs nothing, so it is accounted by what it touched.
 type buffer struct {
 	region  *offheap.Region
-	asked   int64 // bytes of the ranges in it
 	used    int64 // bytes in use, with the padding between ranges
 	touched int64 // bytes from the start that may hold memory
 }
@@ -28,31 +27,30 @@ func (b *buffer) capacity() int64 { return int64(len(b.region.Bytes())) }
 
 // pool hands out buffers and keeps some for reuse, because memory fresh from the system must be zeroed by the kernel first.
 //
-// The ranges in use never exceed limit: take refuses. Nor does the memory behind all buffers, but for the padding of those in use (less
-// than rangeAlign for a range and a page for a buffer): idle buffers are freed first, then the tails of buffers that are larger than
-// what is asked of them.
+// The bytes in use never exceed limit: take refuses. Nor does the memory behind all buffers, but for the last page of those in use: idle
+// buffers are freed first, then the tails of buffers that are larger than what is asked of them.
 type pool struct {
 	limit int64
 
-	mu    sync.Mutex
-	asked int64 // sum over busy
-	held  int64 // sum of touched over busy and idle
-	peak  int64 // the most that held was
-	busy  map[*buffer]struct{}
-	idle  []*buffer // the longest idle first
-	errs  []error   // of freeing, for close
+	mu   sync.Mutex
+	used int64 // sum over busy
+	held int64 // sum of touched over busy and idle
+	peak int64 // the most that held was
+	busy map[*buffer]struct{}
+	idle []*buffer // the longest idle first
+	errs []error   // of freeing, for close
 }
 
 func newPool(limit int64) *pool {
 	return &pool{limit: limit, busy: make(map[*buffer]struct{})}
 }
 
-// take returns a buffer of size bytes that will hold ranges of asked bytes. The caller puts it back. It never waits.
-func (p *pool) take(asked, size int64) (*buffer, error) {
+// take returns a buffer of size bytes. The caller puts it back. It never waits.
+func (p *pool) take(size int64) (*buffer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if asked > p.limit-p.asked {
-		return nil, fmt.Errorf("%w: %d bytes wanted, %d in use, at most %d", ErrBuffers, asked, p.asked, p.limit)
+	if size > p.limit-p.used {
+		return nil, fmt.Errorf("%w: %d bytes wanted, %d in use, at most %d", ErrBuffers, size, p.used, p.limit)
 	}
 	b := p.reuse(size)
 	if b == nil {
@@ -63,9 +61,9 @@ func (p *pool) take(asked, size int64) (*buffer, error) {
 		b = &buffer{region: region}
 	}
 	p.busy[b] = struct{}{}
-	p.asked += asked
+	p.used += size
 	p.held += max(0, size-b.touched)
-	b.asked, b.used, b.touched = asked, size, max(b.touched, size)
+	b.used, b.touched = size, max(b.touched, size)
 	p.shrink()
 	p.peak = max(p.peak, p.held)
 	return b, nil
@@ -113,7 +111,7 @@ func (p *pool) put(b *buffer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.busy, b)
-	p.asked -= b.asked
+	p.used -= b.used
 	p.idle = append(p.idle, b)
 	p.freeIdle() // padding may have made it too much
 }

@@ -11,7 +11,7 @@ var page = int64(os.Getpagesize())
 // mustTake takes a buffer of pages pages and touches it.
 func mustTake(t *testing.T, p *pool, pages int64) *buffer {
 	t.Helper()
-	b, err := p.take(pages*page, pages*page)
+	b, err := p.take(pages * page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,24 +64,12 @@ func TestThePoolTrimsLargeBuffersInUse(t *testing.T) {
 	if p.held != 30*page || first.bytes()[10*page-1] != 7 {
 		t.Errorf("held %d pages, last byte %d", p.held/page, first.bytes()[10*page-1])
 	}
-	if _, err := p.take(1, 1); !errors.Is(err, ErrBuffers) {
+	if _, err := p.take(1); !errors.Is(err, ErrBuffers) {
 		t.Errorf("got %v", err)
 	}
 	p.put(second)
 	p.put(first)
-	if err := p.close(); err != nil || p.held != 0 || p.asked != 0 {
-		t.Errorf("closed with %v, %d held, %d asked", err, p.held, p.asked)
-	}
-}
-
-func TestPaddingDoesNotCountAsAsked(t *testing.T) {
-	p := newPool(2 * page)
-	b, err := p.take(2*page, 3*page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.put(b)
-	if p.held != 0 {
-		t.Error("an idle buffer beyond the limit is kept")
+	if err := p.close(); err != nil || p.held != 0 || p.used != 0 {
+		t.Errorf("closed with %v, %d held, %d used", err, p.held, p.used)
 	}
 }

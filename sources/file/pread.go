@@ -9,34 +9,17 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// rangeAlign is the alignment of each range inside its buffer, in bytes: a cache line and a vector register of the widest kernels.
-const rangeAlign = 64
-
-// copyRanges reads the ranges with the given indexes into one buffer, which v holds from then on. On error nothing is held.
-func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, indexes []int) error {
-	if len(indexes) == 0 {
-		return nil
-	}
-	var asked, size int64
-	for _, i := range indexes {
-		asked += ranges[i].Len
-		size += alignUp(ranges[i].Len, rangeAlign)
-	}
-	buf, err := s.pool.take(asked, size)
-	if err != nil {
-		return err
-	}
-	rest := buf.bytes()
-	for _, i := range indexes {
+// copyRanges reads what p lists to be copied into dst.
+func (s *Source) copyRanges(ctx context.Context, v *views, ranges []stages.Extent, p *packing, dst []byte) error {
+	for _, i := range p.copied {
 		e := ranges[i]
-		v.bytes[i] = rest[:e.Len:e.Len]
-		rest = rest[alignUp(e.Len, rangeAlign):]
+		v.bytes[i] = dst[:e.Len:e.Len]
+		dst = dst[alignUp(e.Len, p.align):]
 		if err := s.shards[e.Shard].read(ctx, e, v.bytes[i]); err != nil {
-			s.pool.put(buf)
 			return err
 		}
+		v.used[copied] += e.Len
 	}
-	v.buf = buf
 	return nil
 }
 

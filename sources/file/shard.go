@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/edsrzf/mmap-go"
@@ -26,16 +27,22 @@ type shard struct {
 	unchanged func() error              // compare, at the first Fetch
 	mapping   func() (mmap.MMap, error) // the whole file
 	remote    func() bool               // on a network file system
+	layered   func() bool               // on a file system that direct reads gain nothing on
+	direct    func() (*directFile, error)
+	refusal   atomic.Pointer[error] // why direct reads were refused; nil while they were not
 
-	mem mmap.MMap // what mapping made, for close
+	mem    mmap.MMap // what mapping made, for close
+	passBy *os.File  // what direct opened, for close
 }
 
 // newShard returns a shard on error too: it owns the file.
-func newShard(in Shard) (*shard, error) {
+func newShard(in Shard, tuners *tuners, by calls) (*shard, error) {
 	sh := &shard{Shard: in}
 	sh.unchanged = sync.OnceValue(sh.compare)
 	sh.mapping = sync.OnceValues(sh.mapFile)
 	sh.remote = sync.OnceValue(func() bool { return remote(sh.File) })
+	sh.layered = sync.OnceValue(func() bool { return layered(sh.File) })
+	sh.direct = sync.OnceValues(func() (*directFile, error) { return sh.openDirect(tuners, by) })
 	if sh.File == nil {
 		return sh, fmt.Errorf("%s: the shard is not open", sh.Name)
 	}
@@ -85,8 +92,10 @@ func (sh *shard) close() error {
 	if sh.mem != nil {
 		errs = append(errs, sh.mem.Unmap())
 	}
-	if sh.File != nil {
-		errs = append(errs, sh.File.Close())
+	for _, f := range []*os.File{sh.passBy, sh.File} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

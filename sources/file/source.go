@@ -14,7 +14,7 @@ import (
 // DefaultBufferBytes is Options.BufferBytes when it is 0.
 const DefaultBufferBytes = 256 << 20
 
-// blockBytes is how much one system call reads or faults in: large enough for the disk's full speed, small enough that a cancelled
+// blockBytes is how much one system call copies or faults in: large enough for the disk's full speed, small enough that a cancelled
 // load ends soon.
 const blockBytes = 4 << 20
 
@@ -22,8 +22,9 @@ const blockBytes = 4 << 20
 type Options struct {
 	// IO says how ranges are read; ModeAuto by default.
 	IO Mode
-	// BufferBytes bounds what is copied at one time, in bytes, idle buffers included; DefaultBufferBytes when 0. A Fetch that would
-	// exceed it fails, so it must not be less than the budget at admission.
+	// BufferBytes bounds the buffers of what is copied or read directly, in bytes, padding and idle buffers included; DefaultBufferBytes
+	// when 0. A Fetch that would exceed it fails, so it must not be less than the budget at admission. The system counts memory in
+	// pages: the last one of each buffer may come on top.
 	BufferBytes int64
 }
 
@@ -52,7 +53,7 @@ type Source struct {
 	pool   *pool
 	kernel kernel
 
-	mapped, copied atomic.Int64 // bytes
+	read [len(methodNames)]atomic.Int64 // bytes by method
 
 	mu     sync.Mutex
 	out    int // calls that run and Views that were not released
@@ -63,11 +64,17 @@ var _ stages.Source = (*Source)(nil)
 
 // New makes a Source over open files; Extent.Shard indexes shards. It owns the files from the call on: on error it has closed them.
 func New(shards []Shard, opt Options) (*Source, error) {
+	return newSource(shards, opt, systemCalls())
+}
+
+func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 	opt = opt.withDefaults()
 	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
+	s.kernel.calls = by
 	err := opt.validate()
+	tuners := newTuners()
 	for _, sh := range shards {
-		opened, shErr := newShard(sh)
+		opened, shErr := newShard(sh, tuners, by)
 		s.shards = append(s.shards, opened)
 		err = errors.Join(err, shErr)
 	}
@@ -83,43 +90,78 @@ func New(shards []Shard, opt Options) (*Source, error) {
 // io.ErrUnexpectedEOF in its chain. The error also tells the Extent that could not be read: interface{ Extent() stages.Extent }.
 // [ErrBuffers] says that the buffer bound is reached. When ctx ends, the error is its cause.
 func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.Views, error) {
+	room := s.pool.limit // what fits without padding must fit
+	for _, e := range ranges {
+		room -= e.Len
+	}
+	return s.FetchPadded(ctx, ranges, max(0, min(s.Padding(ranges), room)))
+}
+
+// FetchPadded is Fetch within the padding that the caller was charged for. What needs more is read in the ways that need none.
+func (s *Source) FetchPadded(ctx context.Context, ranges []stages.Extent, padding int64) (stages.Views, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
 	v := &views{source: s, bytes: make([][]byte, len(ranges))}
-	if err := s.fill(ctx, v, ranges); err != nil {
+	if err := s.fill(ctx, v, ranges, padding); err != nil {
 		s.leave()
 		return nil, err
 	}
 	return v, nil
 }
 
-// fill maps what is to be mapped, and then copies the rest into one buffer. On error v holds nothing.
-func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent) error {
-	var toCopy []int
+// fill maps what is to be mapped, and then reads the rest into one buffer. On error v holds nothing.
+func (s *Source) fill(ctx context.Context, v *views, ranges []stages.Extent, padding int64) error {
+	p := packing{padding: padding}
 	for i, e := range ranges {
 		sh, err := s.shardOf(e)
 		if err != nil {
 			return err
 		}
-		switch {
-		case e.Len == 0:
+		if e.Len == 0 {
 			v.bytes[i] = []byte{}
-		case s.choose(sh, e) == mapped:
+			continue
+		}
+		switch s.choose(sh, e) {
+		case mapped:
 			if v.bytes[i], err = s.mapRange(ctx, sh, e); err != nil {
 				return err
 			}
 			v.used[mapped] += e.Len
-		default:
-			toCopy = append(toCopy, i)
-			v.used[copied] += e.Len
+		case direct:
+			p.direct = append(p.direct, i)
+		case copied:
+			p.copied = append(p.copied, i)
 		}
 	}
-	if err := s.copyRanges(ctx, v, ranges, toCopy); err != nil {
+	if err := s.intoBuffer(ctx, v, ranges, &p); err != nil {
 		return err
 	}
-	s.mapped.Add(v.used[mapped])
-	s.copied.Add(v.used[copied])
+	for m := range v.used {
+		s.read[m].Add(v.used[m])
+	}
+	return nil
+}
+
+// intoBuffer reads what p lists into one buffer, which v holds from then on. On error nothing is held.
+func (s *Source) intoBuffer(ctx context.Context, v *views, ranges []stages.Extent, p *packing) error {
+	inRuns, copies := s.pack(ranges, p)
+	if inRuns+copies == 0 {
+		return nil
+	}
+	buf, err := s.pool.take(inRuns + copies)
+	if err != nil {
+		return err
+	}
+	err = readRuns(ctx, v, ranges, p.runs, buf.bytes()[:inRuns])
+	if err == nil {
+		err = s.copyRanges(ctx, v, ranges, p, buf.bytes()[inRuns:])
+	}
+	if err != nil {
+		s.pool.put(buf)
+		return err
+	}
+	v.buf = buf
 	return nil
 }
 
@@ -156,6 +198,7 @@ func (s *Source) Verify(ctx context.Context) error {
 type Stats struct {
 	MmapBytes       int64 // bytes of ranges that were mapped
 	PreadBytes      int64 // bytes of ranges that were copied
+	DirectBytes     int64 // bytes of ranges that were read past the page cache
 	BufferBytes     int64 // bytes that the buffers hold now, idle ones included
 	BufferPeakBytes int64 // the most they held
 }
@@ -163,7 +206,10 @@ type Stats struct {
 // Stats may be called at any time, also after Close.
 func (s *Source) Stats() Stats {
 	held, peak := s.pool.stats()
-	return Stats{MmapBytes: s.mapped.Load(), PreadBytes: s.copied.Load(), BufferBytes: held, BufferPeakBytes: peak}
+	return Stats{
+		MmapBytes: s.read[mapped].Load(), PreadBytes: s.read[copied].Load(), DirectBytes: s.read[direct].Load(),
+		BufferBytes: held, BufferPeakBytes: peak,
+	}
 }
 
 // Close unmaps and closes the Shards and frees the buffers. Views that are still out are an error; what they show then stays until the

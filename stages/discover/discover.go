@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,17 +68,31 @@ type Checkpoint struct {
 	others, folders []string
 }
 
+// Locate finds the folder that path names, and nothing in it: of the Checkpoint there are Path, Dir, Kind and the names of the hub, and the
+// methods Open, FS and Close. It is for looking at a folder that may be damaged. The caller closes it.
+func Locate(path string, opt Options) (*Checkpoint, error) {
+	p, err := locate(path, opt)
+	if err != nil {
+		return nil, wrap(path, err)
+	}
+	return p.checkpoint(path), nil
+}
+
+func (p *place) checkpoint(path string) *Checkpoint {
+	return &Checkpoint{
+		Path: path, Dir: p.trust.path(p.sub), Kind: p.kind,
+		Repo: p.repo, Revision: p.revision, Commit: p.commit,
+		trust: p.trust, sub: p.sub,
+	}
+}
+
 // Discover finds the Checkpoint that path names. What is wrong with it comes back as a *stages.RefusedError. The caller closes it.
 func Discover(ctx context.Context, path string, opt Options) (*Checkpoint, error) {
 	p, err := locate(path, opt)
 	if err != nil {
 		return nil, wrap(path, err)
 	}
-	d := &discoverer{place: p, ck: &Checkpoint{
-		Path: path, Dir: p.trust.path(p.sub), Kind: p.kind,
-		Repo: p.repo, Revision: p.revision, Commit: p.commit,
-		trust: p.trust, sub: p.sub,
-	}}
+	d := &discoverer{place: p, ck: p.checkpoint(path)}
 	if err := d.run(ctx); err != nil {
 		return nil, wrap(path, errors.Join(also(err, d.ck, opt), p.trust.close()))
 	}
@@ -182,6 +197,11 @@ func (c *Checkpoint) ETag(i int) string {
 func (c *Checkpoint) Open(name string) (*os.File, error) {
 	f, _, err := c.openAs(stages.CodeNotFound, name)
 	return f, err
+}
+
+// FS is the Checkpoint's folder, for walking. It does not follow links; what it opens is not checked as Open does.
+func (c *Checkpoint) FS() (fs.FS, error) {
+	return fs.Sub(c.trust.root.FS(), filepath.ToSlash(filepath.Clean(c.sub)))
 }
 
 // openAs opens a file of the folder; code is that of the Fault when it is no file that can be read.

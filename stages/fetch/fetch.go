@@ -41,7 +41,7 @@ func (s *Stage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, er
 	if err != nil {
 		return nil, err
 	}
-	if b.Views, err = s.source.Fetch(ctx, b.Ranges); err != nil {
+	if b.Views, err = s.fetch(ctx, b); err != nil {
 		b.Views = nil // whatever came with the error is not ours
 		nameTensor(b, err)
 		return nil, err
@@ -52,6 +52,14 @@ func (s *Stage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, er
 	b.Dst = dst
 	done = true
 	return b, nil
+}
+
+// fetch lets a Source that pads use what the Batch was charged for.
+func (s *Stage) fetch(ctx context.Context, b *stages.Batch) (stages.Views, error) {
+	if p, ok := s.source.(stages.Padder); ok {
+		return p.FetchPadded(ctx, b.Ranges, b.Padding)
+	}
+	return s.source.Fetch(ctx, b.Ranges)
 }
 
 func (s *Stage) reserve(ctx context.Context, b *stages.Batch) ([][]byte, error) {

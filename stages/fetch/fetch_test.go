@@ -79,6 +79,28 @@ func TestProcessReservesAndFetches(t *testing.T) {
 	}
 }
 
+// padder is a source that pads.
+type padder struct {
+	source
+	padding int64
+}
+
+func (p *padder) Padding([]stages.Extent) int64 { return 4096 }
+
+func (p *padder) FetchPadded(ctx context.Context, ranges []stages.Extent, padding int64) (stages.Views, error) {
+	p.padding = padding
+	return p.Fetch(ctx, ranges)
+}
+
+func TestASourceMayPadAsMuchAsWasCharged(t *testing.T) {
+	src := &padder{}
+	b := batch()
+	b.Padding = 77
+	if _, err := fetch.New(src, &sink{}).Process(t.Context(), b); err != nil || src.padding != 77 || src.fetched != 1 {
+		t.Errorf("error %v, padding %d, fetched %d times", err, src.padding, src.fetched)
+	}
+}
+
 func TestABatchWithoutSlabsOrRangesCountsAsFetched(t *testing.T) {
 	b := &stages.Batch{}
 	if _, err := fetch.New(&source{}, &sink{}).Process(t.Context(), b); err != nil {

@@ -1,0 +1,126 @@
+package file
+
+import (
+	"os"
+	"unsafe"
+)
+
+// directBytes is the least that is written past the page cache at once. For less the system call and the disk's answer cost more than a
+// copy. Slabs of at least so many bytes get a buffer that lies as their place in the file does.
+const directBytes = 64 << 10
+
+// stretch is adjacent bytes of a shard that are written in one way.
+type stretch struct {
+	direct bool
+	off, n int64 // in the file
+	bufs   [][]byte
+}
+
+// stretches cuts adjacent pieces into what goes past the page cache and what does not. The former is whole blocks whose memory is aligned,
+// so no block, which is a page at least, is written both ways, whatever its neighbours do. Small stretches go with their neighbours.
+func stretches(run []piece, block int64) []stretch {
+	var fine, all []stretch
+	for i := range run {
+		fine = cut(fine, run[i].buf, run[i].off, block)
+	}
+	for _, st := range fine {
+		all = join(all, stretch{st.direct && st.n >= directBytes, st.off, st.n, st.bufs})
+	}
+	return all
+}
+
+// cut adds a buffer to the stretches.
+func cut(to []stretch, buf []byte, off, block int64) []stretch {
+	end := off + int64(len(buf))
+	from, until := (off+block-1)&^(block-1), end&^(block-1)
+	if from >= until || (address(buf)-off)&(block-1) != 0 {
+		return join(to, stretch{false, off, end - off, [][]byte{buf}})
+	}
+	for _, st := range []stretch{
+		{false, off, from - off, [][]byte{buf[:from-off]}},
+		{true, from, until - from, [][]byte{buf[from-off : until-off]}},
+		{false, until, end - until, [][]byte{buf[until-off:]}},
+	} {
+		if st.n > 0 {
+			to = join(to, st)
+		}
+	}
+	return to
+}
+
+// join adds a stretch that begins where the last one ends.
+func join(to []stretch, st stretch) []stretch {
+	if n := len(to); n > 0 && to[n-1].direct == st.direct {
+		to[n-1].n += st.n
+		to[n-1].bufs = append(to[n-1].bufs, st.bufs...)
+		return to
+	}
+	return append(to, st)
+}
+
+func address(b []byte) int64 { return int64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
+
+// putStretches writes adjacent pieces of a shard.
+func (s *Sink) putStretches(sh *shard, run []piece) error {
+	for _, st := range stretches(run, s.block) {
+		past := false
+		var err error
+		if st.direct {
+			past, err = s.putDirect(sh, st)
+		}
+		if !past && err == nil {
+			err = s.putBuffered(sh, st)
+		}
+		if err == nil {
+			err = s.writeback.wrote(sh, st.off, st.n, past)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Sink) putBuffered(sh *shard, st stretch) error {
+	f, err := sh.open()
+	if err != nil {
+		return err
+	}
+	return s.disk.writeAt(f, st.bufs, st.off)
+}
+
+// putDirect writes past the page cache. It is false when that does not work with this file, which is not tried again then. Some of the
+// bytes may be there: the other way writes all of them again.
+func (s *Sink) putDirect(sh *shard, st stretch) (bool, error) {
+	f, err := sh.openDirect(&s.disk, s.block)
+	if f == nil && err == nil {
+		return false, nil
+	}
+	if err == nil {
+		err = s.disk.writeDirect(f, st.bufs, st.off, s.block)
+	}
+	if !notDirect(err) {
+		return true, err
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.buffered = true
+	return false, nil
+}
+
+// openDirect is the file past the page cache, opened when it is needed for the first time, or nil when that was found not to work.
+func (s *shard) openDirect(d *disk, block int64) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.direct == nil && !s.buffered {
+		f, err := d.openDirect(s.path, block)
+		if err != nil {
+			return nil, err
+		}
+		s.direct = f
+	}
+	if s.buffered {
+		return nil, nil
+	}
+	return s.direct, nil
+}
