@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
@@ -23,6 +24,7 @@ type Checkpoint struct {
 	packed  *packedFolder // nil unless coldload packed it
 	source  stages.Source
 	budget  *pipeline.Budget // of all loads that name none of their own, together
+	closed  atomic.Bool
 }
 
 // Open finds the checkpoint at path and reads its headers. opt counts for the Checkpoint as a whole: where it lies, how it is read, and the
@@ -115,8 +117,7 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 		shards[i] = file.Shard{Name: s.Name, File: f, Size: s.Size, ModTime: s.ModTime}
 	}
 	if ck.opt.Source != nil {
-		ck.source, err = ck.opt.Source(shards)
-		return err
+		return ck.ownSource(shards)
 	}
 	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.budget.Size()})
 	if err != nil {
@@ -124,6 +125,24 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 	}
 	ck.source = src
 	return nil
+}
+
+// ownSource makes the Source of the user's own. One that is not made does not own the files.
+func (ck *Checkpoint) ownSource(shards []file.Shard) error {
+	err := pipeline.Recover("source", "open", func() (err error) {
+		ck.source, err = ck.opt.Source(shards)
+		return err
+	})
+	if panicked, ok := errors.AsType[*pipeline.PanicError](err); ok || err == nil && ck.source == nil {
+		for _, s := range shards {
+			_ = s.File.Close() // opened for reading: nothing can be lost
+		}
+		if !ok {
+			return fmt.Errorf("%w: Source returned no source", ErrOptions)
+		}
+		return panicked
+	}
+	return err
 }
 
 // unwrapRefusal takes the list of faults out of what the engine wrapped around it.
@@ -157,16 +176,31 @@ func (ck *Checkpoint) planInput() plan.Input {
 // Plan says what a load would do, from headers and config files alone. staging is what the sink will hold for a Slab, nil for one in final
 // memory. When the checkpoint is refused the Plan is there all the same, with every fault.
 func (ck *Checkpoint) Plan(opt Options, staging func(stages.Slab) int64) (*plan.Plan, error) {
+	if err := ck.alive(); err != nil {
+		return nil, err
+	}
 	opt = ck.options(opt)
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
-	p, err := plan.Make(ck.planInput(), opt.planOptions(staging))
+	var p *plan.Plan
+	err := recovered(func() (err error) {
+		p, err = plan.Make(ck.planInput(), opt.planOptions(staging))
+		return err
+	})
+	if p == nil {
+		return nil, err
+	}
 	p.Notes = slices.Concat(ck.found.Notes, ck.catalog.Notes(), p.Notes)
 	if err == nil && len(p.Outputs) == 0 && p.Summary.LeftOut > 0 {
 		err = fmt.Errorf("%w: no output is left by include %q and exclude %q; coldload plan lists their names", ErrOptions, opt.Include, opt.Exclude)
 	}
 	return p, err
+}
+
+// recovered plans: a panic of a Rule, a Format or a Stager is an error.
+func recovered(f func() error) error {
+	return pipeline.Recover(stages.PhasePlan.String(), "rules and formats", f)
 }
 
 // planOptions are the options that decide what is made.
@@ -180,11 +214,23 @@ func (o Options) planOptions(staging func(stages.Slab) int64) plan.Options {
 // QuantConfig is what the checkpoint says about its quantisation; nil when it says nothing.
 func (ck *Checkpoint) QuantConfig() *discover.QuantConfig { return ck.found.Quant }
 
-// Close releases the files. No load may be running.
+// alive is an error after Close. The source says the same of what begins before Close and goes on after it.
+func (ck *Checkpoint) alive() error {
+	if ck.closed.Load() {
+		return fmt.Errorf("checkpoint %s: %w", ck.found.Path, os.ErrClosed)
+	}
+	return nil
+}
+
+// Close releases the files. No load may be running. What is asked of the Checkpoint afterwards fails with [os.ErrClosed] in the chain of its
+// error; Has, Tensor and QuantConfig still know what the headers said. Calling Close again does nothing.
 func (ck *Checkpoint) Close() error {
+	if ck.closed.Swap(true) {
+		return nil
+	}
 	var errs []error
 	if ck.source != nil {
-		errs = append(errs, ck.source.Close())
+		errs = append(errs, pipeline.Recover("source", "close", ck.source.Close))
 	}
 	if ck.found != nil {
 		errs = append(errs, ck.found.Close())
@@ -192,11 +238,16 @@ func (ck *Checkpoint) Close() error {
 	return errors.Join(errs...)
 }
 
-// LoadAll reads the whole checkpoint into sink, as the function Load does.
+// LoadAll reads the whole checkpoint into sink, as the function Load does. A stage or sink of it may load from the same Checkpoint when it
+// hands on the context that it was given: that load charges another budget of the same size, since the Batches of this one may hold all of
+// theirs until it is done. Under any other context it may wait for ever.
 func (ck *Checkpoint) LoadAll(ctx context.Context, sink stages.Sink, opt Options) (*Result, error) {
 	opt = ck.options(opt)
 	res := newResult()
 	res.TensorsIn = ck.catalog.Len()
+	if sink == nil {
+		return res, errNoSink
+	}
 	ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
 	err := ck.load(ctx, sink, opt, res)
 	res.finish()

@@ -38,6 +38,9 @@ const DefaultBudget = 256 << 20
 // ErrOptions is in the chain of the error when Options contradict themselves; it comes before anything is opened.
 var ErrOptions = errors.New("options do not fit together")
 
+// errNoSink is for a load that was given none.
+var errNoSink = fmt.Errorf("%w: the sink is nil", ErrOptions)
+
 // Options of a load. The zero value is good: Marlin, dtypes kept, everything fused, 256 MiB.
 type Options struct {
 	// Layout of quantised modules; empty is [stages.LayoutMarlin], or what a packed folder has.
@@ -156,6 +159,12 @@ func (o Options) validate() error {
 	if slices.Contains(o.Rules, nil) {
 		bad("a rule that is nil")
 	}
+	if slices.Contains(o.Formats, nil) {
+		bad("a format that is nil")
+	}
+	if o.SharedBudget != nil && o.SharedBudget.Size() <= 0 {
+		bad("a shared budget of %d bytes", o.SharedBudget.Size())
+	}
 	if len(faults) == 0 {
 		return nil
 	}
@@ -168,6 +177,9 @@ func (o Options) validate() error {
 func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Result, error) {
 	opt = opt.withDefaults()
 	res := newResult()
+	if sink == nil {
+		return res, errNoSink
+	}
 	ctx, span := opt.startSpan(ctx, "load", name)
 	err := load(ctx, name, sink, opt, res)
 	res.finish()
@@ -178,7 +190,7 @@ func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Res
 func load(ctx context.Context, name string, sink stages.Sink, opt Options, res *Result) error {
 	ck, err := open(ctx, name, opt, res)
 	if err != nil {
-		return errors.Join(err, sink.Close())
+		return errors.Join(err, closeSink(sink))
 	}
 	return errors.Join(ck.load(ctx, sink, opt, res), ck.Close())
 }

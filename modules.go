@@ -21,7 +21,14 @@ type GPTQ struct {
 
 // GPTQ describes one module, such as "model.layers.0.mlp.down_proj", as the file has it; Bytes and ReadInto give its members' bytes.
 func (ck *Checkpoint) GPTQ(base string) (GPTQ, error) {
-	m, err := plan.GPTQModule(ck.planInput(), ck.options(ck.opt).planOptions(nil), base)
+	if err := ck.alive(); err != nil {
+		return GPTQ{}, err
+	}
+	var m plan.GPTQInfo
+	err := recovered(func() (err error) {
+		m, err = plan.GPTQModule(ck.planInput(), ck.options(ck.opt).planOptions(nil), base)
+		return err
+	})
 	if err != nil {
 		return GPTQ{}, err
 	}
@@ -57,10 +64,19 @@ func (m *Module) Parts() []string {
 
 // Linear loads one linear layer in the layout of opt: the first that exists of the quantised module of that name, its quantised members,
 // the dense module, its dense members. For a fused name (qkv_proj, gate_up_proj) members are joined, whatever opt.NoFuse says; Include and
-// Exclude choose nothing here. A packed folder gives the module that it has under that name.
+// Exclude choose nothing here. A packed folder gives the module that it has under that name. Inside a stage or a sink of another load call it
+// with the context given there: see [Checkpoint.LoadAll].
 func (ck *Checkpoint) Linear(ctx context.Context, name string, opt Options) (*Module, error) {
 	opt = ck.options(opt)
-	return ck.module(ctx, plan.Linear(ck.planInput(), opt.planOptions(nil), name), opt)
+	var q plan.Request
+	err := recovered(func() error {
+		q = plan.Linear(ck.planInput(), opt.planOptions(nil), name)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ck.module(ctx, q, opt)
 }
 
 // Experts loads members of the n experts of a layer, stacked: pattern is the name of one expert with {e} for its number, as in
@@ -75,6 +91,9 @@ func (ck *Checkpoint) Experts(ctx context.Context, pattern string, members []str
 
 // module plans and runs one module at once.
 func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (*Module, error) {
+	if err := ck.alive(); err != nil {
+		return nil, err
+	}
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
@@ -87,8 +106,14 @@ func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (
 }
 
 func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, opt Options, res *Result) (*Module, error) {
-	p, err := plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
-	res.takePlan(p)
+	var p *plan.Plan
+	err := recovered(func() (err error) {
+		p, err = plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
+		return err
+	})
+	if p != nil {
+		res.takePlan(p)
+	}
 	if err != nil {
 		return nil, err
 	}

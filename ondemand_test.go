@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -330,4 +331,65 @@ func TestBudgetsOfLoads(t *testing.T) {
 	if _, err := coldload.Open(t.Context(), big(t), coldload.Options{Rules: []stages.Rule{nil}}); !errors.Is(err, coldload.ErrOptions) {
 		t.Errorf("a nil rule: %v", err)
 	}
+}
+
+// TestAfterClose: what is asked of a closed Checkpoint is one clear error, and never the bytes of whatever took the place of its mapping.
+func TestAfterClose(t *testing.T) {
+	const scalar, module = "model.norm.weight", "model.layers.0.self_attn.qkv_proj"
+	ctx := t.Context()
+	ck := openFixture(t, "gptq_moe_4b_g128_sharded", coldload.Options{})
+	if _, err := ck.Bytes(scalar); err != nil {
+		t.Fatal(err)
+	}
+	if err := ck.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := openFixture(t, "plain_bf16_sharded", coldload.Options{})
+	if _, err := other.Bytes(scalar); err != nil {
+		t.Fatal(err)
+	}
+	sink := &countingSink{Sink: discard.New()}
+	for what, call := range map[string]func() error{
+		"Bytes":    func() error { _, err := ck.Bytes(scalar); return err },
+		"ReadInto": func() error { return ck.ReadInto(ctx, scalar, make([]byte, 512)) },
+		"Float32":  func() error { _, err := ck.Float32(scalar); return err },
+		"Int32":    func() error { _, err := ck.Int32(scalar); return err },
+		"Load":     func() error { _, err := ck.Load(ctx, scalar, safetensors.F16); return err },
+		"GPTQ":     func() error { _, err := ck.GPTQ("model.layers.0.self_attn.q_proj"); return err },
+		"Plan":     func() error { _, err := ck.Plan(coldload.Options{}, nil); return err },
+		"LoadAll":  func() error { _, err := ck.LoadAll(ctx, sink, coldload.Options{}); return err },
+		"Linear":   func() error { _, err := ck.Linear(ctx, module, coldload.Options{}); return err },
+		"Experts": func() error {
+			_, err := ck.Experts(ctx, "model.layers.0.mlp.experts.{e}", []string{"down_proj"}, 4, coldload.Options{})
+			return err
+		},
+		"Outputs": func() (err error) {
+			for _, e := range ck.Outputs(ctx, coldload.Options{}) {
+				err = errors.Join(err, e)
+			}
+			return err
+		},
+	} {
+		if err := call(); !errors.Is(err, os.ErrClosed) || !strings.Contains(err.Error(), "checkpoint ") {
+			t.Errorf("%s: %v, want that the checkpoint is closed", what, err)
+		}
+	}
+	if sink.closes != 1 {
+		t.Errorf("the sink was closed %d times", sink.closes)
+	}
+	if err := ck.Close(); err != nil {
+		t.Errorf("Close again: %v", err)
+	}
+}
+
+// countingSink counts what ends it.
+type countingSink struct {
+	stages.Sink
+
+	closes int
+}
+
+func (s *countingSink) Close() error {
+	s.closes++
+	return s.Sink.Close()
 }

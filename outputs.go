@@ -36,7 +36,7 @@ var errStopped = errors.New("the caller has seen enough")
 
 // Outputs loads the checkpoint and yields every Output as soon as it is complete. The receiver releases it. While the receiver holds the
 // loop up, the load waits, so that no more than the unfinished Outputs and the budget are in memory; the budget is never the Checkpoint's own
-// but another of its size, so that the body of the loop may load from the same Checkpoint. An error ends the loop. Leaving the loop ends the
+// but another of its size, so that the body of the loop may load from the same Checkpoint (with a SharedBudget the body must charge another). An error ends the loop. Leaving the loop ends the
 // load.
 func (ck *Checkpoint) Outputs(ctx context.Context, opt Options) iter.Seq2[*Output, error] {
 	return func(yield func(*Output, error) bool) {
@@ -63,11 +63,14 @@ func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yiel
 	if err := out.Begin(ctx, p.Outputs); err != nil {
 		return false, errors.Join(err, out.Close())
 	}
-	budget := opt.SharedBudget
+	budget := outside(ctx, opt.SharedBudget)
 	if budget == ck.budget {
 		budget = pipeline.NewBudget(budget.Size())
 	}
-	f := ck.wire(ctx, p, out, opt, budget)
+	f, err := ck.wire(ctx, p, out, opt, budget)
+	if err != nil {
+		return false, err
+	}
 	f.run.Start()
 	for o := range out.done {
 		if left || !yield(o, nil) {

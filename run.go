@@ -23,21 +23,44 @@ func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, r
 	}
 	p, err := ck.makePlan(ctx, sink, opt, res)
 	if err != nil {
-		return errors.Join(err, sink.Close())
+		return errors.Join(err, closeSink(sink))
 	}
 	return ck.begin(ctx, p, sink, opt, res)
 }
 
+// closeSink closes a sink that no Run has taken over.
+func closeSink(sink stages.Sink) error {
+	return pipeline.Recover(stages.PhaseUpload.String(), "close", sink.Close)
+}
+
+// stagingOf is how a sink says what it holds for a Slab; nil for one in final memory.
+func stagingOf(sink stages.Sink) func(stages.Slab) int64 {
+	if s, ok := sink.(stages.Stager); ok {
+		return s.StagingBytes
+	}
+	return nil
+}
+
 // begin runs a Plan into sink, which it closes.
 func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
-	if err := sink.Begin(ctx, p.Outputs); err != nil {
-		return errors.Join(err, sink.Close())
+	err := pipeline.Recover(stages.PhaseUpload.String(), "begin", func() error {
+		if err := sink.Begin(ctx, p.Outputs); err != nil {
+			return err
+		}
+		if done := doneBefore(sink, p); done != nil {
+			p = p.Skip(done, opt.Budget)
+			res.Plan = p
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(err, closeSink(sink))
 	}
-	if done := doneBefore(sink, p); done != nil {
-		p = p.Skip(done, opt.Budget)
-		res.Plan = p
+	f, err := ck.wire(ctx, p, sink, opt, outside(ctx, opt.SharedBudget))
+	if err != nil {
+		return err
 	}
-	return unwrapRefusal(ck.flow(ctx, p, sink, opt, res))
+	return unwrapRefusal(f.end(p, res))
 }
 
 // doneBefore asks a Sink that goes on where an earlier run stopped; nil for any other.
@@ -57,10 +80,7 @@ func doneBefore(sink stages.Sink, p *plan.Plan) func(stages.Slab) bool {
 }
 
 func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Options, res *Result) (p *plan.Plan, err error) {
-	var staging func(stages.Slab) int64
-	if s, ok := sink.(stages.Stager); ok {
-		staging = s.StagingBytes
-	}
+	staging := stagingOf(sink)
 	err = res.timed(ctx, opt, stages.PhasePlan, func(context.Context) (w pipeline.Work, err error) {
 		p, err = ck.Plan(opt, staging)
 		if p != nil {
@@ -72,14 +92,10 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 	return p, err
 }
 
-// flow runs a Plan into a sink that was begun.
-func (ck *Checkpoint) flow(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
-	return ck.wire(ctx, p, sink, opt, opt.SharedBudget).end(p, res)
-}
-
 // end waits for the end of a load and notes its figures.
 func (f *flow) end(p *plan.Plan, res *Result) error {
 	err := f.run.Wait()
+	f.back()
 	res.takeSource(f.source, f.before)
 	res.takeFlow(f.run.Stats(), f.budget.Peak())
 	res.takeWarnings(f.warnings)
@@ -90,21 +106,37 @@ func (f *flow) end(p *plan.Plan, res *Result) error {
 	return err
 }
 
-// wire connects the stages of a load that charges budget. Nothing runs yet.
-func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) *flow {
-	f := &flow{opt: opt, budget: budget, source: ck.source, before: readBy(ck.source), warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.stream = pipeline.From(f.run, "batches", batches(p, ck.source, sink, budget.Size()), pipeline.Charge(budget, (*stages.Batch).Cost))
+// wire connects the stages of a load that charges budget into a sink that was begun. Nothing runs yet. On error, when the user's own stage or
+// source panics as it is asked its name or pace, the sink is closed.
+func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) (*flow, error) {
+	ctx = charging(ctx, budget)
+	f := &flow{opt: opt, budget: budget, source: ck.source, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
+	f.exec = execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
+	err := pipeline.Recover("load", "stages", func() error {
+		f.before = readBy(ck.source)
+		f.connect(ctx, p, sink)
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, closeSink(sink))
+	}
+	f.back = ck.lend(budget)
+	return f, nil
+}
 
-	f.fetch(ck.source, sink, fetchers(ctx, ck.source, opt))
-	exec := execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
+// connect appends every stage.
+func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
+	opt, exec := f.opt, f.exec
+	f.stream = pipeline.From(f.run, "batches", batches(p, f.source, sink, f.budget.Size()), pipeline.Charge(f.budget, (*stages.Batch).Cost))
+
+	f.fetch(f.source, sink, fetchers(ctx, f.source, opt))
 	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
 	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
 	exec.DropSource = !f.inserted(stages.PhaseRepack)
 	f.add(stages.PhaseRepack, repack.Stage(exec), opt.Workers.Repack, phaseWork(stages.PhaseRepack))
 
-	end := upload.New(sink, p.Outputs, upload.Options{Verify: ck.source.Verify})
+	end := upload.New(sink, p.Outputs, upload.Options{Verify: f.source.Verify})
 	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
-	return f
 }
 
 // standardFetchers is for a Source that does not say: two requests keep a disk busy.
@@ -123,14 +155,14 @@ func fetchers(ctx context.Context, source stages.Source, opt Options) int {
 
 // batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for.
 func batches(p *plan.Plan, source stages.Source, sink stages.Sink, budget int64) iter.Seq2[*stages.Batch, error] {
-	stager, staged := sink.(stages.Stager)
+	staging := stagingOf(sink)
 	padder, padded := source.(stages.Padder)
 	return func(yield func(*stages.Batch, error) bool) {
 		for b := range p.Batches() {
-			if staged {
-				for _, s := range b.Slabs {
-					b.Staging += stager.StagingBytes(s)
-				}
+			var err error
+			if b.Staging, err = plan.StagingOf(b, staging); err != nil {
+				yield(nil, err)
+				return
 			}
 			if padded {
 				// The plan has made sure of the rest only: padding that does not fit is not worth a refusal.
@@ -148,10 +180,12 @@ type flow struct {
 	source   stages.Source
 	before   Read // what the source had read
 	opt      Options
+	exec     execute.Options
 	budget   *pipeline.Budget
 	run      *pipeline.Run
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings
+	back     func() // gives back what the source lent
 }
 
 type stage = pipeline.Stage[*stages.Batch, *stages.Batch]
@@ -167,7 +201,7 @@ func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.
 	f.stream = pipeline.Map(f.stream, st, append(more, pipeline.Workers(workers), pipeline.Measure(work))...)
 	for _, in := range f.opt.Stages {
 		if in.After == phase {
-			f.stream = pipeline.Map(f.stream, in.Stage, pipeline.Workers(max(in.Workers, 1)))
+			f.stream = pipeline.Map(f.stream, execute.Insert(in.Stage, f.exec), pipeline.Workers(max(in.Workers, 1)))
 		}
 	}
 }

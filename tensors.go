@@ -9,11 +9,13 @@ import (
 
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/internal/fault"
+	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/fetch"
 )
 
-// ErrNotFound is in the chain of the error when a checkpoint has no tensor of the name asked for.
+// ErrNotFound is in the chain of the error when a checkpoint has no tensor, or no module, of the name asked for.
 var ErrNotFound = errors.New("no such tensor")
 
 // ErrDType is in the chain of the error when a tensor cannot be had in the type asked for.
@@ -36,6 +38,9 @@ func (ck *Checkpoint) Tensor(name string) (stages.Tensor, bool) {
 
 // lookup is Tensor with an error.
 func (ck *Checkpoint) lookup(name string) (stages.Tensor, error) {
+	if err := ck.alive(); err != nil {
+		return stages.Tensor{}, err
+	}
 	t, ok := ck.Tensor(name)
 	if !ok {
 		return t, fmt.Errorf("%s: %w", name, ErrNotFound)
@@ -64,8 +69,22 @@ func (ck *Checkpoint) Bytes(name string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: this source has no mapping: use ReadInto", name)
 	}
-	return v.View(context.Background(), t.Extent)
+	var b []byte
+	err = ofSource(name, func() (err error) {
+		b, err = v.View(context.Background(), t.Extent)
+		return err
+	})
+	if err == nil && int64(len(b)) != t.Extent.Len {
+		err = fmt.Errorf("%s: the source shows %d bytes of %d", name, len(b), t.Extent.Len)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
+
+// ofSource asks the source something about a tensor. Its panic is an error.
+func ofSource(name string, f func() error) error { return pipeline.Recover("source", name, f) }
 
 // ReadInto copies a tensor's bytes into dst, which must have exactly their size. It cannot fault.
 func (ck *Checkpoint) ReadInto(ctx context.Context, name string, dst []byte) error {
@@ -79,14 +98,27 @@ func (ck *Checkpoint) ReadInto(ctx context.Context, name string, dst []byte) err
 	if len(dst) == 0 {
 		return nil
 	}
-	if r, ok := ck.source.(reader); ok {
-		return r.ReadInto(ctx, t.Extent, dst)
-	}
-	views, err := ck.source.Fetch(ctx, []stages.Extent{t.Extent})
+	return ofSource(name, func() error {
+		if r, ok := ck.source.(reader); ok {
+			return r.ReadInto(ctx, t.Extent, dst)
+		}
+		return ck.fetchInto(ctx, t.Extent, dst)
+	})
+}
+
+// fetchInto copies through the Views of a source that can do no more than Fetch.
+func (ck *Checkpoint) fetchInto(ctx context.Context, e stages.Extent, dst []byte) error {
+	ranges := []stages.Extent{e}
+	views, err := ck.source.Fetch(ctx, ranges)
 	if err != nil {
 		return err
 	}
-	defer views.Release()
+	if views != nil {
+		defer views.Release()
+	}
+	if err := fetch.Check(views, ranges); err != nil {
+		return err
+	}
 	return fault.Guard(func() error {
 		copy(dst, views.Bytes(0))
 		return nil
@@ -166,9 +198,12 @@ type Loaded struct {
 // keepF32 is how many elements an F32 vector may have to stay F32: norms, biases and router corrections gain nothing from a cast.
 const keepF32 = 1 << 16
 
-// Load reads a tensor in the dtype that a backend prefers: F32, F16 or BF16. Short F32 vectors stay F32, and what is no floating-point
-// tensor stays as it is.
+// Load reads a tensor in the dtype that a backend prefers: F32, F16 or BF16; [safetensors.Invalid] keeps the file's. Short F32 vectors stay
+// F32, and what is no floating-point tensor stays as it is.
 func (ck *Checkpoint) Load(ctx context.Context, name string, dtype stages.DType) (Loaded, error) {
+	if err := (Options{DType: dtype, Layout: stages.LayoutRaw}).validate(); err != nil {
+		return Loaded{}, err
+	}
 	t, b, err := ck.read(ctx, name)
 	if err != nil {
 		return Loaded{}, err

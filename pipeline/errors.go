@@ -63,6 +63,17 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+// Recover calls f and returns its error, or a *[PanicError] with these names when f panics. It is for calls of other people's code that come
+// before a Run or after it: those of a Run are covered. A Goexit goes on.
+func Recover(stage, item string, f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = crash(stage, item, v)
+		}
+	}()
+	return f()
+}
+
 // crash names the reason why a call into user code did not return. It must be called while the goroutine unwinds, so
 // that the stack still shows the culprit; recovered is what recover returned, nil for a Goexit (a panic(nil) recovers
 // as [runtime.PanicNilError]).

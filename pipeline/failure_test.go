@@ -336,3 +336,27 @@ func TestSecondaryErrorsDoNotHideTheFirst(t *testing.T) {
 		}
 	})
 }
+
+// TestNilItems: an item that is a nil pointer is an item like any other; its methods are not called where nothing recovers.
+func TestNilItems(t *testing.T) {
+	var l ledger
+	run := pipeline.New(t.Context(), pipeline.Config{})
+	src := func(yield func(*item, error) bool) { _ = yield(l.item(0), nil) && yield(l.item(1), nil) }
+	budget := pipeline.NewBudget(100)
+	nothing := stage("nothing", func(_ context.Context, i *item) (*item, error) {
+		i.Release()
+		return nil, nil
+	})
+	s := pipeline.Map(pipeline.From(run, "source", src, pipeline.Charge(budget, func(i *item) int64 { return i.cost })), nothing)
+	end := &sink[*item]{write: func(_ context.Context, i *item) error {
+		if i != nil {
+			return errors.New("an item from nowhere")
+		}
+		return nil
+	}}
+	pipeline.Into(s, end)
+	if err := run.Wait(); err != nil {
+		t.Error(err)
+	}
+	l.check(t)
+}

@@ -45,7 +45,7 @@ type Sink[T any] interface {
 
 // Releaser is implemented by items that hold memory or other resources. The runtime calls Release once for each item
 // that it drops: after Write, and wherever a failed run leaves an item behind. A second call must do nothing. Release
-// must not block and not panic.
+// must not block and not panic. An item that is a nil pointer is passed on like any other, without a call of its methods.
 type Releaser interface{ Release() }
 
 // Holder is implemented by items that need less memory on their way. After each stage the runtime shrinks the item's

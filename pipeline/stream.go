@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"reflect"
 	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
@@ -55,10 +56,24 @@ type envelope[T any] struct {
 // dropper is an *envelope of any item type.
 type dropper interface{ drop() }
 
+// companion is v as an interface that items may implement. An item that is nil has none: a nil pointer may not bear the call, and the
+// runtime calls where nothing recovers.
+func companion[I any](v any) (I, bool) {
+	i, ok := v.(I)
+	if !ok {
+		return i, false
+	}
+	switch r := reflect.ValueOf(v); r.Kind() { //nolint:exhaustive // the kinds that can be nil
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan:
+		return i, !r.IsNil()
+	}
+	return i, true
+}
+
 // drop releases what the envelope still owns and clears it; dropping a cleared one does nothing.
 func (e *envelope[T]) drop() {
 	if e.owned {
-		if r, ok := any(e.value).(Releaser); ok {
+		if r, ok := companion[Releaser](e.value); ok {
 			r.Release()
 		}
 	}
@@ -71,7 +86,7 @@ func (e *envelope[T]) fit() {
 	if e.lease == nil {
 		return
 	}
-	if holder, ok := any(e.value).(Holder); ok {
+	if holder, ok := companion[Holder](e.value); ok {
 		e.lease.shrink(holder.HeldBytes())
 	}
 }
@@ -91,7 +106,7 @@ type label struct {
 
 func labelOf[T any](v T, seq int64) label {
 	l := label{seq: seq}
-	if named, ok := any(v).(Named); ok {
+	if named, ok := companion[Named](v); ok {
 		l.name = named.ItemName()
 	}
 	return l

@@ -396,7 +396,12 @@ func (c *compiler) describeFamily() {
 func (c *compiler) measure() {
 	p, s := c.plan, &c.plan.Summary
 	for b := range p.Batches() {
-		cost := b.Cost() + c.staging(b)
+		staging, err := StagingOf(b, c.opt.Staging)
+		if err != nil {
+			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: p.Outputs[b.Slabs[0].Output].Name, Problem: err.Error()})
+			return
+		}
+		cost := b.Cost() + staging
 		s.BytesRead += b.InBytes
 		s.Parts += len(b.Parts)
 		if cost > s.LargestBatch {
@@ -413,13 +418,20 @@ func (c *compiler) measure() {
 	}
 }
 
-// staging is what the Sink holds for a Batch.
-func (c *compiler) staging(b *stages.Batch) (n int64) {
-	if c.opt.Staging == nil {
-		return 0
+// mostStaging bounds what a Sink may say that it holds for one Batch, in bytes: no machine has it, and sums of it do not overflow.
+const mostStaging = 1 << 50
+
+// StagingOf is what a Sink holds for a Batch by its own word; nil for one that holds nothing.
+func StagingOf(b *stages.Batch, staging func(stages.Slab) int64) (n int64, err error) {
+	if staging == nil {
+		return 0, nil
 	}
 	for _, s := range b.Slabs {
-		n += c.opt.Staging(s)
+		one := staging(s)
+		if one < 0 || one > mostStaging-n {
+			return 0, fmt.Errorf("the sink's StagingBytes says %d for a slab of %d bytes", one, s.Len)
+		}
+		n += one
 	}
-	return n
+	return n, nil
 }

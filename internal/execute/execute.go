@@ -153,15 +153,22 @@ func (r *run) faulted(fe *fault.Error) error {
 	for i, src := range r.job.Src {
 		if fe.In(src) {
 			in := &r.part.Inputs[i]
-			return &stages.DataError{
-				File:    r.fileOf(in),
-				Tensor:  in.Tensor,
-				Problem: "file changed or truncated during the load",
-				Advice:  "leave the checkpoint alone while it is read; if nothing touches it, check the disk",
-				Err:     fe,
-			}
+			return sourceLost(fe, r.fileOf(in), in.Tensor)
 		}
 	}
+	return sinkLost(fe)
+}
+
+// sourceLost is the error for a fault on a fetched page.
+func sourceLost(fe *fault.Error, file, tensor string) error {
+	return &stages.DataError{
+		File: file, Tensor: tensor, Problem: "file changed or truncated during the load",
+		Advice: "leave the checkpoint alone while it is read; if nothing touches it, check the disk", Err: fe,
+	}
+}
+
+// sinkLost is the error for a fault on a destination.
+func sinkLost(fe *fault.Error) error {
 	return fmt.Errorf("the sink's memory cannot be written, its file system may be full: %w", fe)
 }
 

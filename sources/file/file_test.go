@@ -473,3 +473,24 @@ func pass(b *testing.B, mode file.Mode, path string, size, step int64) {
 		b.Fatal(err)
 	}
 }
+
+// TestAccessAfterClose: a closed Source shows nothing: its mapping is gone, and something else may be in its place.
+func TestAccessAfterClose(t *testing.T) {
+	data := random(1, 4096)
+	s := open(t, file.Options{}, write(t, "a", data))
+	e := stages.Extent{Off: 10, Len: 100}
+	if b, err := s.View(t.Context(), e); err != nil || !bytes.Equal(b, data[10:110]) {
+		t.Fatalf("View: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []stages.Extent{e, {Off: 10}} {
+		if b, err := s.View(t.Context(), e); b != nil || !errors.Is(err, os.ErrClosed) {
+			t.Errorf("View: %d bytes, %v", len(b), err)
+		}
+		if err := s.ReadInto(t.Context(), e, make([]byte, e.Len)); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("ReadInto: %v", err)
+		}
+	}
+}

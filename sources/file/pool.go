@@ -30,19 +30,33 @@ func (b *buffer) capacity() int64 { return int64(len(b.region.Bytes())) }
 // The bytes in use never exceed limit: take refuses. Nor does the memory behind all buffers, but for the last page of those in use: idle
 // buffers are freed first, then the tails of buffers that are larger than what is asked of them.
 type pool struct {
+	mu    sync.Mutex
 	limit int64
-
-	mu   sync.Mutex
-	used int64 // sum over busy
-	held int64 // sum of touched over busy and idle
-	peak int64 // the most that held was
-	busy map[*buffer]struct{}
-	idle []*buffer // the longest idle first
-	errs []error   // of freeing, for close
+	used  int64 // sum over busy
+	held  int64 // sum of touched over busy and idle
+	peak  int64 // the most that held was
+	busy  map[*buffer]struct{}
+	idle  []*buffer // the longest idle first
+	errs  []error   // of freeing, for close
 }
 
 func newPool(limit int64) *pool {
 	return &pool{limit: limit, busy: make(map[*buffer]struct{})}
+}
+
+// bound is the limit as it is now.
+func (p *pool) bound() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limit
+}
+
+// extend changes the limit.
+func (p *pool) extend(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit += n
+	p.freeIdle()
 }
 
 // take returns a buffer of size bytes. The caller puts it back. It never waits.

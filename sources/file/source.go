@@ -90,7 +90,7 @@ func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 // io.ErrUnexpectedEOF in its chain. The error also tells the Extent that could not be read: interface{ Extent() stages.Extent }.
 // [ErrBuffers] says that the buffer bound is reached. When ctx ends, the error is its cause.
 func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.Views, error) {
-	room := s.pool.limit // what fits without padding must fit
+	room := s.pool.bound() // what fits without padding must fit
 	for _, e := range ranges {
 		room -= e.Len
 	}
@@ -193,6 +193,10 @@ func (s *Source) Verify(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Extend raises the bound of the buffers by some bytes, or lowers it again when bytes is negative: for a load that charges a budget of its own
+// beside that which the bound was made for.
+func (s *Source) Extend(bytes int64) { s.pool.extend(bytes) }
 
 // Stats is what a Source read so far and the memory it took for it.
 type Stats struct {

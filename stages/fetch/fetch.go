@@ -46,7 +46,7 @@ func (s *Stage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, er
 		nameTensor(b, err)
 		return nil, err
 	}
-	if err := checkViews(b); err != nil {
+	if err := Check(b.Views, b.Ranges); err != nil {
 		return nil, err
 	}
 	b.Dst = dst
@@ -77,9 +77,13 @@ func (s *Stage) reserve(ctx context.Context, b *stages.Batch) ([][]byte, error) 
 	return dst, nil
 }
 
-func checkViews(b *stages.Batch) error {
-	for i, e := range b.Ranges {
-		if n := int64(len(b.Views.Bytes(i))); n != e.Len {
+// Check reports whether a Source gave what it was asked for: as many bytes as every range has.
+func Check(v stages.Views, ranges []stages.Extent) error {
+	if v == nil {
+		return errors.New("the source gave no views, and no error")
+	}
+	for i, e := range ranges {
+		if n := int64(len(v.Bytes(i))); n != e.Len {
 			return fmt.Errorf("the source gave %d bytes for %d bytes at %d of shard %d", n, e.Len, e.Off, e.Shard)
 		}
 	}

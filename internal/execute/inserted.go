@@ -1,0 +1,95 @@
+package execute
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/coldload/coldload/internal/fault"
+	"github.com/coldload/coldload/stages"
+)
+
+// Processor is what a stage on Batches does; pipeline.Stage of *stages.Batch is one.
+type Processor interface {
+	Name() string
+	Process(ctx context.Context, b *stages.Batch) (*stages.Batch, error)
+}
+
+// Inserted is a stage of the user's own as the flow wants it.
+type Inserted struct {
+	stage Processor
+	opt   Options
+}
+
+// Insert wraps a stage of the user's own: the Batch is released when the stage fails, panics or returns none, and a source page that is lost
+// while the stage looks at it is an error that names the file. Of opt only FileName counts.
+func Insert(stage Processor, opt Options) *Inserted { return &Inserted{stage: stage, opt: opt} }
+
+// Name is the stage's own.
+func (s *Inserted) Name() string { return s.stage.Name() }
+
+// Process runs the stage under a fault guard.
+func (s *Inserted) Process(ctx context.Context, b *stages.Batch) (out *stages.Batch, err error) {
+	done := false
+	defer func() {
+		if !done {
+			b.Release()
+		}
+	}()
+	sources := sourcesOf(b)
+	err = fault.Guard(func() (err error) {
+		out, err = s.stage.Process(ctx, b)
+		return err
+	}, append(sources, b.Dst...)...)
+	if fe, ok := err.(*fault.Error); ok { //nolint:errorlint // the guard's own
+		err = s.faulted(fe, b, sources)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case out == nil:
+		return nil, fmt.Errorf("stage %s returned no batch", s.Name())
+	}
+	done = true
+	return out, nil
+}
+
+// sourcesOf are the fetched bytes of every Range.
+func sourcesOf(b *stages.Batch) [][]byte {
+	if b.Views == nil {
+		return nil
+	}
+	list := make([][]byte, len(b.Ranges), len(b.Ranges)+len(b.Dst))
+	for i := range list {
+		list[i] = b.Views.Bytes(i)
+	}
+	return list
+}
+
+// faulted tells a lost source page from a destination that could not be written.
+func (s *Inserted) faulted(fe *fault.Error, b *stages.Batch, sources [][]byte) error {
+	for i, src := range sources {
+		if fe.In(src) {
+			return sourceLost(fe, s.fileOf(b.Ranges[i]), firstTensor(b, i))
+		}
+	}
+	return sinkLost(fe)
+}
+
+func (s *Inserted) fileOf(e stages.Extent) string {
+	if s.opt.FileName == nil {
+		return ""
+	}
+	return s.opt.FileName(e.Shard)
+}
+
+// firstTensor is a tensor that the Batch reads from Range i.
+func firstTensor(b *stages.Batch, i int) string {
+	for p := range b.Parts {
+		for k := range b.Parts[p].Inputs {
+			if in := &b.Parts[p].Inputs[k]; in.Range == i {
+				return in.Tensor
+			}
+		}
+	}
+	return ""
+}
