@@ -43,7 +43,7 @@ func (s *Sink) Commit(ctx context.Context) error {
 	}
 	s.state = committed
 	// From here on the result is there: what is left over is the next run's to remove.
-	if err := s.target.tidy(); err != nil {
+	if err := s.target.tidy(s.key); err != nil {
 		s.opt.Note(fmt.Sprintf("%s is complete, but what the run needed could not be removed: %v", s.target.dir, err))
 	}
 	return nil
@@ -90,7 +90,7 @@ func (s *Sink) publish(m *packed.Manifest, byName []int32) error {
 	if err := s.disk.syncDir(s.target.partial); err != nil {
 		return err
 	}
-	return s.target.publish()
+	return s.target.publish(s.key, s.opt.Overwrite)
 }
 
 // settleShards makes every shard durable, and computes what is not known of those of an earlier run.
@@ -237,11 +237,16 @@ func (s *Sink) Close() error {
 		return nil
 	}
 	var errs []error
-	if state != committed && s.target != nil {
-		errs = append(errs, s.abandon(state))
+	if state == begun && !s.failed.Load() {
+		s.flushing.Lock()
+		errs = append(errs, s.flush())
+		s.flushing.Unlock()
 	}
 	for _, sh := range s.shards {
 		errs = append(errs, sh.close())
+	}
+	if state != committed && s.target != nil && s.target.journal != nil {
+		errs = append(errs, s.abandon())
 	}
 	s.buffers.Lock()
 	defer s.buffers.Unlock()
@@ -250,37 +255,16 @@ func (s *Sink) Close() error {
 }
 
 // abandon keeps what a later run can go on with.
-func (s *Sink) abandon(state state) error {
-	s.flushing.Lock()
-	defer s.flushing.Unlock()
-	t := s.target
-	if t.journal == nil {
-		return nil
-	}
-	if state == begun && !s.failed.Load() {
-		if err := s.flush(); err != nil {
-			s.kept = s.named
-			return errors.Join(err, t.release())
-		}
-	}
-	switch {
-	case s.named > 0:
+func (s *Sink) abandon() error {
+	switch t := s.target; {
+	case s.named > 0 && t.worthless:
 		s.kept = s.named
 		return t.release()
-	case s.mine():
-		return errors.Join(t.d.removeAll(t.partial), t.forget())
+	case t.worthless:
+		return t.discard()
+	case t.made && t.journal.n == 0:
+		return t.forget() // this sink made it, and nothing is in it
+	default:
+		return t.release()
 	}
-	if st, err := t.journal.f.Stat(); err == nil && st.Size() == 0 {
-		return t.forget() // this sink made it
-	}
-	return t.release()
-}
-
-// mine reports whether OUT.partial may be removed: the journal says that it is a sink's, or there is nothing to remove.
-func (s *Sink) mine() bool {
-	if s.target.journal.n > 0 {
-		return true
-	}
-	_, err := os.Lstat(s.target.partial)
-	return errors.Is(err, os.ErrNotExist)
 }

@@ -39,12 +39,24 @@ func (d *disk) mkdirAll(path string) error {
 	return os.MkdirAll(path, 0o755)
 }
 
+// chmod gives a folder the mode of another one.
+func (d *disk) chmod(path string, mode fs.FileMode) error {
+	mode &= fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+	if st, err := os.Lstat(path); err == nil && st.Mode()&^fs.ModeDir == mode {
+		return nil
+	}
+	if err := d.ask("chmod", path); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
 // create opens a file that is empty then.
 func (d *disk) create(path string) (*os.File, error) {
 	if err := d.ask("create", path); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644)
+	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR|noFollow, 0o644)
 }
 
 // allocate gives a file its size, with blocks for all of it where the file system can.
