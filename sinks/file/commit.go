@@ -11,8 +11,6 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -114,12 +112,8 @@ func (s *Sink) settleShards(ctx context.Context) error {
 			}
 		}
 	}
-	for _, sh := range s.shards {
-		f, err := sh.open()
-		if err == nil {
-			err = s.disk.sync(f) // one without data was never synced
-		}
-		if err := errors.Join(err, sh.close()); err != nil {
+	for _, sh := range s.shards { // one without data was never synced
+		if err := errors.Join(s.handles.sync(sh), s.handles.close(sh)); err != nil {
 			return err
 		}
 	}
@@ -173,16 +167,6 @@ func (c *counter) Write(p []byte) (int, error) {
 	return c.h.Write(p)
 }
 
-// byName is the Outputs' indices sorted by their names.
-func (s *Sink) byName() []int32 {
-	order := make([]int32, len(s.outputs))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortFunc(order, func(a, b int32) int { return strings.Compare(s.outputs[a].Name, s.outputs[b].Name) })
-	return order
-}
-
 // entries makes the Outputs' entries of the manifest, one by one.
 func (s *Sink) entries(byName []int32) iter.Seq[*packed.Output] {
 	return func(yield func(*packed.Output) bool) {
@@ -190,7 +174,7 @@ func (s *Sink) entries(byName []int32) iter.Seq[*packed.Output] {
 			o := &s.outputs[i]
 			entry := packed.Output{
 				Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, LayoutVersion: packed.LayoutVersion(o.Layout), Kind: o.Kind,
-				File: s.places[i].shard.name, Offset: s.places[i].off, Bytes: o.Size,
+				File: s.shardOf(int(i)).name, Offset: s.offsets[i], Bytes: o.Size,
 				Digest: packed.Digest{Algorithm: s.opt.Algorithm, SlabBytes: o.SlabBytes, Root: s.digests.Root(int(i))},
 			}
 			if s.plain != nil {
@@ -215,7 +199,7 @@ func (s *Sink) writeIndex(w io.Writer, byName []int32) error {
 	for n, i := range byName {
 		line = append(line[:0], ",\n    "[min(1, max(0, 1-n)):]...)
 		line, _ = jsontext.AppendQuote(line, s.outputs[i].Name) // the header has it, so it is valid
-		line = append(line, ": \""+s.places[i].shard.name+"\""...)
+		line = append(line, ": \""+s.shardOf(int(i)).name+"\""...)
 		if _, err := w.Write(line); err != nil {
 			return err
 		}
@@ -242,9 +226,7 @@ func (s *Sink) Close() error {
 		errs = append(errs, s.flush())
 		s.flushing.Unlock()
 	}
-	for _, sh := range s.shards {
-		errs = append(errs, sh.close())
-	}
+	errs = append(errs, s.handles.closeAll())
 	if state != committed && s.target != nil && s.target.journal != nil {
 		errs = append(errs, s.abandon())
 	}

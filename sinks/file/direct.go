@@ -1,9 +1,6 @@
 package file
 
-import (
-	"os"
-	"unsafe"
-)
+import "unsafe"
 
 // directBytes is the least that is written past the page cache at once. For less the system call and the disk's answer cost more than a
 // copy. Slabs of at least so many bytes get a buffer that lies as their place in the file does.
@@ -62,6 +59,11 @@ func address(b []byte) int64 { return int64(uintptr(unsafe.Pointer(unsafe.SliceD
 
 // putStretches writes adjacent pieces of a shard.
 func (s *Sink) putStretches(sh *shard, run []piece) error {
+	f, err := s.handles.use(sh)
+	if err != nil {
+		return err
+	}
+	defer s.handles.done(sh, true)
 	for _, st := range stretches(run, s.block) {
 		past := false
 		var err error
@@ -69,7 +71,7 @@ func (s *Sink) putStretches(sh *shard, run []piece) error {
 			past, err = s.putDirect(sh, st)
 		}
 		if !past && err == nil {
-			err = s.putBuffered(sh, st)
+			err = s.disk.writeAt(f, st.bufs, st.off)
 		}
 		if err == nil {
 			err = s.writeback.wrote(sh, st.off, st.n, past)
@@ -81,18 +83,10 @@ func (s *Sink) putStretches(sh *shard, run []piece) error {
 	return nil
 }
 
-func (s *Sink) putBuffered(sh *shard, st stretch) error {
-	f, err := sh.open()
-	if err != nil {
-		return err
-	}
-	return s.disk.writeAt(f, st.bufs, st.off)
-}
-
 // putDirect writes past the page cache. It is false when that does not work with this file, which is not tried again then. Some of the
 // bytes may be there: the other way writes all of them again.
 func (s *Sink) putDirect(sh *shard, st stretch) (bool, error) {
-	f, err := sh.openDirect(&s.disk, s.block)
+	f, err := s.handles.direct(sh)
 	if f == nil && err == nil {
 		return false, nil
 	}
@@ -102,25 +96,6 @@ func (s *Sink) putDirect(sh *shard, st stretch) (bool, error) {
 	if !notDirect(err) {
 		return true, err
 	}
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	sh.buffered = true
+	s.handles.notDirect(sh)
 	return false, nil
-}
-
-// openDirect is the file past the page cache, opened when it is needed for the first time, or nil when that was found not to work.
-func (s *shard) openDirect(d *disk, block int64) (*os.File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.direct == nil && !s.buffered {
-		f, err := d.openDirect(s.path, block)
-		if err != nil {
-			return nil, err
-		}
-		s.direct = f
-	}
-	if s.buffered {
-		return nil, nil
-	}
-	return s.direct, nil
 }

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -123,8 +126,8 @@ func isShard(name string) bool { return path.Ext(name) == ".safetensors" }
 
 // Sink is a stages.Sink that writes a packed folder. It is a Stager, a BatchWriter and a SlabResumer too.
 //
-// Memory: the buffers of Slabs between Reserve and Write (see package staging), about 100 bytes an Output and 32 a Slab, and for the time
-// of Commit the manifest, about 200 bytes an Output and its name.
+// Memory: the buffers of Slabs between Reserve and Write (see package staging), about 30 bytes an Output and 33 a Slab, and in Begin
+// the header of one shard, of at most 100,000 Outputs.
 type Sink struct {
 	opt     Options
 	disk    disk
@@ -133,7 +136,7 @@ type Sink struct {
 	key     packed.Sum
 	origin  packed.Sum // the key of the journal
 	shards  []*shard
-	places  []place
+	offsets []int64 // where each Output begins in its file
 	digests *packed.Digests
 	resumed []atomic.Uint64 // Slabs of an earlier run, as bits; nil without one
 	taken   int64           // bytes of an earlier run
@@ -144,7 +147,9 @@ type Sink struct {
 	block   int64 // a power of two that direct writes are multiples of
 	failed  atomic.Bool
 
-	done func() map[string]int // index of each Output, made when it is first asked for
+	byName  func() []int32 // the Outputs by their names, made when they are first asked for
+	handles handles
+	scratch sync.Pool // *[]byte, to read back
 
 	buffers   sync.Mutex // guards pool and held
 	pool      *staging.Pool
@@ -210,7 +215,7 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 		})
 	}
 	var err error
-	if s.places, err = layOut(s.shards, outputs, s.opt.Layout); err != nil {
+	if s.offsets, err = layOut(s.shards, outputs, s.opt.Layout); err != nil {
 		return err
 	}
 	if s.key, err = s.makeKey(); err != nil {
@@ -225,18 +230,12 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 		s.every = min(max(s.total()/16, minFlush), maxFlush)
 	}
 	s.writeback.half = s.opt.DirtyBytes / 2
-	s.done = sync.OnceValue(func() map[string]int {
-		m := make(map[string]int, len(outputs))
-		for i := range outputs {
-			m[outputs[i].Name] = i
-		}
-		return m
-	})
+	s.byName = sync.OnceValue(func() []int32 { return sorted(outputs) })
+	s.handles.d, s.handles.block, s.handles.random = &s.disk, s.block, s.opt.PlainDigests
+	s.handles.limit = cmp.Or(s.handles.limit, maxOpen)
+	s.writeback.handles = &s.handles
 	if err := s.enter(); err != nil {
 		return err
-	}
-	for _, sh := range s.shards {
-		sh.header = nil
 	}
 	s.state = begun
 	return nil
@@ -385,7 +384,7 @@ func (s *Sink) fill() error {
 	}
 	for _, sh := range s.shards {
 		if !sh.kept {
-			if err := sh.create(t.d); err != nil {
+			if err := s.create(sh); err != nil {
 				return s.full(err)
 			}
 		}
@@ -412,26 +411,36 @@ func (s *Sink) checkSpace() error {
 	return nil
 }
 
-// overhead is about what index, manifest and journal take.
+// overhead is about what index, manifest, journal and the other files take.
 func (s *Sink) overhead() int64 {
 	n := int64(64 << 10)
 	for i := range s.outputs {
 		n += 2*int64(len(s.outputs[i].Name)) + 500 + 80*int64(s.outputs[i].Slabs())
 	}
+	for _, f := range s.opt.Files {
+		n += f.Bytes
+	}
 	return n
 }
 
-// full adds the figures to an error of a disk that is full.
+// full adds the figures to an error of a disk that is full, unless they tell something else: there may be a quota, or no room for more
+// files.
 func (s *Sink) full(err error) error {
 	if !isFull(err) {
 		return err
 	}
 	e := &SpaceError{Dir: s.target.partial, Need: s.overhead(), Late: s.state == begun}
-	e.Free, _ = freeBytes(e.Dir)
 	for _, sh := range s.shards {
 		e.Need += sh.size - min(allocatedBytes(sh.path), sh.size)
 	}
-	return fmt.Errorf("%w: %w", e, err)
+	free, told := freeBytes(e.Dir)
+	switch e.Free = free; {
+	case told && e.Need > e.Free:
+		return fmt.Errorf("%w: %w", e, err)
+	case !e.Late:
+		return &TargetError{Path: e.Dir, Err: err, Advice: "the disk may have no room for more files, or not for this user; choose another folder"}
+	}
+	return err
 }
 
 // takeOver goes on where the journal ends. A shard that is not as it was left is struck out of it first. The journal is read twice: its
@@ -522,10 +531,12 @@ func (s *Sink) Done(o stages.Output) bool {
 	if s.resumed == nil || o.Size == 0 {
 		return false
 	}
-	i, ok := s.done()[o.Name]
+	byName := s.byName()
+	at, ok := slices.BinarySearchFunc(byName, o.Name, func(i int32, name string) int { return strings.Compare(s.outputs[i].Name, name) })
 	if !ok {
 		return false
 	}
+	i := int(byName[at])
 	for k := range s.outputs[i].Slabs() {
 		if !s.DoneSlab(s.outputs[i].Slab(i, k)) {
 			return false
@@ -558,7 +569,7 @@ func (s *Sink) buffer(slab stages.Slab) (staging.Block, error) {
 		return s.pool.Get(slab.Len)
 	}
 	phase := int64(0)
-	if off := s.places[slab.Output].off; off%lineBytes == 0 {
+	if off := s.offsets[slab.Output]; off%lineBytes == 0 {
 		phase = (off + slab.Off) & (s.block - 1)
 	}
 	return s.pool.GetAligned(slab.Len, phase, s.block)

@@ -215,7 +215,8 @@ func TestLockOfARemovedFile(t *testing.T) {
 	}
 }
 
-// TestDiskFullWhileWriting is a disk that could not be allocated beforehand.
+// TestDiskFullWhileWriting is a disk that could not be allocated beforehand. It has room for what is missing, so no figures are given: they
+// would not be why.
 func TestDiskFullWhileWriting(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "out")
 	s := New(options(dir))
@@ -226,7 +227,7 @@ func TestDiskFullWhileWriting(t *testing.T) {
 		return nil
 	}
 	err := pack(t.Context(), s, work())
-	if full, ok := errors.AsType[*SpaceError](err); !ok || !errors.Is(err, syscall.ENOSPC) || full.Need == 0 {
+	if _, ok := errors.AsType[*SpaceError](err); ok || !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "are free") {
 		t.Errorf("got %v", err)
 	}
 	if len(tree(t, filepath.Dir(dir))) != 0 {
