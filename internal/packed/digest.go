@@ -89,10 +89,11 @@ type Digest struct {
 	Root      Sum       `json:"root"`
 }
 
-// Digests collects the hashes of Slabs, which come in any order and from any goroutine. It takes 32 bytes a Slab and 12 an Output.
+// Digests collects the hashes of Slabs, which come in any order and from any goroutine. It takes 32 bytes a Slab, so 2^32 of them do not come about, and 8
+// an Output.
 type Digests struct {
 	algorithm Algorithm
-	first     []int64 // number of each Output's first Slab, counted over all Outputs; one more entry with the total
+	first     []uint32 // number of each Output's first Slab, counted over all Outputs; one more entry with the total
 	slabs     []Sum
 	seen      []atomic.Uint64 // one bit a Slab
 	missing   []atomic.Int32  // Slabs of each Output that are not there
@@ -101,10 +102,10 @@ type Digests struct {
 // NewDigests makes the collection for outputs. It panics when a is not Valid.
 func NewDigests(a Algorithm, outputs []stages.Output) *Digests {
 	n := len(outputs)
-	d := &Digests{algorithm: a, first: make([]int64, n+1), missing: make([]atomic.Int32, n)}
+	d := &Digests{algorithm: a, first: make([]uint32, n+1), missing: make([]atomic.Int32, n)}
 	for i := range outputs {
 		slabs := outputs[i].Slabs()
-		d.first[i+1] = d.first[i] + int64(slabs)
+		d.first[i+1] = d.first[i] + uint32(slabs)
 		d.missing[i].Store(int32(slabs))
 	}
 	d.slabs = make([]Sum, d.first[n])
@@ -126,7 +127,7 @@ func (d *Digests) Add(s stages.Slab, sum Sum) (last bool, err error) {
 }
 
 // Number counts a Slab over all Outputs, from 0 on.
-func (d *Digests) Number(s stages.Slab) int64 { return d.first[s.Output] + int64(s.Index) }
+func (d *Digests) Number(s stages.Slab) int64 { return int64(d.first[s.Output]) + int64(s.Index) }
 
 // Len is the number of all Slabs.
 func (d *Digests) Len() int64 { return int64(len(d.slabs)) }

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"iter"
 	"os"
+	"slices"
 
 	"github.com/go-json-experiment/json"
 
@@ -18,8 +20,9 @@ const (
 	journalVersion = 1
 	// maxLine bounds a line when it is read; sumsPerLine keeps those that are written far below it.
 	maxLine     = 4 << 20
-	sumsPerLine = 4096
+	sumsPerLine = 1024
 	checkDigits = 16
+	appendBytes = 64 << 10 // are written at once
 )
 
 // journal is the file that says what of OUT.partial can be trusted. Each line is JSON with the first half of its SHA-256 in front. The
@@ -140,33 +143,47 @@ func (j *journal) start(key packed.Sum) error {
 }
 
 // append writes lines after the last good one and makes them durable.
-func (j *journal) append(records ...record) error {
-	var text []byte
-	for i := range records {
-		line, err := json.Marshal(&records[i])
-		if err != nil {
-			return err
-		}
-		text = append(append(append(append(text, checkOf(line)...), ' '), line...), '\n')
-	}
+func (j *journal) append(records ...record) error { return j.appendAll(slices.Values(records)) }
+
+// appendAll is append for lines that come one by one: together they may take more memory than all else.
+func (j *journal) appendAll(records iter.Seq[record]) error {
 	if err := j.d.truncate(j.f, j.n); err != nil {
 		return err
 	}
 	if _, err := j.f.Seek(j.n, io.SeekStart); err != nil {
 		return err
 	}
-	if err := j.d.append(j.f, text); err != nil {
+	n, aside := j.n, j.aside
+	var text []byte
+	write := func(atLeast int) error {
+		if len(text) < atLeast {
+			return nil
+		}
+		err := j.d.append(j.f, text)
+		n += int64(len(text))
+		text = text[:0]
+		return err
+	}
+	for rec := range records {
+		line, err := json.Marshal(&rec)
+		if err != nil {
+			return err
+		}
+		text = append(append(append(append(text, checkOf(line)...), ' '), line...), '\n')
+		if rec.Aside != nil {
+			aside = *rec.Aside
+		}
+		if err := write(appendBytes); err != nil {
+			return err
+		}
+	}
+	if err := write(1); err != nil {
 		return err
 	}
 	if err := j.d.sync(j.f); err != nil {
 		return err
 	}
-	j.n += int64(len(text))
-	for _, rec := range records {
-		if rec.Aside != nil {
-			j.aside = *rec.Aside
-		}
-	}
+	j.n, j.aside = n, aside
 	return nil
 }
 

@@ -72,6 +72,8 @@ const (
 	// What is written is made durable and named in the journal after a sixteenth of the result, between these bounds: often enough that
 	// a killed run loses little, seldom enough that the disk does not notice.
 	minFlush, maxFlush = 1 << 20, 256 << 20
+	// maxReady is how many Slabs may wait for that: small ones take more memory here than on the disk.
+	maxReady = 1 << 14
 	// maxShards is what readers accept (safetensors.Limits).
 	maxShards = 10_000
 )

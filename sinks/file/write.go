@@ -207,7 +207,7 @@ func (s *Sink) flushWhenDue() error {
 func (s *Sink) due() bool {
 	s.waiting.Lock()
 	defer s.waiting.Unlock()
-	return s.readyBytes >= s.every
+	return s.readyBytes >= s.every || len(s.ready) >= maxReady
 }
 
 // flush syncs the shards with Slabs that are written and not named in the journal, and names them. It needs the lock of flushing.
@@ -240,12 +240,16 @@ func (s *Sink) flushShard(sh *shard, slabs []stages.Slab) error {
 	if err := s.handles.sync(sh); err != nil {
 		return err
 	}
-	records, n := s.describe(sh, slabs)
-	complete := sh.left == n
-	if complete {
-		records = append(records, record{Shard: sh.name, Complete: true})
+	n := int64(0)
+	for _, slab := range slabs {
+		n += slab.Len
 	}
-	if err := s.target.journal.append(records...); err != nil {
+	complete := sh.left == n
+	if err := s.target.journal.appendAll(func(yield func(record) bool) {
+		if s.describe(sh, slabs, yield) && complete {
+			yield(record{Shard: sh.name, Complete: true})
+		}
+	}); err != nil {
 		return err
 	}
 	sh.left -= n
@@ -256,30 +260,30 @@ func (s *Sink) flushShard(sh *shard, slabs []stages.Slab) error {
 	return nil
 }
 
-// describe is the journal's lines about Slabs that are sorted, and the sum of their bytes.
-func (s *Sink) describe(sh *shard, slabs []stages.Slab) (records []record, bytes int64) {
-	var rec record
+// describe yields the journal's lines about Slabs that are sorted. It is false when they were not wanted to the end.
+func (s *Sink) describe(sh *shard, slabs []stages.Slab, yield func(record) bool) bool {
+	var runs []slabRun
+	text := make([]byte, 0, 2*sumsPerLine*len(packed.Sum{}))
 	sums := 0
 	for len(slabs) > 0 {
 		n := 1
 		for n < len(slabs) && sums+n < sumsPerLine && slabs[n].Output == slabs[0].Output && slabs[n].Index == slabs[n-1].Index+1 {
 			n++
 		}
-		text := make([]byte, 0, 2*n*len(packed.Sum{}))
+		text = text[:0]
 		for _, slab := range slabs[:n] {
 			sum := s.digests.Sum(slab)
 			text = hex.AppendEncode(text, sum[:])
-			bytes += slab.Len
 		}
-		rec.Slabs = append(rec.Slabs, slabRun{Output: slabs[0].Output, First: slabs[0].Index, Sums: string(text)})
-		if sums += n; sums >= sumsPerLine {
-			records = append(records, record{Shard: sh.name, Slabs: rec.Slabs})
-			rec.Slabs, sums = nil, 0
-		}
+		runs = append(runs, slabRun{Output: slabs[0].Output, First: slabs[0].Index, Sums: string(text)})
+		sums += n
 		slabs = slabs[n:]
+		if sums >= sumsPerLine || len(slabs) == 0 {
+			if !yield(record{Shard: sh.name, Slabs: runs}) {
+				return false
+			}
+			runs, sums = runs[:0], 0
+		}
 	}
-	if len(rec.Slabs) > 0 {
-		records = append(records, record{Shard: sh.name, Slabs: rec.Slabs})
-	}
-	return records, bytes
+	return true
 }
