@@ -246,7 +246,7 @@ func TestTargetAppears(t *testing.T) {
 
 // TestForeignJournal: what has the journal's name and is none is not touched, nor what it leads to.
 func TestForeignJournal(t *testing.T) {
-	for name, make := range map[string]func(path, victim string) error{
+	for name, put := range map[string]func(path, victim string) error{
 		"a file":          func(path, _ string) error { return os.WriteFile(path, []byte("my diary\nof two lines\n"), 0o600) },
 		"one long line":   func(path, _ string) error { return os.WriteFile(path, []byte(strings.Repeat("x", 5<<20)), 0o600) },
 		"a link":          func(path, victim string) error { return os.Symlink(victim, path) },
@@ -258,7 +258,7 @@ func TestForeignJournal(t *testing.T) {
 			above := t.TempDir()
 			dir, victim := filepath.Join(above, "out"), filepath.Join(above, "victim")
 			plant(t, above, map[string]string{"victim": "precious"})
-			if err := make(dir+JournalSuffix, victim); err != nil {
+			if err := put(dir+JournalSuffix, victim); err != nil {
 				t.Fatal(err)
 			}
 			before, err := os.Lstat(dir + JournalSuffix)
@@ -291,14 +291,14 @@ func TestForeignJournal(t *testing.T) {
 
 // TestForeignPartial: OUT.partial is a folder of its own, or refused.
 func TestForeignPartial(t *testing.T) {
-	for name, make := range map[string]func(path, victim string) error{
+	for name, put := range map[string]func(path, victim string) error{
 		"a link": func(path, victim string) error { return os.Symlink(victim, path) },
 		"a file": func(path, _ string) error { return os.WriteFile(path, []byte("x"), 0o600) },
 	} {
 		above := t.TempDir()
 		dir, victim := filepath.Join(above, "out"), filepath.Join(above, "victim")
 		mkdir(t, victim)
-		if err := make(dir+".partial", victim); err != nil {
+		if err := put(dir+".partial", victim); err != nil {
 			t.Fatal(err)
 		}
 		s := New(options(dir))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -297,7 +298,7 @@ func (s *Sink) enter() error {
 		return fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone)
 	}
 	if err := t.acquire(); err != nil {
-		return errors.Join(err, t.release())
+		return err
 	}
 	s.target = t
 	completed, err := t.recover(s.key)
@@ -341,6 +342,18 @@ func (s *Sink) mayReplace(t *target) (found, error) {
 // fill makes OUT.partial ready to be written to.
 func (s *Sink) fill() error {
 	t := s.target
+	st, err := os.Lstat(t.partial)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case !st.IsDir():
+		return t.notAFolder(t.partial)
+	case t.journal.ok && st.Mode()&0o700 != 0o700: // killed while it got the mode of what it replaces
+		if err := t.d.chmod(t.partial, st.Mode()|0o700); err != nil {
+			return err
+		}
+	}
 	empty, err := isEmpty(t.partial)
 	if err != nil {
 		return err

@@ -91,10 +91,10 @@ func locate(dir string) (*target, error) {
 
 // withoutLinks resolves the links in a path of which the end may not exist.
 func withoutLinks(path string) (string, error) {
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	above := filepath.Dir(path)
 	if !errors.Is(err, fs.ErrNotExist) || above == path {
-		return cmp.Or(real, path), err
+		return cmp.Or(resolved, path), err
 	}
 	above, err = withoutLinks(above)
 	return filepath.Join(above, filepath.Base(path)), err
@@ -171,8 +171,8 @@ func (t *target) spares(protect []string) error {
 			return unusable(p, err)
 		}
 		at := names.around(abs)
-		if real, err := filepath.EvalSymlinks(abs); err == nil && at == "" {
-			at = names.around(real)
+		if resolved, err := filepath.EvalSymlinks(abs); err == nil && at == "" {
+			at = names.around(resolved)
 		}
 		switch at {
 		case "":
@@ -278,7 +278,7 @@ func (t *target) look(key packed.Sum) (at found, flaw, err error) {
 func whole(dir string, key packed.Sum) (made bool, flaw error) {
 	m, err := packed.ReadFile(dir)
 	if err != nil || m.Key != key {
-		return false, nil
+		return false, nil //nolint:nilerr // then it is something else
 	}
 	check := func(name string, n int64) error {
 		switch st, err := os.Lstat(filepath.Join(dir, filepath.FromSlash(name))); {
@@ -345,7 +345,10 @@ func (t *target) acquire() error {
 		if !recognised(f, mine.Size()) {
 			return errors.Join(t.noJournal(), t.release())
 		}
-		return t.journal.load()
+		if err := t.journal.load(); err != nil {
+			return errors.Join(unusable(t.state, err), t.release())
+		}
+		return nil
 	}
 }
 
@@ -426,7 +429,7 @@ func (t *target) recover(key packed.Sum) (completed bool, err error) {
 		return false, nil
 	}
 	if err := t.putBack(); err != nil {
-		return false, &TargetError{Path: t.aside, Err: err, Advice: "it is what " + t.dir + " was before a run was killed: move it away"}
+		return false, unusable(t.aside, fmt.Errorf("it is what %s was before a run was killed: %w", t.dir, err))
 	}
 	return false, t.d.syncDir(filepath.Dir(t.dir))
 }
@@ -460,6 +463,9 @@ func (t *target) publish(key packed.Sum, overwrite bool) error {
 		err = t.d.rename(t.partial, t.dir)
 	}
 	if err != nil {
+		if there { // it is changed again by a later run
+			err = errors.Join(err, t.d.chmod(t.partial, st.Mode()|0o700))
+		}
 		if !empty {
 			err = errors.Join(err, t.putBack())
 		}
