@@ -10,46 +10,60 @@ const directBytes = 64 << 10
 type stretch struct {
 	direct bool
 	off, n int64 // in the file
-	bufs   [][]byte
+	pieces int
+	bufs   [][]byte // as many
 }
 
 // stretches cuts adjacent pieces into what goes past the page cache and what does not. The former is whole blocks whose memory is aligned,
 // so no block, which is a page at least, is written both ways, whatever its neighbours do. Small stretches go with their neighbours.
 func stretches(run []piece, block int64) []stretch {
+	pieces := len(run)
+	for i := range run {
+		if int64(len(run[i].buf)) >= block {
+			pieces += 2
+		}
+	}
+	bufs := make([][]byte, 0, pieces) // of all stretches, one after another
 	var fine, all []stretch
 	for i := range run {
-		fine = cut(fine, run[i].buf, run[i].off, block)
+		fine, bufs = cut(fine, bufs, run[i].buf, run[i].off, block)
 	}
 	for _, st := range fine {
-		all = join(all, stretch{st.direct && st.n >= directBytes, st.off, st.n, st.bufs})
+		st.direct = st.direct && st.n >= directBytes
+		all = join(all, st)
+	}
+	n := 0
+	for i := range all {
+		all[i].bufs = bufs[n : n+all[i].pieces]
+		n += all[i].pieces
 	}
 	return all
 }
 
-// cut adds a buffer to the stretches.
-func cut(to []stretch, buf []byte, off, block int64) []stretch {
+// cut adds a buffer to the stretches, and its pieces to bufs.
+func cut(to []stretch, bufs [][]byte, buf []byte, off, block int64) ([]stretch, [][]byte) {
 	end := off + int64(len(buf))
 	from, until := (off+block-1)&^(block-1), end&^(block-1)
 	if from >= until || (address(buf)-off)&(block-1) != 0 {
-		return join(to, stretch{false, off, end - off, [][]byte{buf}})
+		from, until = end, end
 	}
-	for _, st := range []stretch{
-		{false, off, from - off, [][]byte{buf[:from-off]}},
-		{true, from, until - from, [][]byte{buf[from-off : until-off]}},
-		{false, until, end - until, [][]byte{buf[until-off:]}},
-	} {
-		if st.n > 0 {
-			to = join(to, st)
+	for _, part := range [...]struct {
+		direct     bool
+		begin, end int64
+	}{{false, off, from}, {true, from, until}, {false, until, end}} {
+		if n := part.end - part.begin; n > 0 {
+			bufs = append(bufs, buf[part.begin-off:part.end-off])
+			to = join(to, stretch{direct: part.direct, off: part.begin, n: n, pieces: 1})
 		}
 	}
-	return to
+	return to, bufs
 }
 
 // join adds a stretch that begins where the last one ends.
 func join(to []stretch, st stretch) []stretch {
 	if n := len(to); n > 0 && to[n-1].direct == st.direct {
 		to[n-1].n += st.n
-		to[n-1].bufs = append(to[n-1].bufs, st.bufs...)
+		to[n-1].pieces += st.pieces
 		return to
 	}
 	return append(to, st)

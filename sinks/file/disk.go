@@ -107,7 +107,7 @@ func (d *disk) writeAll(f *os.File, bufs [][]byte, off, block int64) error {
 	if write == nil {
 		write = pwritev
 	}
-	rest := slices.Clone(bufs)
+	rest := bufs
 	for len(rest) > 0 {
 		n, err := write(f, rest[:min(len(rest), maxVectors)], off)
 		if err != nil {
@@ -123,13 +123,14 @@ func (d *disk) writeAll(f *os.File, bufs [][]byte, off, block int64) error {
 	return nil
 }
 
-// skip is bufs without their first n bytes. It changes bufs.
+// skip is bufs without their first n bytes.
 func skip(bufs [][]byte, n int) [][]byte {
 	for len(bufs) > 0 && n >= len(bufs[0]) {
 		n -= len(bufs[0])
 		bufs = bufs[1:]
 	}
 	if n > 0 {
+		bufs = slices.Clone(bufs)
 		bufs[0] = bufs[0][n:]
 	}
 	return bufs
