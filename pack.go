@@ -79,6 +79,9 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	if ck.catalog.Len() == 0 {
 		return stages.Refuse(stages.Fault{Code: stages.CodeNotFound, File: ck.found.Dir, Problem: "the checkpoint has no tensors: there is nothing to pack"})
 	}
+	if err := file.Precheck(res.Dir, popt.Overwrite, ck.protected()); err != nil { // before a terabyte is hashed
+		return err
+	}
 	if ck.packed != nil {
 		opt.Layout = cmp.Or(opt.Layout, ck.packed.plan.Layout)
 		if err := ck.verifyPacked(ctx, popt); err != nil {

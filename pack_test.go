@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -593,6 +594,100 @@ func TestIncludeExclude(t *testing.T) {
 	for _, opt := range []coldload.Options{{Include: []string{"nothing"}}, {Exclude: []string{"*"}}, {Include: []string{"[a"}}} {
 		if _, err := coldload.Load(t.Context(), src, host.New(host.Options{}), opt); !errors.Is(err, coldload.ErrOptions) {
 			t.Errorf("%q, %q: %v", opt.Include, opt.Exclude, err)
+		}
+	}
+}
+
+// TestPackAgainLooksAtWhatIsThere: a damaged packed folder is not packed again, since the new manifest would vouch for the damage.
+func TestPackAgainLooksAtWhatIsThere(t *testing.T) {
+	dir, _ := packTo(t, fixturePath("plain_bf16_sharded"), coldload.Options{}, coldload.PackOptions{})
+	shards, err := filepath.Glob(filepath.Join(dir, "*.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(shards[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := flip(shards[0], st.Size()-3); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "again")
+	_, err = coldload.Pack(t.Context(), dir, to, coldload.Options{}, coldload.PackOptions{})
+	data, ok := errors.AsType[*stages.DataError](err)
+	if !ok || data.File != filepath.Base(shards[0]) || data.Tensor == "" || !strings.Contains(err.Error(), "not as it was packed") {
+		t.Errorf("error %v", err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(to)); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
+// TestPackNothing: a checkpoint without tensors is not worth a folder.
+func TestPackNothing(t *testing.T) {
+	path := ckpt.New(t).RawShard("model.safetensors", `{}`, nil).Write()
+	_, err := coldload.Pack(t.Context(), path, filepath.Join(t.TempDir(), "x"), coldload.Options{}, coldload.PackOptions{})
+	if refused, ok := errors.AsType[*stages.RefusedError](err); !ok || !strings.Contains(refused.Error(), "nothing to pack") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestPackedFolderInTheHub: a packed folder that was uploaded and downloaded again is links in a cache. It loads and verifies by its name and
+// by its path, and a link out of the cache does neither.
+func TestPackedFolderInTheHub(t *testing.T) {
+	dir, _ := packTo(t, fixturePath("gptq_moe_4b_g128_sharded"), coldload.Options{}, coldload.PackOptions{ShardSize: 300_000})
+	cache := t.TempDir()
+	const commit = "0123456789abcdef0123456789abcdef01234567"
+	repo := filepath.Join(cache, "models--org--packed")
+	snapshot := filepath.Join(repo, "snapshots", commit)
+	for name, data := range tree(t, dir) {
+		sum := sha256.Sum256([]byte(data))
+		blob := filepath.Join(repo, "blobs", hex.EncodeToString(sum[:]))
+		link := filepath.Join(snapshot, name)
+		target, err := filepath.Rel(filepath.Dir(link), blob)
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(blob), 0o755), os.MkdirAll(filepath.Dir(link), 0o755),
+			os.WriteFile(blob, []byte(data), 0o600), os.Symlink(target, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(repo, "refs"), 0o755), os.WriteFile(filepath.Join(repo, "refs", "main"), []byte(commit), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	want, _ := loadHost(t, dir, coldload.Options{})
+	for _, name := range []string{"org/packed", snapshot} {
+		opt := coldload.Options{HubCache: cache}
+		got, _ := loadHost(t, name, opt)
+		sameOutputs(t, got, want)
+		res, err := coldload.Verify(t.Context(), name, coldload.VerifyOptions{Load: opt})
+		if err != nil || len(res.Differences) > 0 || res.Outputs != len(want.Outputs()) {
+			t.Errorf("%s: %v, %v", name, err, res.Differences)
+		}
+	}
+	outside := filepath.Join(t.TempDir(), "config.json")
+	config := filepath.Join(snapshot, "config.json")
+	if err := errors.Join(os.WriteFile(outside, []byte(tree(t, dir)["config.json"]), 0o600), os.Remove(config), os.Symlink(outside, config)); err != nil {
+		t.Fatal(err)
+	}
+	res, err := coldload.Verify(t.Context(), snapshot, coldload.VerifyOptions{})
+	if err != nil || len(res.Differences) != 1 || res.Differences[0].File != "config.json" || !strings.Contains(res.Differences[0].Detail, "leaves the trusted folder") {
+		t.Errorf("a link out of the cache: %v, %v", err, res.Differences)
+	}
+}
+
+// TestVerifyDoesNotBlock: a pipe in place of any file is told, not waited for.
+func TestVerifyDoesNotBlock(t *testing.T) {
+	good, _ := packTo(t, fixturePath("plain_bf16_sharded"), coldload.Options{}, coldload.PackOptions{})
+	for name := range tree(t, good) {
+		dir := filepath.Join(t.TempDir(), "spoilt")
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.CopyFS(dir, os.DirFS(good)), os.Remove(path), syscall.Mkfifo(path, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		res, err := coldload.Verify(ctx, dir, coldload.VerifyOptions{})
+		cancel()
+		if err != nil || !slices.ContainsFunc(res.Differences, func(d coldload.Difference) bool { return d.File == name && d.Kind == "damaged" }) {
+			t.Errorf("%s: %v, %v", name, err, res.Differences)
 		}
 	}
 }

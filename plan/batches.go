@@ -98,6 +98,9 @@ func (p *Plan) cut(target int64) {
 // Skip is the Plan without the work for Slabs that are done already. The Outputs stay, with their numbers; Summary.Skipped says how many
 // bytes of them need not be made again. budget is what it was when the Plan was made.
 func (p *Plan) Skip(done func(stages.Slab) bool, budget int64) *Plan {
+	if !slices.ContainsFunc(p.units, func(u unit) bool { return done(p.Outputs[u.output].Slab(int(u.output), int(u.slab))) }) {
+		return p
+	}
 	rest := *p
 	rest.units, rest.ends = make([]unit, 0, len(p.units)), nil
 	for _, u := range p.units {

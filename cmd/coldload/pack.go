@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/report"
+	"github.com/coldload/coldload/sinks/file"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -107,6 +109,9 @@ type packed struct {
 
 // explain adds to an error what a later run finds.
 func (p *packed) explain(err error) error {
+	if errors.Is(err, file.ErrTargetExists) {
+		return fmt.Errorf("%w: coldload pack --overwrite", err)
+	}
 	if p.res.Kept == 0 {
 		return err
 	}

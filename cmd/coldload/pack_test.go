@@ -77,7 +77,7 @@ func TestPackExitCodes(t *testing.T) {
 		{"one path", []string{"pack", gptq}, exitUsage, "pack needs PATH and OUTDIR"},
 		{"three paths", []string{"pack", gptq, "a", "b"}, exitUsage, `not also "b"`},
 		{"bad shard size", []string{"pack", gptq, "x", "--shard-size", "0"}, exitUsage, "--shard-size 0 is no size"},
-		{"folder with files", []string{"pack", gptq, full}, exitUsage, "target exists"},
+		{"folder with files", []string{"pack", gptq, full}, exitUsage, "may be replaced: coldload pack --overwrite"},
 		{"a file", []string{"pack", gptq, filepath.Join(full, "file")}, exitUsage, "is not a folder"},
 		{"below a file", []string{"pack", gptq, filepath.Join(full, "file", "x")}, exitUsage, "not a directory"},
 		{"other options", []string{"pack", gptq, done, "--dtype", "bf16"}, exitUsage, "target exists"},

@@ -154,3 +154,24 @@ func TestManyTensors(t *testing.T) {
 	}
 	t.Logf("peak %.0f MB, %v s", peak/1e6, o["seconds"])
 }
+
+// Half a million tensors packed: the sink's share of the memory is small too.
+func TestPackManyTensors(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("takes seconds, and the race detector takes memory")
+	}
+	const tensors = 500_000
+	src := sparse(t, tensors, 300, 512)
+	cmd := program(t, "pack", src, filepath.Join(t.TempDir(), "out"), "--budget", "16MiB", "--json")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := result{out: string(out)}.object(t)
+	peak, _ := o["peak_anon_bytes"].(float64)
+	if limit := float64(16<<20 + 64<<20 + 400*tensors); peak == 0 || peak > limit {
+		t.Errorf("peak of %.0f bytes, want at most %.0f", peak, limit)
+	}
+	t.Logf("peak %.0f MB, %v s", peak/1e6, o["seconds"])
+}

@@ -492,7 +492,7 @@ func finite() {
 			VPBROADCASTQ(NewParamAddr("abs", 16), v.r(14))
 			VPBROADCASTQ(NewParamAddr("add", 24), v.r(15))
 			if wide {
-				VPTERNLOGD(U8(0x0F), v.r(14), v.r(14), v.r(13)) // not
+				VPTERNLOGD(U8(0x55), v.r(14), v.r(14), v.r(13)) // not v.r(14)
 			} else {
 				VPCMPEQD(v.r(13), v.r(13), v.r(13))
 				VPANDN(v.r(13), v.r(14), v.r(13))

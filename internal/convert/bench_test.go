@@ -88,7 +88,7 @@ func BenchmarkFirstNonFinite(b *testing.B) {
 // BenchmarkTwins reports, for every conversion, half of the bytes read and written a second, and that as a ratio to a copy, which also
 // moves each byte twice: from memory to memory.
 func BenchmarkTwins(b *testing.B) {
-	const total = 256 << 20 // of the larger side
+	const total = 128 << 20 // of the larger side
 	for _, from := range sources[1:] {
 		for _, to := range targets {
 			if from == to {

@@ -101,9 +101,9 @@ func TestTwinsStayInside(t *testing.T) {
 func TestTwinsOfLongArrays(t *testing.T) {
 	eachTwin(t, func(t *testing.T, from, to safetensors.DType) {
 		t.Helper()
-		for i, n := range []int{(MaxCached + 1) / sizeOf(to), MaxCached/sizeOf(to) + 77, 3<<20/4 + 33} {
+		for i, n := range []int{(MaxCached + 1) / sizeOf(to), MaxCached/sizeOf(to) + 77, 1<<20/max(sizeOf(from), sizeOf(to)) + 97} {
 			src := cputest.AlignedCopy(mixed(from, n, 2), 8*i+sizeOf(from))
-			for _, shift := range []int{0, 1, sizeOf(to), 20, 64 - sizeOf(to)} {
+			for _, shift := range []int{0, 1, 64 - sizeOf(to)} {
 				same(t, from, to, src, shift)
 			}
 		}

@@ -89,28 +89,24 @@ type Digest struct {
 	Root      Sum       `json:"root"`
 }
 
-// Digests collects the hashes of Slabs, which come in any order and from any goroutine, and makes each Output's root when its last Slab
-// is there. It takes 32 bytes a Slab and about 50 an Output.
+// Digests collects the hashes of Slabs, which come in any order and from any goroutine. It takes 32 bytes a Slab, so 2^32 of them do not come about, and 8
+// an Output.
 type Digests struct {
 	algorithm Algorithm
-	first     []int64 // number of each Output's first Slab, counted over all Outputs; one more entry with the total
+	first     []uint32 // number of each Output's first Slab, counted over all Outputs; one more entry with the total
 	slabs     []Sum
 	seen      []atomic.Uint64 // one bit a Slab
-	missing   []atomic.Int64  // Slabs of each Output that are not there
-	roots     []Sum
+	missing   []atomic.Int32  // Slabs of each Output that are not there
 }
 
 // NewDigests makes the collection for outputs. It panics when a is not Valid.
 func NewDigests(a Algorithm, outputs []stages.Output) *Digests {
 	n := len(outputs)
-	d := &Digests{algorithm: a, first: make([]int64, n+1), missing: make([]atomic.Int64, n), roots: make([]Sum, n)}
+	d := &Digests{algorithm: a, first: make([]uint32, n+1), missing: make([]atomic.Int32, n)}
 	for i := range outputs {
-		slabs := int64(outputs[i].Slabs())
-		d.first[i+1] = d.first[i] + slabs
-		d.missing[i].Store(slabs)
-		if slabs == 0 {
-			d.roots[i] = a.Root(nil)
-		}
+		slabs := outputs[i].Slabs()
+		d.first[i+1] = d.first[i] + uint32(slabs)
+		d.missing[i].Store(int32(slabs))
 	}
 	d.slabs = make([]Sum, d.first[n])
 	d.seen = make([]atomic.Uint64, (d.first[n]+63)/64)
@@ -127,15 +123,11 @@ func (d *Digests) Add(s stages.Slab, sum Sum) (last bool, err error) {
 		return false, fmt.Errorf("slab %d is written already", s.Index)
 	}
 	d.slabs[n] = sum
-	if d.missing[s.Output].Add(-1) > 0 {
-		return false, nil
-	}
-	d.roots[s.Output] = d.algorithm.Root(d.slabs[d.first[s.Output]:d.first[s.Output+1]])
-	return true, nil
+	return d.missing[s.Output].Add(-1) == 0, nil
 }
 
 // Number counts a Slab over all Outputs, from 0 on.
-func (d *Digests) Number(s stages.Slab) int64 { return d.first[s.Output] + int64(s.Index) }
+func (d *Digests) Number(s stages.Slab) int64 { return int64(d.first[s.Output]) + int64(s.Index) }
 
 // Len is the number of all Slabs.
 func (d *Digests) Len() int64 { return int64(len(d.slabs)) }
@@ -150,7 +142,9 @@ func (d *Digests) Has(s stages.Slab) bool {
 func (d *Digests) Sum(s stages.Slab) Sum { return d.slabs[d.Number(s)] }
 
 // Missing is the number of Slabs that the Output lacks.
-func (d *Digests) Missing(output int) int64 { return d.missing[output].Load() }
+func (d *Digests) Missing(output int) int { return int(d.missing[output].Load()) }
 
-// Root is the root of an Output that is complete: Add told so, or it has no bytes.
-func (d *Digests) Root(output int) Sum { return d.roots[output] }
+// Root is the root of an Output that is complete: Add told so, or it has no bytes. It is computed each time.
+func (d *Digests) Root(output int) Sum {
+	return d.algorithm.Root(d.slabs[d.first[output]:d.first[output+1]])
+}

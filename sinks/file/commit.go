@@ -11,8 +11,6 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -43,7 +41,7 @@ func (s *Sink) Commit(ctx context.Context) error {
 	}
 	s.state = committed
 	// From here on the result is there: what is left over is the next run's to remove.
-	if err := s.target.tidy(); err != nil {
+	if err := s.target.tidy(s.key); err != nil {
 		s.opt.Note(fmt.Sprintf("%s is complete, but what the run needed could not be removed: %v", s.target.dir, err))
 	}
 	return nil
@@ -90,7 +88,7 @@ func (s *Sink) publish(m *packed.Manifest, byName []int32) error {
 	if err := s.disk.syncDir(s.target.partial); err != nil {
 		return err
 	}
-	return s.target.publish()
+	return s.target.publish(s.key, s.opt.Overwrite)
 }
 
 // settleShards makes every shard durable, and computes what is not known of those of an earlier run.
@@ -114,12 +112,8 @@ func (s *Sink) settleShards(ctx context.Context) error {
 			}
 		}
 	}
-	for _, sh := range s.shards {
-		f, err := sh.open()
-		if err == nil {
-			err = s.disk.sync(f) // one without data was never synced
-		}
-		if err := errors.Join(err, sh.close()); err != nil {
+	for _, sh := range s.shards { // one without data was never synced
+		if err := errors.Join(s.handles.sync(sh), s.handles.close(sh)); err != nil {
 			return err
 		}
 	}
@@ -173,16 +167,6 @@ func (c *counter) Write(p []byte) (int, error) {
 	return c.h.Write(p)
 }
 
-// byName is the Outputs' indices sorted by their names.
-func (s *Sink) byName() []int32 {
-	order := make([]int32, len(s.outputs))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	slices.SortFunc(order, func(a, b int32) int { return strings.Compare(s.outputs[a].Name, s.outputs[b].Name) })
-	return order
-}
-
 // entries makes the Outputs' entries of the manifest, one by one.
 func (s *Sink) entries(byName []int32) iter.Seq[*packed.Output] {
 	return func(yield func(*packed.Output) bool) {
@@ -190,7 +174,7 @@ func (s *Sink) entries(byName []int32) iter.Seq[*packed.Output] {
 			o := &s.outputs[i]
 			entry := packed.Output{
 				Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, LayoutVersion: packed.LayoutVersion(o.Layout), Kind: o.Kind,
-				File: s.places[i].shard.name, Offset: s.places[i].off, Bytes: o.Size,
+				File: s.shardOf(int(i)).name, Offset: s.offsets[i], Bytes: o.Size,
 				Digest: packed.Digest{Algorithm: s.opt.Algorithm, SlabBytes: o.SlabBytes, Root: s.digests.Root(int(i))},
 			}
 			if s.plain != nil {
@@ -215,7 +199,7 @@ func (s *Sink) writeIndex(w io.Writer, byName []int32) error {
 	for n, i := range byName {
 		line = append(line[:0], ",\n    "[min(1, max(0, 1-n)):]...)
 		line, _ = jsontext.AppendQuote(line, s.outputs[i].Name) // the header has it, so it is valid
-		line = append(line, ": \""+s.places[i].shard.name+"\""...)
+		line = append(line, ": \""+s.shardOf(int(i)).name+"\""...)
 		if _, err := w.Write(line); err != nil {
 			return err
 		}
@@ -237,11 +221,14 @@ func (s *Sink) Close() error {
 		return nil
 	}
 	var errs []error
-	if state != committed && s.target != nil {
-		errs = append(errs, s.abandon(state))
+	if state == begun && !s.failed.Load() {
+		s.flushing.Lock()
+		errs = append(errs, s.flush())
+		s.flushing.Unlock()
 	}
-	for _, sh := range s.shards {
-		errs = append(errs, sh.close())
+	errs = append(errs, s.handles.closeAll())
+	if state != committed && s.target != nil && s.target.journal != nil {
+		errs = append(errs, s.abandon())
 	}
 	s.buffers.Lock()
 	defer s.buffers.Unlock()
@@ -250,37 +237,16 @@ func (s *Sink) Close() error {
 }
 
 // abandon keeps what a later run can go on with.
-func (s *Sink) abandon(state state) error {
-	s.flushing.Lock()
-	defer s.flushing.Unlock()
-	t := s.target
-	if t.journal == nil {
-		return nil
-	}
-	if state == begun && !s.failed.Load() {
-		if err := s.flush(); err != nil {
-			s.kept = s.named
-			return errors.Join(err, t.release())
-		}
-	}
-	switch {
-	case s.named > 0:
+func (s *Sink) abandon() error {
+	switch t := s.target; {
+	case s.named > 0 && t.worthless:
 		s.kept = s.named
 		return t.release()
-	case s.mine():
-		return errors.Join(t.d.removeAll(t.partial), t.forget())
+	case t.worthless:
+		return t.discard()
+	case t.made && t.journal.n == 0:
+		return t.forget() // this sink made it, and nothing is in it
+	default:
+		return t.release()
 	}
-	if st, err := t.journal.f.Stat(); err == nil && st.Size() == 0 {
-		return t.forget() // this sink made it
-	}
-	return t.release()
-}
-
-// mine reports whether OUT.partial may be removed: the journal says that it is a sink's, or there is nothing to remove.
-func (s *Sink) mine() bool {
-	if s.target.journal.n > 0 {
-		return true
-	}
-	_, err := os.Lstat(s.target.partial)
-	return errors.Is(err, os.ErrNotExist)
 }

@@ -39,12 +39,24 @@ func (d *disk) mkdirAll(path string) error {
 	return os.MkdirAll(path, 0o755)
 }
 
+// chmod gives a folder the mode of another one.
+func (d *disk) chmod(path string, mode fs.FileMode) error {
+	mode &= fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+	if st, err := os.Lstat(path); err == nil && st.Mode()&^fs.ModeDir == mode {
+		return nil
+	}
+	if err := d.ask("chmod", path); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
 // create opens a file that is empty then.
 func (d *disk) create(path string) (*os.File, error) {
 	if err := d.ask("create", path); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644)
+	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR|noFollow, 0o644)
 }
 
 // allocate gives a file its size, with blocks for all of it where the file system can.
@@ -95,7 +107,7 @@ func (d *disk) writeAll(f *os.File, bufs [][]byte, off, block int64) error {
 	if write == nil {
 		write = pwritev
 	}
-	rest := slices.Clone(bufs)
+	rest := bufs
 	for len(rest) > 0 {
 		n, err := write(f, rest[:min(len(rest), maxVectors)], off)
 		if err != nil {
@@ -111,13 +123,14 @@ func (d *disk) writeAll(f *os.File, bufs [][]byte, off, block int64) error {
 	return nil
 }
 
-// skip is bufs without their first n bytes. It changes bufs.
+// skip is bufs without their first n bytes.
 func skip(bufs [][]byte, n int) [][]byte {
 	for len(bufs) > 0 && n >= len(bufs[0]) {
 		n -= len(bufs[0])
 		bufs = bufs[1:]
 	}
 	if n > 0 {
+		bufs = slices.Clone(bufs)
 		bufs[0] = bufs[0][n:]
 	}
 	return bufs

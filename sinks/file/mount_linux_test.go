@@ -2,6 +2,7 @@ package file
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -62,6 +63,35 @@ func TestDiskFillsUp(t *testing.T) {
 	}
 	if left := tree(t, above); len(left) != 1 {
 		t.Errorf("%d files are left", len(left)-1)
+	}
+}
+
+// TestOtherFilesCount: what the caller's files take is asked for at the beginning.
+func TestOtherFilesCount(t *testing.T) {
+	opt := options(filepath.Join(tmpfs(t, "1m"), "out"))
+	opt.Files = append(opt.Files, text("tokenizer.json", strings.Repeat("x", 2<<20)))
+	s := New(opt)
+	err := s.Begin(t.Context(), work())
+	if full, ok := errors.AsType[*SpaceError](err); !ok || full.Late || full.Need < 2<<20 {
+		t.Errorf("got %v", err)
+	}
+	// And at the end, when they are larger than they were said to be.
+	opt.Dir = filepath.Join(tmpfs(t, "1m"), "out")
+	opt.Files[len(opt.Files)-1].Bytes = 1
+	err = errors.Join(s.Close(), pack(t.Context(), New(opt), work()))
+	if full, ok := errors.AsType[*SpaceError](err); !ok || !full.Late || full.Need <= full.Free {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNoMoreFiles: a disk with free bytes that has no inodes is not said to lack bytes.
+func TestNoMoreFiles(t *testing.T) {
+	for inodes := 2; inodes < 12; inodes++ {
+		s := New(options(filepath.Join(tmpfs(t, fmt.Sprintf("10m,nr_inodes=%d", inodes)), "out")))
+		err := pack(t.Context(), s, work())
+		if _, ok := errors.AsType[*SpaceError](err); ok || !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "are free") {
+			t.Errorf("%d inodes: %v", inodes, err)
+		}
 	}
 }
 

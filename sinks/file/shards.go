@@ -1,7 +1,7 @@
 package file
 
 import (
-	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/safetensors"
@@ -35,25 +34,23 @@ type shard struct {
 	size  int64 // of the file
 	sum   packed.Sum
 
-	// header is kept only until the file is there.
-	header []byte
+	opened
 
-	mu       sync.Mutex
-	file     *os.File          // nil until the first write, and when complete
-	direct   *os.File          // the same file past the page cache; nil also where that does not work
-	buffered bool              // it does not
-	windows  map[int64]*window // guarded by writeback.mu
+	windows map[int64]*window // guarded by writeback.mu
 
 	left int64 // bytes of Slabs that the journal does not name; guarded by Sink.flushing
 	kept bool  // it was there from an earlier run
 }
 
-// assign cuts the Outputs into shards, in order. Every Output of no bytes goes where the one before is.
+// maxPerShard is the most Outputs that a shard has. It bounds the header, which is made in memory, and what readers take for it.
+const maxPerShard = 100_000
+
+// assign cuts the Outputs into shards, in order. An Output of no bytes goes where the one before is, if that is not full by number.
 func assign(outputs []stages.Output, size int64) []*shard {
 	var shards []*shard
 	start, bytes := 0, int64(0)
 	for i := range outputs {
-		if n := outputs[i].Size; bytes > 0 && n > 0 && bytes+n > size {
+		if n := outputs[i].Size; bytes > 0 && n > 0 && bytes+n > size || i-start == maxPerShard {
 			shards = append(shards, &shard{first: start, end: i, left: bytes})
 			start, bytes = i, 0
 		}
@@ -66,10 +63,10 @@ func assign(outputs []stages.Output, size int64) []*shard {
 	return shards
 }
 
-// place is where an Output lies.
-type place struct {
-	shard *shard
-	off   int64 // bytes from the start of the file
+// shardOf is the shard that holds an Output.
+func (s *Sink) shardOf(output int) *shard {
+	i, _ := slices.BinarySearchFunc(s.shards, output, func(sh *shard, output int) int { return cmp.Compare(sh.end-1, output) })
+	return s.shards[i]
 }
 
 // rank is the order in which the Outputs of a shard lie, where it is not that of Begin: first those that keep the ones behind them at a
@@ -85,24 +82,12 @@ func rank(size int64) int {
 	}
 }
 
-// layOut makes the header of each shard and fixes where every Output lies.
-func layOut(shards []*shard, outputs []stages.Output, layout stages.Layout) ([]place, error) {
-	places := make([]place, len(outputs))
-	metadata := map[string]string{"format": "pt", "coldload.layout": string(layout)}
+// layOut fixes where every Output lies, in bytes from the start of its file. The headers are made again when they are needed: together
+// they may be large.
+func layOut(shards []*shard, outputs []stages.Output, layout stages.Layout) (offsets []int64, err error) {
+	offsets = make([]int64, len(outputs))
 	for _, s := range shards {
-		order := make([]int, 0, s.end-s.first)
-		for r := range 3 {
-			for i := s.first; i < s.end; i++ {
-				if rank(outputs[i].Size) == r {
-					order = append(order, i)
-				}
-			}
-		}
-		specs := make([]safetensors.Spec, 0, len(order))
-		for _, i := range order {
-			specs = append(specs, safetensors.Spec{Name: outputs[i].Name, DType: outputs[i].DType, Shape: outputs[i].Shape})
-		}
-		l, err := safetensors.NewLayout(specs, safetensors.WriterOptions{Metadata: metadata, Align: dataAlign})
+		l, order, err := s.layOut(outputs, layout)
 		if err != nil {
 			advice := ""
 			if errors.Is(err, safetensors.ErrHeaderTooLarge) || errors.Is(err, safetensors.ErrTooManyTensors) {
@@ -111,11 +96,30 @@ func layOut(shards []*shard, outputs []stages.Output, layout stages.Layout) ([]p
 			return nil, stages.Refuse(stages.Fault{Code: stages.CodeSink, File: s.name, Problem: err.Error(), Advice: advice})
 		}
 		for k, i := range order {
-			places[i] = place{s, l.Offset(k)}
+			offsets[i] = l.Offset(k)
 		}
-		s.header, s.size, s.data, s.sum = l.Header(), l.FileSize(), int64(len(l.Header())), sha256.Sum256(l.Header())
+		s.size, s.data, s.sum = l.FileSize(), int64(len(l.Header())), sha256.Sum256(l.Header())
 	}
-	return places, nil
+	return offsets, nil
+}
+
+// layOut is the layout of one shard, and its Outputs in their order.
+func (s *shard) layOut(outputs []stages.Output, layout stages.Layout) (l *safetensors.Layout, order []int32, err error) {
+	order = make([]int32, 0, s.end-s.first)
+	for r := range 3 {
+		for i := s.first; i < s.end; i++ {
+			if rank(outputs[i].Size) == r {
+				order = append(order, int32(i))
+			}
+		}
+	}
+	specs := make([]safetensors.Spec, len(order))
+	for k, i := range order {
+		specs[k] = safetensors.Spec{Name: outputs[i].Name, DType: outputs[i].DType, Shape: outputs[i].Shape}
+	}
+	metadata := map[string]string{"format": "pt", "coldload.layout": string(layout)}
+	l, err = safetensors.NewLayout(specs, safetensors.WriterOptions{Metadata: metadata, Align: dataAlign})
+	return l, order, err
 }
 
 // intact reports whether the file of an earlier run has the size and the header that it must have.
@@ -128,53 +132,30 @@ func (s *shard) intact() bool {
 		return false
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	head := make([]byte, len(s.header))
-	_, err = io.ReadFull(f, head)
-	return err == nil && bytes.Equal(head, s.header)
+	h := sha256.New()
+	if n, err := io.Copy(h, io.LimitReader(f, s.data)); err != nil || n != s.data {
+		return false
+	}
+	var sum packed.Sum
+	h.Sum(sum[:0])
+	return sum == s.sum
 }
 
 // create makes the file, with room for all of it and the header in it.
-func (s *shard) create(d *disk) error {
-	f, err := d.create(s.path)
+func (s *Sink) create(sh *shard) error {
+	l, _, err := sh.layOut(s.outputs, s.opt.Layout)
 	if err != nil {
 		return err
 	}
-	err = d.allocate(f, s.size)
+	f, err := s.disk.create(sh.path)
+	if err != nil {
+		return err
+	}
+	err = s.disk.allocate(f, sh.size)
 	if err == nil {
-		err = d.writeAt(f, [][]byte{s.header}, 0)
+		err = s.disk.writeAt(f, [][]byte{l.Header()}, 0)
 	}
 	return errors.Join(err, f.Close())
-}
-
-// open is the file, opened when it is needed for the first time.
-func (s *shard) open() (*os.File, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.file == nil {
-		f, err := os.OpenFile(s.path, os.O_RDWR, 0)
-		if err != nil {
-			return nil, err
-		}
-		s.file = f
-	}
-	return s.file, nil
-}
-
-// close closes the file, if it is open.
-func (s *shard) close() error {
-	s.mu.Lock()
-	f, direct := s.file, s.direct
-	s.file, s.direct = nil, nil
-	s.mu.Unlock()
-	var errs []error
-	if direct != nil {
-		errs = append(errs, direct.Close())
-	}
-	if f != nil {
-		drop(f)
-		errs = append(errs, f.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // check refuses Outputs that no shard can hold, with every reason.
@@ -205,13 +186,19 @@ func check(outputs []stages.Output) error {
 	return stages.Refuse(faults...)
 }
 
-// twice is the names that are not unique. It sorts numbers: a set of half a million names would take more than all else in Begin.
-func twice(outputs []stages.Output) (names []string) {
+// sorted is the Outputs' indices by their names. A map of half a million names would take more than all else in the sink.
+func sorted(outputs []stages.Output) []int32 {
 	order := make([]int32, len(outputs))
 	for i := range order {
 		order[i] = int32(i)
 	}
 	slices.SortFunc(order, func(a, b int32) int { return strings.Compare(outputs[a].Name, outputs[b].Name) })
+	return order
+}
+
+// twice is the names that are not unique.
+func twice(outputs []stages.Output) (names []string) {
+	order := sorted(outputs)
 	for i := 1; i < len(order); i++ {
 		if name := outputs[order[i]].Name; name == outputs[order[i-1]].Name {
 			names = append(names, name)

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,8 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -29,7 +32,8 @@ type Options struct {
 	Dir string
 	// Overwrite replaces whatever Dir is, when the new folder is complete. It also packs again what is complete already.
 	Overwrite bool
-	// Protect names files and folders that are read meanwhile: Begin refuses a Dir that is or holds one of them.
+	// Protect names files and folders that are read meanwhile: Begin refuses a Dir that is or holds one of them, also by the names that it
+	// needs beside Dir.
 	Protect []string
 	// Layout is what the header of every shard says as coldload.layout; default raw.
 	Layout stages.Layout
@@ -52,7 +56,7 @@ type Options struct {
 	PlainDigests bool
 	// DirtyBytes bounds what waits in the page cache to be written, in bytes; default 128 MiB.
 	DirtyBytes int64
-	// Note takes what the user should hear of, one sentence each; nil drops it. It is called from Begin.
+	// Note takes what the user should hear of, one sentence each; nil drops it. It is called from Begin and Commit.
 	Note func(text string)
 }
 
@@ -69,6 +73,8 @@ const (
 	// What is written is made durable and named in the journal after a sixteenth of the result, between these bounds: often enough that
 	// a killed run loses little, seldom enough that the disk does not notice.
 	minFlush, maxFlush = 1 << 20, 256 << 20
+	// maxReady is how many Slabs may wait for that: small ones take more memory here than on the disk.
+	maxReady = 1 << 14
 	// maxShards is what readers accept (safetensors.Limits).
 	maxShards = 10_000
 )
@@ -101,20 +107,30 @@ func (o Options) validate() error {
 	if o.Key != nil && !o.Key.IsValid() || o.Origin != nil && !o.Origin.IsValid() {
 		errs = append(errs, errors.New("file: the key or the origin is no JSON"))
 	}
-	seen := map[string]bool{safetensors.IndexName: true}
+	seen := map[string]bool{safetensors.IndexName: true, packed.ManifestName: true}
 	for _, f := range o.Files {
-		if !packed.FileName(f.Name) || seen[f.Name] || f.Write == nil || filepath.Ext(f.Name) == ".safetensors" {
+		if !packed.FileName(f.Name) || seen[f.Name] || f.Write == nil || isShard(f.Name) {
 			errs = append(errs, fmt.Errorf("file: %q cannot be a file of the folder", f.Name))
 		}
 		seen[f.Name] = true
 	}
+	for _, f := range o.Files {
+		for dir := path.Dir(f.Name); dir != "." && dir != "/"; dir = path.Dir(dir) {
+			if seen[dir] || isShard(dir) {
+				errs = append(errs, fmt.Errorf("file: %q cannot be a file of the folder: %q is one", f.Name, dir))
+			}
+		}
+	}
 	return errors.Join(errs...)
 }
 
+// isShard says that a name may be one of a shard.
+func isShard(name string) bool { return path.Ext(name) == ".safetensors" }
+
 // Sink is a stages.Sink that writes a packed folder. It is a Stager, a BatchWriter and a SlabResumer too.
 //
-// Memory: the buffers of Slabs between Reserve and Write (see package staging), about 100 bytes an Output and 32 a Slab, and for the time
-// of Commit the manifest, about 200 bytes an Output and its name.
+// Memory: the buffers of Slabs between Reserve and Write (see package staging), about 30 bytes an Output and 33 a Slab, and in Begin
+// the header of one shard, of at most 100,000 Outputs.
 type Sink struct {
 	opt     Options
 	disk    disk
@@ -123,7 +139,7 @@ type Sink struct {
 	key     packed.Sum
 	origin  packed.Sum // the key of the journal
 	shards  []*shard
-	places  []place
+	offsets []int64 // where each Output begins in its file
 	digests *packed.Digests
 	resumed []atomic.Uint64 // Slabs of an earlier run, as bits; nil without one
 	taken   int64           // bytes of an earlier run
@@ -134,7 +150,9 @@ type Sink struct {
 	block   int64 // a power of two that direct writes are multiples of
 	failed  atomic.Bool
 
-	done func() map[string]int // index of each Output, made when it is first asked for
+	byName  func() []int32 // the Outputs by their names, made when they are first asked for
+	handles handles
+	scratch sync.Pool // *[]byte, to read back
 
 	buffers   sync.Mutex // guards pool and held
 	pool      *staging.Pool
@@ -200,7 +218,7 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 		})
 	}
 	var err error
-	if s.places, err = layOut(s.shards, outputs, s.opt.Layout); err != nil {
+	if s.offsets, err = layOut(s.shards, outputs, s.opt.Layout); err != nil {
 		return err
 	}
 	if s.key, err = s.makeKey(); err != nil {
@@ -215,18 +233,12 @@ func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {
 		s.every = min(max(s.total()/16, minFlush), maxFlush)
 	}
 	s.writeback.half = s.opt.DirtyBytes / 2
-	s.done = sync.OnceValue(func() map[string]int {
-		m := make(map[string]int, len(outputs))
-		for i := range outputs {
-			m[outputs[i].Name] = i
-		}
-		return m
-	})
+	s.byName = sync.OnceValue(func() []int32 { return sorted(outputs) })
+	s.handles.d, s.handles.block, s.handles.random = &s.disk, s.block, s.opt.PlainDigests
+	s.handles.limit = cmp.Or(s.handles.limit, maxOpen)
+	s.writeback.handles = &s.handles
 	if err := s.enter(); err != nil {
 		return err
-	}
-	for _, sh := range s.shards {
-		sh.header = nil
 	}
 	s.state = begun
 	return nil
@@ -271,17 +283,17 @@ func (s *Sink) makeKey() (packed.Sum, error) {
 
 // enter does what Begin does to the disk.
 func (s *Sink) enter() error {
-	t, err := resolve(&s.disk, s.opt.Dir, s.opt.Protect)
+	t, err := resolve(&s.disk, s.opt.Dir, s.opt.Overwrite, s.opt.Protect)
 	if err != nil {
 		return err
 	}
-	at, err := t.look(s.key)
+	at, err := s.mayReplace(t)
 	if err != nil {
 		return err
 	}
 	if at == done && !s.opt.Overwrite {
 		if _, err := os.Lstat(t.state); err == nil && t.acquire() == nil {
-			_ = t.tidy() // what a killed run left is tried again the next time
+			_ = t.tidy(s.key) // what a killed run left is tried again the next time
 		}
 		return fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone)
 	}
@@ -289,20 +301,21 @@ func (s *Sink) enter() error {
 		return err
 	}
 	s.target = t
-	if err := t.recover(s.key); errors.Is(err, ErrAlreadyDone) {
-		s.target = nil
-		return errors.Join(fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone), t.tidy())
-	} else if err != nil {
+	completed, err := t.recover(s.key)
+	if err != nil {
 		return err
 	}
-	switch at, err := t.look(s.key); {
-	case err != nil:
+	if at, err = s.mayReplace(t); err != nil {
 		return err
-	case at == done && !s.opt.Overwrite:
+	}
+	if completed || at == done && !s.opt.Overwrite {
 		s.target = nil
-		return errors.Join(fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone), t.tidy())
-	case at != nothing && !s.opt.Overwrite:
-		return &TargetError{Path: t.dir, Err: ErrTargetExists, Advice: "choose another folder, or say that it may be replaced"}
+		return errors.Join(fmt.Errorf("file: %s: %w", t.dir, ErrAlreadyDone), t.tidy(s.key))
+	}
+	if at != nothing {
+		if err := t.makeRoom(); err != nil {
+			return err
+		}
 	}
 	if err := s.fill(); err != nil {
 		return unusable(t.partial, err)
@@ -310,30 +323,64 @@ func (s *Sink) enter() error {
 	return nil
 }
 
+// mayReplace says what lies at the target, and refuses what must stay.
+func (s *Sink) mayReplace(t *target) (found, error) {
+	at, flaw, err := t.look(s.key)
+	switch {
+	case err != nil || s.opt.Overwrite:
+		return at, err
+	case at == damaged:
+		return at, &TargetError{
+			Path: t.dir, Err: fmt.Errorf("%w: it is this very result, but damaged: %w", ErrTargetExists, flaw), Advice: "say that it may be replaced",
+		}
+	case at == foreign:
+		return at, t.exists()
+	}
+	return at, nil
+}
+
 // fill makes OUT.partial ready to be written to.
 func (s *Sink) fill() error {
 	t := s.target
-	entries, err := os.ReadDir(t.partial)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	st, err := os.Lstat(t.partial)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return err
+	case !st.IsDir():
+		return t.notAFolder(t.partial)
+	case t.journal.ok && st.Mode()&0o700 != 0o700: // killed while it got the mode of what it replaces
+		if err := t.d.chmod(t.partial, st.Mode()|0o700); err != nil {
+			return err
+		}
 	}
-	records := make([]record, 0, 1)
-	key, ok, err := t.journal.read(func(r record) { records = append(records, r) })
+	empty, err := isEmpty(t.partial)
 	if err != nil {
 		return err
 	}
-	there := len(entries) > 0
+	there := !empty
 	switch {
-	case there && !ok:
-		return &TargetError{Path: t.partial, Err: fmt.Errorf("%w, and not made by coldload", ErrTargetExists), Advice: "remove it"}
-	case there && key != s.origin:
+	case there && !t.journal.ok && t.made:
+		return &TargetError{
+			Path: t.partial, Err: fmt.Errorf("%w, and no journal is beside it that says what it is", ErrTargetExists),
+			Advice: "the name is needed: move it away, or remove it if it is of no use",
+		}
+	case there && !t.journal.ok:
+		return &TargetError{
+			Path: t.partial, Err: fmt.Errorf("%w, and its journal %s does not say what it is", ErrTargetExists, t.state),
+			Advice: "nothing of it can be gone on with: remove both if they are of no use",
+		}
+	case there && t.journal.key != s.origin:
 		s.opt.Note(t.partial + " was made with other options or from another checkpoint: starting afresh")
-		if err := t.d.removeAll(t.partial); err != nil {
+		t.worthless = true
+		// The journal says whose the folder is until it is gone for good.
+		if err := errors.Join(t.d.removeAll(t.partial), t.d.syncDir(filepath.Dir(t.dir))); err != nil {
 			return err
 		}
 		there = false
 	}
 	if !there {
+		t.worthless = true
 		if err := t.start(s.origin); err != nil {
 			return err
 		}
@@ -342,16 +389,17 @@ func (s *Sink) fill() error {
 		return err
 	}
 	if there {
-		if err := s.takeOver(records); err != nil {
+		if err := s.takeOver(); err != nil {
 			return err
 		}
+		t.worthless = true
 	}
 	if err := s.checkSpace(); err != nil {
 		return err
 	}
 	for _, sh := range s.shards {
 		if !sh.kept {
-			if err := sh.create(t.d); err != nil {
+			if err := s.create(sh); err != nil {
 				return s.full(err)
 			}
 		}
@@ -378,63 +426,88 @@ func (s *Sink) checkSpace() error {
 	return nil
 }
 
-// overhead is about what index, manifest and journal take.
+// overhead is about what index, manifest, journal and the other files take.
 func (s *Sink) overhead() int64 {
 	n := int64(64 << 10)
 	for i := range s.outputs {
 		n += 2*int64(len(s.outputs[i].Name)) + 500 + 80*int64(s.outputs[i].Slabs())
 	}
+	for _, f := range s.opt.Files {
+		n += f.Bytes
+	}
 	return n
 }
 
-// full adds the figures to an error of a disk that is full.
+// full adds the figures to an error of a disk that is full, unless they tell something else: there may be a quota, or no room for more
+// files.
 func (s *Sink) full(err error) error {
 	if !isFull(err) {
 		return err
 	}
 	e := &SpaceError{Dir: s.target.partial, Need: s.overhead(), Late: s.state == begun}
-	e.Free, _ = freeBytes(e.Dir)
 	for _, sh := range s.shards {
 		e.Need += sh.size - min(allocatedBytes(sh.path), sh.size)
 	}
-	return fmt.Errorf("%w: %w", e, err)
+	free, told := freeBytes(e.Dir)
+	switch e.Free = free; {
+	case told && e.Need > e.Free:
+		return fmt.Errorf("%w: %w", e, err)
+	case !e.Late:
+		return &TargetError{Path: e.Dir, Err: err, Advice: "the disk may have no room for more files, or not for this user; choose another folder"}
+	}
+	return err
 }
 
-// takeOver goes on where the journal ends. A shard that is not as it was left is struck out of it first.
-func (s *Sink) takeOver(records []record) error {
+// takeOver goes on where the journal ends. A shard that is not as it was left is struck out of it first. The journal is read twice: its
+// lines may take more memory than all else.
+func (s *Sink) takeOver() error {
 	byName := make(map[string]*shard, len(s.shards))
-	var lost []record
 	for _, sh := range s.shards {
 		byName[sh.name] = sh
-		if !sh.kept {
+	}
+	since := make(map[string]int)  // the line from which on a shard's lines hold
+	holds := make(map[string]bool) // there are such lines
+	line := 0
+	if _, _, err := s.target.journal.read(func(r record) {
+		line++
+		if r.Lost {
+			since[r.Shard] = line
+		}
+		holds[r.Shard] = !r.Lost
+	}); err != nil {
+		return err
+	}
+	s.resumed = make([]atomic.Uint64, (s.digests.Len()+63)/64)
+	line = 0
+	var failed error
+	if _, _, err := s.target.journal.read(func(r record) {
+		line++
+		sh := byName[r.Shard]
+		if failed != nil || sh == nil || !sh.kept || line <= since[r.Shard] {
+			return
+		}
+		for _, run := range r.Slabs {
+			if err := s.settle(sh, run); err != nil {
+				failed = fmt.Errorf("journal: %s: %w", r.Shard, err)
+				return
+			}
+		}
+	}); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	var lost []record
+	for _, sh := range s.shards {
+		if !sh.kept && holds[sh.name] {
 			lost = append(lost, record{Shard: sh.name, Lost: true})
 		}
 	}
-	valid := make(map[string][]slabRun)
-	for _, r := range records {
-		if r.Lost {
-			delete(valid, r.Shard)
-		} else {
-			valid[r.Shard] = append(valid[r.Shard], r.Slabs...)
-		}
+	if len(lost) == 0 {
+		return nil
 	}
-	lost = slices.DeleteFunc(lost, func(r record) bool { return len(valid[r.Shard]) == 0 })
-	if len(lost) > 0 {
-		if err := s.target.journal.append(lost...); err != nil {
-			return err
-		}
-	}
-	s.resumed = make([]atomic.Uint64, (s.digests.Len()+63)/64)
-	for name, runs := range valid {
-		if sh := byName[name]; sh != nil && sh.kept {
-			for _, r := range runs {
-				if err := s.settle(sh, r); err != nil {
-					return fmt.Errorf("journal: %s: %w", name, err)
-				}
-			}
-		}
-	}
-	return nil
+	return s.target.journal.append(lost...)
 }
 
 func (s *Sink) settle(sh *shard, r slabRun) error {
@@ -473,10 +546,12 @@ func (s *Sink) Done(o stages.Output) bool {
 	if s.resumed == nil || o.Size == 0 {
 		return false
 	}
-	i, ok := s.done()[o.Name]
+	byName := s.byName()
+	at, ok := slices.BinarySearchFunc(byName, o.Name, func(i int32, name string) int { return strings.Compare(s.outputs[i].Name, name) })
 	if !ok {
 		return false
 	}
+	i := int(byName[at])
 	for k := range s.outputs[i].Slabs() {
 		if !s.DoneSlab(s.outputs[i].Slab(i, k)) {
 			return false
@@ -509,7 +584,7 @@ func (s *Sink) buffer(slab stages.Slab) (staging.Block, error) {
 		return s.pool.Get(slab.Len)
 	}
 	phase := int64(0)
-	if off := s.places[slab.Output].off; off%lineBytes == 0 {
+	if off := s.offsets[slab.Output]; off%lineBytes == 0 {
 		phase = (off + slab.Off) & (s.block - 1)
 	}
 	return s.pool.GetAligned(slab.Len, phase, s.block)

@@ -1,11 +1,13 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -58,8 +60,8 @@ type piece struct {
 func (s *Sink) put(slabs []stages.Slab, bufs [][]byte) error {
 	pieces := make([]piece, 0, len(slabs))
 	for i, slab := range slabs {
-		p := piece{slab: slab, buf: bufs[i], shard: s.places[slab.Output].shard, sum: s.digests.Hash(bufs[i])}
-		p.off = s.places[slab.Output].off + slab.Off
+		p := piece{slab: slab, buf: bufs[i], shard: s.shardOf(slab.Output), sum: s.digests.Hash(bufs[i])}
+		p.off = s.offsets[slab.Output] + slab.Off
 		if !s.DoneSlab(slab) {
 			pieces = append(pieces, p)
 		} else if was := s.digests.Sum(slab); was != p.sum {
@@ -104,10 +106,14 @@ func (s *Sink) putRun(run []piece) error {
 		if err != nil {
 			return fmt.Errorf("output %s: %w", s.outputs[run[i].slab.Output].Name, err)
 		}
-		if last && s.plain != nil {
-			if err := s.readBack(run[i].slab.Output); err != nil {
-				return err
-			}
+		if !last || s.plain == nil {
+			continue
+		}
+		output := run[i].slab.Output
+		if s.outputs[output].Slabs() == 1 {
+			s.plain[output] = sha256.Sum256(run[i].buf)
+		} else if err := s.readBack(output); err != nil {
+			return err
 		}
 	}
 	s.waiting.Lock()
@@ -119,25 +125,70 @@ func (s *Sink) putRun(run []piece) error {
 	return nil
 }
 
-// readBack computes the plain digest of an Output that is written.
+// readBytes is how much is read back at once.
+const readBytes = 1 << 20
+
+// readBack computes the plain digest of an Output that is written. In a run that goes on with an earlier one, the Slabs must have the
+// hashes that the journal names: the bytes have come from the disk anyway.
 func (s *Sink) readBack(output int) error {
-	p := s.places[output]
-	f, err := os.Open(p.shard.path)
+	o, sh := &s.outputs[output], s.shardOf(output)
+	f, err := s.handles.use(sh)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // it was only read
-	readRandom(f)
-	h := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(f, p.off, s.outputs[output].Size)}, make([]byte, 1<<20))
-	if err == nil && n != s.outputs[output].Size {
-		err = io.ErrUnexpectedEOF
+	defer s.handles.done(sh, false)
+	buf := s.takeScratch(min(o.Size, readBytes))
+	defer s.scratch.Put(buf)
+	plain := sha256.New()
+	for i := range o.Slabs() {
+		slab := o.Slab(output, i)
+		sum, err := s.readSlab(f, slab, *buf, plain)
+		if err != nil {
+			return fmt.Errorf("read back %s: %w", o.Name, err)
+		}
+		if s.resumed != nil && sum != s.digests.Sum(slab) {
+			return fmt.Errorf("output %s: slab %d has other bytes on the disk than were written; remove %s to start afresh", o.Name, i, s.target.partial)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("read back %s: %w", s.outputs[output].Name, err)
-	}
-	h.Sum(s.plain[output][:0])
+	plain.Sum(s.plain[output][:0])
 	return nil
+}
+
+// readSlab hashes a Slab that is written, into plain, and for itself in a run that goes on with an earlier one.
+func (s *Sink) readSlab(f *os.File, slab stages.Slab, buf []byte, plain io.Writer) (sum packed.Sum, err error) {
+	var own hash.Hash
+	for off := int64(0); off < slab.Len; {
+		b := buf[:min(int64(len(buf)), slab.Len-off)]
+		if n, err := f.ReadAt(b, s.offsets[slab.Output]+slab.Off+off); n < len(b) {
+			return sum, cmp.Or(err, io.ErrUnexpectedEOF)
+		}
+		_, _ = plain.Write(b) // a hash never fails
+		off += int64(len(b))
+		switch {
+		case s.resumed == nil:
+		case int64(len(b)) == slab.Len:
+			return s.digests.Hash(b), nil
+		default:
+			if own == nil {
+				own = s.opt.Algorithm.New()
+			}
+			_, _ = own.Write(b)
+		}
+	}
+	if own != nil {
+		own.Sum(sum[:0])
+	}
+	return sum, nil
+}
+
+// takeScratch is a buffer of n bytes that may have been used before.
+func (s *Sink) takeScratch(n int64) *[]byte {
+	if b, ok := s.scratch.Get().(*[]byte); ok && int64(cap(*b)) >= n {
+		*b = (*b)[:n]
+		return b
+	}
+	b := make([]byte, n)
+	return &b
 }
 
 // flushWhenDue makes what is written durable when it is enough. One goroutine does it, the others go on: it looks again when it is
@@ -156,7 +207,7 @@ func (s *Sink) flushWhenDue() error {
 func (s *Sink) due() bool {
 	s.waiting.Lock()
 	defer s.waiting.Unlock()
-	return s.readyBytes >= s.every
+	return s.readyBytes >= s.every || len(s.ready) >= maxReady
 }
 
 // flush syncs the shards with Slabs that are written and not named in the journal, and names them. It needs the lock of flushing.
@@ -172,7 +223,7 @@ func (s *Sink) flush() error {
 		return a.Index - b.Index
 	})
 	for len(slabs) > 0 {
-		sh := s.places[slabs[0].Output].shard
+		sh := s.shardOf(slabs[0].Output)
 		n := slices.IndexFunc(slabs, func(x stages.Slab) bool { return x.Output >= sh.end })
 		if n < 0 {
 			n = len(slabs)
@@ -186,53 +237,53 @@ func (s *Sink) flush() error {
 }
 
 func (s *Sink) flushShard(sh *shard, slabs []stages.Slab) error {
-	f, err := sh.open()
-	if err != nil {
+	if err := s.handles.sync(sh); err != nil {
 		return err
 	}
-	if err := s.disk.sync(f); err != nil {
-		return err
+	n := int64(0)
+	for _, slab := range slabs {
+		n += slab.Len
 	}
-	records, n := s.describe(sh, slabs)
 	complete := sh.left == n
-	if complete {
-		records = append(records, record{Shard: sh.name, Complete: true})
-	}
-	if err := s.target.journal.append(records...); err != nil {
+	if err := s.target.journal.appendAll(func(yield func(record) bool) {
+		if s.describe(sh, slabs, yield) && complete {
+			yield(record{Shard: sh.name, Complete: true})
+		}
+	}); err != nil {
 		return err
 	}
 	sh.left -= n
 	s.named += n
 	if complete {
-		return sh.close()
+		return s.handles.close(sh)
 	}
 	return nil
 }
 
-// describe is the journal's lines about Slabs that are sorted, and the sum of their bytes.
-func (s *Sink) describe(sh *shard, slabs []stages.Slab) (records []record, bytes int64) {
-	var rec record
+// describe yields the journal's lines about Slabs that are sorted. It is false when they were not wanted to the end.
+func (s *Sink) describe(sh *shard, slabs []stages.Slab, yield func(record) bool) bool {
+	var runs []slabRun
+	text := make([]byte, 0, 2*sumsPerLine*len(packed.Sum{}))
 	sums := 0
 	for len(slabs) > 0 {
 		n := 1
 		for n < len(slabs) && sums+n < sumsPerLine && slabs[n].Output == slabs[0].Output && slabs[n].Index == slabs[n-1].Index+1 {
 			n++
 		}
-		text := make([]byte, 0, 2*n*len(packed.Sum{}))
+		text = text[:0]
 		for _, slab := range slabs[:n] {
 			sum := s.digests.Sum(slab)
 			text = hex.AppendEncode(text, sum[:])
-			bytes += slab.Len
 		}
-		rec.Slabs = append(rec.Slabs, slabRun{Output: slabs[0].Output, First: slabs[0].Index, Sums: string(text)})
-		if sums += n; sums >= sumsPerLine {
-			records = append(records, record{Shard: sh.name, Slabs: rec.Slabs})
-			rec.Slabs, sums = nil, 0
-		}
+		runs = append(runs, slabRun{Output: slabs[0].Output, First: slabs[0].Index, Sums: string(text)})
+		sums += n
 		slabs = slabs[n:]
+		if sums >= sumsPerLine || len(slabs) == 0 {
+			if !yield(record{Shard: sh.name, Slabs: runs}) {
+				return false
+			}
+			runs, sums = runs[:0], 0
+		}
 	}
-	if len(rec.Slabs) > 0 {
-		records = append(records, record{Shard: sh.name, Slabs: rec.Slabs})
-	}
-	return records, bytes
+	return true
 }

@@ -12,7 +12,8 @@ const windowBytes = 16 << 20
 // writeback bounds the dirty pages of all shards: half of the bound may be waiting to be handed to the disk, half may be on its way. On
 // top come 16 MiB for each goroutine that waits.
 type writeback struct {
-	half int64
+	half    int64
+	handles *handles
 
 	mu      sync.Mutex // guards all below, and the shards' windows
 	dirty   int64      // bytes written and not handed over
@@ -59,12 +60,12 @@ func (w *writeback) wrote(s *shard, off, n int64, direct bool) error {
 	w.mu.Unlock()
 
 	for _, fl := range send {
-		if err := fl.do(startWrite); err != nil {
+		if err := fl.do(w.handles, startWrite); err != nil {
 			return err
 		}
 	}
 	for _, fl := range wait {
-		if err := fl.do(waitWritten); err != nil {
+		if err := fl.do(w.handles, waitWritten); err != nil {
 			return err
 		}
 	}
@@ -114,10 +115,8 @@ func (w *writeback) hand(win *window) flight {
 }
 
 // do calls a function of the system on the window. A shard that was closed was synced before.
-func (fl flight) do(call func(f *os.File, off, n int64) error) error {
-	fl.shard.mu.Lock()
-	f := fl.shard.file
-	fl.shard.mu.Unlock()
+func (fl flight) do(h *handles, call func(f *os.File, off, n int64) error) error {
+	f := h.file(fl.shard)
 	if f == nil {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 // Rates are bytes of the destination a second; "x-memcpy" is the ratio to a copy of as many, from memory to memory.
 
 func BenchmarkMarlin(b *testing.B) {
-	const total = 256 << 20
+	const total = 128 << 20
 	for _, bits := range []int{4, 8} {
 		for _, n := range []int{768, 1536, 3072, 8192, 28672} {
 			b.Run(fmt.Sprintf("bits=%d/n=%d", bits, n), func(b *testing.B) {
@@ -57,7 +57,7 @@ func BenchmarkGather(b *testing.B) {
 }
 
 func BenchmarkPermutation(b *testing.B) {
-	const total = 256 << 20
+	const total = 128 << 20
 	for _, p := range []Permutation{Grouped, Single} {
 		b.Run(p.String(), func(b *testing.B) {
 			for mask := range cputest.Masks() {

@@ -64,23 +64,21 @@ func checkMarlinInto(t *testing.T, soon bool, bits, rows, n, stride, dstShift in
 		buf[i] = canary
 	}
 	(&marlinRect{dst: buf[pad : pad+span : pad+span], stride: stride, rows: rows, n: n, src: src, soon: soon}).repack(bits)
+	what := fmt.Sprintf("bits=%d rows=%d n=%d stride=%d shift=%d soon=%v", bits, rows, n, stride, dstShift, soon)
+	untouched := func(b []byte) bool { return bytes.Count(b, []byte{canary}) == len(b) }
 	at := 0
 	for i := range rows {
 		row := pad + i*stride
-		for ; at < row; at++ {
-			if buf[at] != canary {
-				t.Fatalf("bits=%d rows=%d n=%d stride=%d shift=%d: wrote outside, at %d", bits, rows, n, stride, dstShift, at-pad)
-			}
+		if !untouched(buf[at:row]) {
+			t.Fatalf("%s: wrote before row %d", what, i)
 		}
 		if !bytes.Equal(buf[row:row+size], want[i*size:(i+1)*size]) {
-			t.Fatalf("bits=%d rows=%d n=%d stride=%d shift=%d: row %d differs", bits, rows, n, stride, dstShift, i)
+			t.Fatalf("%s: row %d differs", what, i)
 		}
 		at = row + size
 	}
-	for ; at < len(buf); at++ {
-		if buf[at] != canary {
-			t.Fatalf("bits=%d rows=%d n=%d stride=%d shift=%d: wrote behind, at %d", bits, rows, n, stride, dstShift, at-pad)
-		}
+	if !untouched(buf[at:]) {
+		t.Fatalf("%s: wrote behind", what)
 	}
 }
 
