@@ -86,8 +86,9 @@ type Workers struct {
 	Index, Fetch, Decode, Fuse, Repack, Upload int
 }
 
-// Insert puts a stage of one's own into the flow. It sees every Batch exactly once; it may change values that were written, never sizes,
-// dtypes or names.
+// Insert puts a stage of one's own into the flow. It sees every Batch exactly once and hands the same on; it may change values that were
+// written, never sizes, dtypes or names. When it fails the Batch is released for it. It runs under the guard that the Ops have: a page of the
+// source that is lost while it looks is an error of the load, except in goroutines that it starts itself.
 type Insert struct {
 	After   stages.Phase // fetch, decode, fuse or repack
 	Stage   pipeline.Stage[*stages.Batch, *stages.Batch]

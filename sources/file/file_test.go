@@ -494,3 +494,31 @@ func TestAccessAfterClose(t *testing.T) {
 		}
 	}
 }
+
+// TestExtend: what goes beyond the bound of the buffers is refused, unless it was extended.
+func TestExtend(t *testing.T) {
+	const n = 64 << 10
+	s := open(t, file.Options{IO: file.ModePread, BufferBytes: n}, write(t, "a", random(1, 2*n)))
+	first, second := []stages.Extent{{Len: n}}, []stages.Extent{{Off: n, Len: n}}
+	held, err := s.Fetch(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	if _, err := s.Fetch(t.Context(), second); !errors.Is(err, file.ErrBuffers) {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	s.Extend(n)
+	more, err := s.Fetch(t.Context(), second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more.Release()
+	s.Extend(-n)
+	if st := s.Stats(); st.BufferBytes > n {
+		t.Errorf("%d bytes of buffers are left", st.BufferBytes)
+	}
+	if _, err := s.Fetch(t.Context(), second); !errors.Is(err, file.ErrBuffers) {
+		t.Errorf("beyond the bound again: %v", err)
+	}
+}
