@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"time"
+)
+
+// rounds runs every measure once a round, until each row has as many undisturbed rounds as are asked for, or there were too many.
+func (b *bench) rounds(ctx context.Context, log io.Writer, list []measure) (all samples, err error) {
+	wait := b.opt.wait
+	for round := 0; round <= b.opt.most && !b.enough(round, list, all); round++ {
+		wait -= quiet(ctx, log, wait)
+		disturbed := 0
+		for _, m := range list {
+			s, err := b.once(ctx, m)
+			if err != nil {
+				return all, fmt.Errorf("%s: %w", m.name, err)
+			}
+			s.Round = round
+			if all = append(all, s); s.Disturbed != "" {
+				disturbed++
+			}
+		}
+		fmt.Fprintf(log, "round %d: %d of %d measures disturbed\n", round, disturbed, len(list))
+	}
+	return all, nil
+}
+
+// enough reports whether every measure has its undisturbed rounds.
+func (b *bench) enough(round int, list []measure, all samples) bool {
+	if round <= b.opt.rounds { // round 0 is dropped
+		return false
+	}
+	for _, m := range list {
+		good := 0
+		for _, s := range all.of(m.name) {
+			if s.Disturbed == "" {
+				good++
+			}
+		}
+		if good < b.opt.rounds {
+			return false
+		}
+	}
+	return true
+}
+
+// once runs a measure once, by the method: nothing waits to be written, memory is touched, files are made warm or cold, the memory is
+// released, the clock starts.
+func (b *bench) once(ctx context.Context, m measure) (s sample, err error) {
+	runtime.GC()
+	if err := settle(b.dir); err != nil {
+		return s, err
+	}
+	release, err := hold(b.opt.reserve(m.need))
+	if err != nil {
+		return s, err
+	}
+	if m.before != nil {
+		err = m.before(ctx)
+	}
+	if err = errors.Join(err, release()); err != nil {
+		return s, err
+	}
+	before, err := look()
+	if err != nil {
+		return s, err
+	}
+	s = sample{Measure: m.name, Bytes: m.bytes}
+	s.reading, err = m.run(ctx)
+	after, lerr := look()
+	s.Activity = after.since(before)
+	s.Disturbed = s.Activity.disturbed(m.bytes)
+	if m.after != nil {
+		err = errors.Join(err, m.after())
+	}
+	return s, errors.Join(err, lerr)
+}
+
+// quiet waits until others leave the machine alone, at most so long, and says how long it waited.
+func quiet(ctx context.Context, log io.Writer, most time.Duration) time.Duration {
+	start := time.Now()
+	for time.Since(start) < most && ctx.Err() == nil {
+		a, err1 := look()
+		time.Sleep(time.Second)
+		b, err2 := look()
+		if err1 != nil || err2 != nil || b.since(a).disturbed(0) == "" {
+			break
+		}
+	}
+	took := time.Since(start)
+	if took > 2*time.Second {
+		fmt.Fprintf(log, "waited %.0f s for a quiet machine\n", took.Seconds())
+	}
+	return took
+}
