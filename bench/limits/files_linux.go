@@ -58,15 +58,14 @@ func (s *fileSet) close() error {
 	return errors.Join(errs...)
 }
 
-// warm reads all files through the page cache, always in the same way, and looks that they are there.
+// warm reads all files through the page cache, always in the same way, until they are there.
 func (s *fileSet) warm(ctx context.Context) error {
 	buf := make([]byte, 4<<20)
-	for _, f := range s.files {
-		if _, err := io.CopyBuffer(onlyWriter{}, io.NewSectionReader(f, 0, 1<<62), buf); err != nil {
-			return err
-		}
+	read := func(f *os.File) error {
+		_, err := io.CopyBuffer(onlyWriter{}, io.NewSectionReader(f, 0, 1<<62), buf)
+		return err
 	}
-	return s.expect(ctx, func(share float64) bool { return share > 0.999 }, "the page cache does not keep the files: is there memory enough?")
+	return s.until(ctx, read, func(share float64) bool { return share > 0.999 }, "the page cache does not keep the files: is there memory enough?")
 }
 
 // onlyWriter takes bytes; unlike io.Discard it takes them from the buffer that is offered.
@@ -74,31 +73,40 @@ type onlyWriter struct{}
 
 func (onlyWriter) Write(b []byte) (int, error) { return len(b), nil }
 
-// evict takes all files out of the page cache, and looks that they are gone.
+// evict takes all files out of the page cache, until they are gone.
 func (s *fileSet) evict(ctx context.Context) error {
-	for _, f := range s.files {
-		if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)); err != nil {
-			return fmt.Errorf("evict %s: %w", f.Name(), err)
-		}
-	}
-	return s.expect(ctx, func(share float64) bool { return share < 0.001 }, "the page cache does not let go of the files: are they mapped or open elsewhere?")
+	drop := func(f *os.File) error { return errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)) }
+	return s.until(ctx, drop, func(share float64) bool { return share < 0.001 }, "the page cache does not let go of the files: does another program use them?")
 }
 
-// expect checks what share of the files is in the page cache.
-func (s *fileSet) expect(ctx context.Context, good func(share float64) bool, otherwise string) error {
+// until does something to every file until the share of them that is in the page cache is good. Other programs may undo some of it.
+func (s *fileSet) until(ctx context.Context, do func(*os.File) error, good func(share float64) bool, otherwise string) error {
+	var share float64
+	for range tries {
+		for _, f := range s.files {
+			if err := do(f); err != nil {
+				return fmt.Errorf("%s: %w", f.Name(), err)
+			}
+		}
+		var err error
+		if share, err = s.cached(); err != nil || good(share) {
+			return errors.Join(err, ctx.Err())
+		}
+	}
+	return fmt.Errorf("%.2f %% of the files are in the page cache: %s", 100*share, otherwise)
+}
+
+// cached is the share of the files that is in the page cache.
+func (s *fileSet) cached() (float64, error) {
 	var pages float64
 	for i, f := range s.files {
 		n, err := resident(f, s.sizes[i])
 		if err != nil {
-			return fmt.Errorf("what of %s is in the page cache: %w", f.Name(), err)
+			return 0, fmt.Errorf("what of %s is in the page cache: %w", f.Name(), err)
 		}
 		pages += n
 	}
-	share := pages * float64(os.Getpagesize()) / float64(s.size)
-	if !good(share) {
-		return fmt.Errorf("%.1f %% of the files are in the page cache: %s", 100*share, otherwise)
-	}
-	return ctx.Err()
+	return min(1, pages*float64(os.Getpagesize())/float64(s.size)), nil
 }
 
 // resident is the number of a file's pages in the page cache.

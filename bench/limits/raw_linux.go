@@ -153,7 +153,7 @@ func rawCopy(s *fileSet, path string, w way) (r reading, err error) {
 	return r, errors.Join(err, files.close(), bufs.free())
 }
 
-// tries is how often each way is tried.
+// tries is how often each way is tried, and whatever other programs may undo.
 const tries = 3
 
 // best tries all ways in turns and chooses that with the least median.

@@ -54,7 +54,7 @@ func (b *bench) results(list []measure, all samples) *results {
 		Date: time.Now().UTC().Format(time.DateOnly), Version: coldload.Version, Machine: thisMachine(), Checkpoint: filepath.Base(b.opt.path),
 		Bytes: b.in.size, Rule: rule, ReadWay: b.reads.String(), WriteWay: b.write.String(), Probes: b.probes, Samples: all,
 	}
-	for _, l := range lines() {
+	for _, l := range b.lines() {
 		if l, ok := l.fill(all); ok {
 			r.Lines = append(r.Lines, l)
 		}

@@ -13,7 +13,9 @@ type line struct {
 	Ours   string   `json:"ours"`
 	Limits []string `json:"limits"` // the slowest of them counts
 	// ByByte compares rates; else times, of the same work.
-	ByByte  bool    `json:"by_byte"`
+	ByByte bool `json:"by_byte"`
+	// Fixed is a limit that was measured elsewhere, in seconds; then there are no others.
+	Fixed   float64 `json:"fixed_seconds,omitempty"`
 	AtLeast float64 `json:"at_least,omitempty"`
 	Aim     float64 `json:"aim,omitempty"`
 
@@ -49,7 +51,7 @@ func (l line) fill(all samples) (line, bool) {
 
 // limit is the time that the limit allows in one round, and whether that was undisturbed.
 func (l line) limit(all samples, round int, ours sample) (seconds float64, calm, ok bool) {
-	calm = true
+	seconds, calm = l.Fixed, true
 	for _, name := range l.Limits {
 		s, ok := all.of(name)[round]
 		if !ok {
@@ -113,8 +115,12 @@ func paceOf(m measure, all samples) pace {
 }
 
 func (p pace) print(w io.Writer) {
-	fmt.Fprintf(w, "| %s | %s | %.2f (%.2f to %.2f) | %.4g (%.4g to %.4g) | %d of %d |\n", p.Measure, p.How,
-		p.Rate.Median, p.Rate.Least, p.Rate.Most, p.Seconds.Median, p.Seconds.Least, p.Seconds.Most, p.Quiet, p.Rounds)
+	rate := ""
+	if p.Bytes > 0 {
+		rate = fmt.Sprintf("%.2f (%.2f to %.2f)", p.Rate.Median, p.Rate.Least, p.Rate.Most)
+	}
+	fmt.Fprintf(w, "| %s | %s | %s | %.3f (%.3f to %.3f) | %d of %d |\n", p.Measure, p.How, rate,
+		p.Seconds.Median, p.Seconds.Least, p.Seconds.Most, p.Quiet, p.Rounds)
 }
 
 // memoryUse is how near a measure came to the memory that the design allows it, at the most of all rounds.
