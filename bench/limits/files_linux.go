@@ -75,7 +75,9 @@ func (onlyWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 // evict takes all files out of the page cache, until they are gone.
 func (s *fileSet) evict(ctx context.Context) error {
-	drop := func(f *os.File) error { return errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)) }
+	drop := func(f *os.File) error {
+		return errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
+	}
 	return s.until(ctx, drop, func(share float64) bool { return share < 0.001 }, "the page cache does not let go of the files: does another program use them?")
 }
 

@@ -19,6 +19,9 @@ const (
 // the same.
 func (b *bench) lines() []line {
 	list := measured()
+	for _, p := range b.peers {
+		list = append(list, p.lines()...)
+	}
 	if b.opt.tensors == otherTensors {
 		list = append(list,
 			line{Name: "the reference parser's 171 ms for a header of 100,000 tensors / ours", Ours: nHeader, Fixed: otherParser, AtLeast: 2.85, Aim: 5.7},

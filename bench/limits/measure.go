@@ -11,6 +11,8 @@ type measure struct {
 	how   string // by what it is timed: a limit, a process of its own, or a call in this one
 	bytes int64  // that its rate counts; 0: it has none
 	need  int64  // bytes of memory that it will take: they are touched, and released as the clock starts
+	// early starts what takes long to start, before memory is touched; nil for nothing.
+	early func(context.Context) error
 	// before makes files warm or cold, and after cleans up; both outside the clock; nil for nothing.
 	before func(context.Context) error
 	run    func(context.Context) (reading, error)

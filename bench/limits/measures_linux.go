@@ -40,6 +40,7 @@ type bench struct {
 	in, packed   *fileSet
 	other        *fileSet // nil when there is none
 	mem          *memory
+	peers        []peer
 	reads, write way
 	probes       map[string][]probe
 }
@@ -66,10 +67,26 @@ func (b *bench) measures() ([]measure, error) {
 	if b.other != nil {
 		list = append(list, b.load(nOtherCold, b.other, b.other.evict, b.opt.other, "--to", "host"))
 	}
-	if b.opt.only != nil {
-		list = slices.DeleteFunc(list, func(m measure) bool { return !slices.Contains(b.opt.only, m.name) })
+	return append(b.chosen(list), b.peerMeasures()...), nil
+}
+
+// chosen are the measures that were asked for; with peers, those that they are compared with.
+func (b *bench) chosen(list []measure) []measure {
+	only := b.opt.only
+	if len(b.peers) > 0 && only == nil {
+		only = []string{nFresh, nHostWarm, nRead, nHostCold}
 	}
-	return list, nil
+	if only == nil {
+		return list
+	}
+	return slices.DeleteFunc(list, func(m measure) bool { return !slices.Contains(only, m.name) })
+}
+
+func (b *bench) peerMeasures() (list []measure) {
+	for _, p := range b.peers {
+		list = append(list, p.measures(b)...)
+	}
+	return list
 }
 
 func (b *bench) copied() int64 { return int64(b.opt.passes) * b.opt.region }
@@ -172,6 +189,13 @@ func prepare(ctx context.Context, opt options) (b *bench, err error) {
 			err = errors.Join(err, b.close())
 		}
 	}()
+	for _, text := range opt.peers {
+		p, err := parsePeer(text)
+		if err != nil {
+			return b, err
+		}
+		b.peers = append(b.peers, p)
+	}
 	if b.in, err = openShards(opt.path); err != nil {
 		return b, err
 	}

@@ -18,6 +18,7 @@ type options struct {
 	json    string        // file for all figures; may be empty
 	program string        // the coldload to measure; empty builds it
 	only    []string      // measures; empty means all
+	peers   []string      // other programs that read, as parsePeer takes them
 	rounds  int           // that count
 	most    int           // rounds at most, when some were disturbed
 	spans   int           // pairs of loads with and without spans
@@ -49,6 +50,10 @@ func parse(log io.Writer, args []string) (options, error) {
 	fs.IntVar(&o.spans, "spans", 0, "`pairs` of loads with and without spans (15 or more say something)")
 	fs.DurationVar(&o.wait, "wait", 0, "wait so long, in all, for the machine to be quiet")
 	fs.StringVar(&only, "only", "", "`names` of measures with commas between; what needs others is left out of the table")
+	fs.Func("peer", "`name=command` of another program that reads, to compare with: then only reading is measured; may be repeated", func(s string) error {
+		o.peers = append(o.peers, s)
+		return nil
+	})
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

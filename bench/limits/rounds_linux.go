@@ -49,12 +49,17 @@ func (b *bench) enough(round int, list []measure, all samples) bool {
 	return true
 }
 
-// once runs a measure once, by the method: nothing waits to be written, memory is touched, files are made warm or cold, the memory is
+// once runs a measure once, by the method: nothing waits to be written, what is slow to start has started, memory is touched, files are made warm or cold, the memory is
 // released, the clock starts.
 func (b *bench) once(ctx context.Context, m measure) (s sample, err error) {
 	runtime.GC()
 	if err := settle(b.dir); err != nil {
 		return s, err
+	}
+	if m.early != nil {
+		if err := m.early(ctx); err != nil {
+			return s, err
+		}
 	}
 	release, err := hold(b.opt.reserve(m.need))
 	if err != nil {

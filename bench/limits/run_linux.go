@@ -61,7 +61,7 @@ func (b *bench) results(list []measure, all samples) *results {
 	}
 	for _, m := range list {
 		r.Paces = append(r.Paces, paceOf(m, all))
-		if m.how == process {
+		if m.how == process && m.early == nil { // ours
 			r.Memory = append(r.Memory, memoryOf(m, all))
 		}
 	}
