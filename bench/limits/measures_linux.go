@@ -72,14 +72,16 @@ func (b *bench) measures() ([]measure, error) {
 
 // chosen are the measures that were asked for; with peers, those that they are compared with.
 func (b *bench) chosen(list []measure) []measure {
-	only := b.opt.only
-	if len(b.peers) > 0 && only == nil {
-		only = []string{nFresh, nHostWarm, nRead, nHostCold}
-	}
-	if only == nil {
-		return list
-	}
-	return slices.DeleteFunc(list, func(m measure) bool { return !slices.Contains(only, m.name) })
+	return slices.DeleteFunc(list, func(m measure) bool {
+		switch {
+		case b.opt.only != nil:
+			return !b.opt.only.MatchString(m.name)
+		case len(b.peers) > 0:
+			return !slices.Contains([]string{nFresh, nHostWarm, nRead, nHostCold}, m.name)
+		default:
+			return false
+		}
+	})
 }
 
 func (b *bench) peerMeasures() (list []measure) {

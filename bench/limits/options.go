@@ -6,27 +6,27 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"time"
 )
 
 // options of a run.
 type options struct {
-	path    string        // the checkpoint
-	other   string        // a larger one, to compare seconds per byte; may be empty
-	work    string        // where files are written for a while: on the disk that is measured
-	json    string        // file for all figures; may be empty
-	program string        // the coldload to measure; empty builds it
-	only    []string      // measures; empty means all
-	peers   []string      // other programs that read, as parsePeer takes them
-	rounds  int           // that count
-	most    int           // rounds at most, when some were disturbed
-	spans   int           // pairs of loads with and without spans
-	wait    time.Duration // for a quiet machine, in all
-	region  int64         // bytes of the pieces of memory that kernels work on
-	passes  int           // over region, so that a run takes long enough to be judged
-	tensors int           // of the index
-	held    int64         // bytes of memory that are touched before a run, at most
+	path    string         // the checkpoint
+	other   string         // a larger one, to compare seconds per byte; may be empty
+	work    string         // where files are written for a while: on the disk that is measured
+	json    string         // file for all figures; may be empty
+	program string         // the coldload to measure; empty builds it
+	only    *regexp.Regexp // of measures; nil means all
+	peers   []string       // other programs that read, as parsePeer takes them
+	rounds  int            // that count
+	most    int            // rounds at most, when some were disturbed
+	spans   int            // pairs of loads with and without spans
+	wait    time.Duration  // for a quiet machine, in all
+	region  int64          // bytes of the pieces of memory that kernels work on
+	passes  int            // over region, so that a run takes long enough to be judged
+	tensors int            // of the index
+	held    int64          // bytes of memory that are touched before a run, at most
 }
 
 func standard() options {
@@ -34,7 +34,7 @@ func standard() options {
 }
 
 func parse(log io.Writer, args []string) (options, error) {
-	o, only := standard(), ""
+	o := standard()
 	fs := flag.NewFlagSet("limits", flag.ContinueOnError)
 	fs.SetOutput(log)
 	fs.Usage = func() {
@@ -49,16 +49,16 @@ func parse(log io.Writer, args []string) (options, error) {
 	fs.StringVar(&o.other, "other", "", "another `checkpoint`, with more layers: its seconds a byte over this one's, cold")
 	fs.IntVar(&o.spans, "spans", 0, "`pairs` of loads with and without spans (15 or more say something)")
 	fs.DurationVar(&o.wait, "wait", 0, "wait so long, in all, for the machine to be quiet")
-	fs.StringVar(&only, "only", "", "`names` of measures with commas between; what needs others is left out of the table")
+	fs.Func("only", "`pattern` of the names of measures; what needs others is left out of the table", func(s string) (err error) {
+		o.only, err = regexp.Compile(s)
+		return err
+	})
 	fs.Func("peer", "`name=command` of another program that reads, to compare with: then only reading is measured; may be repeated", func(s string) error {
 		o.peers = append(o.peers, s)
 		return nil
 	})
 	if err := fs.Parse(args); err != nil {
 		return o, err
-	}
-	if only != "" {
-		o.only = strings.Split(only, ",")
 	}
 	if fs.NArg() != 1 {
 		return o, errors.New("exactly one CHECKPOINT is needed")
