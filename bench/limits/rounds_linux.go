@@ -13,9 +13,9 @@ import (
 func (b *bench) rounds(ctx context.Context, log io.Writer, list []measure) (all samples, err error) {
 	wait := b.opt.wait
 	for round := 0; round <= b.opt.most && !b.enough(round, list, all); round++ {
-		wait -= quiet(ctx, log, wait)
-		disturbed := 0
+		disturbed, start := 0, wait
 		for _, m := range list {
+			wait -= quiet(ctx, wait)
 			s, err := b.once(ctx, m)
 			if err != nil {
 				return all, fmt.Errorf("%s: %w", m.name, err)
@@ -25,7 +25,7 @@ func (b *bench) rounds(ctx context.Context, log io.Writer, list []measure) (all 
 				disturbed++
 			}
 		}
-		fmt.Fprintf(log, "round %d: %d of %d measures disturbed\n", round, disturbed, len(list))
+		fmt.Fprintf(log, "round %d: %d of %d measures disturbed; waited %.0f s\n", round, disturbed, len(list), (start - wait).Seconds())
 	}
 	return all, nil
 }
@@ -87,19 +87,16 @@ func (b *bench) once(ctx context.Context, m measure) (s sample, err error) {
 }
 
 // quiet waits until others leave the machine alone, at most so long, and says how long it waited.
-func quiet(ctx context.Context, log io.Writer, most time.Duration) time.Duration {
+func quiet(ctx context.Context, most time.Duration) time.Duration {
+	const window = 300 * time.Millisecond
 	start := time.Now()
 	for time.Since(start) < most && ctx.Err() == nil {
 		a, err1 := look()
-		time.Sleep(time.Second)
+		time.Sleep(window)
 		b, err2 := look()
 		if err1 != nil || err2 != nil || b.since(a).disturbed(0) == "" {
 			break
 		}
 	}
-	took := time.Since(start)
-	if took > 2*time.Second {
-		fmt.Fprintf(log, "waited %.0f s for a quiet machine\n", took.Seconds())
-	}
-	return took
+	return time.Since(start)
 }
