@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -14,7 +15,7 @@ func (b *bench) rounds(ctx context.Context, log io.Writer, list []measure) (all 
 	wait := b.opt.wait
 	for round := 0; round <= b.opt.most && !b.enough(round, list, all); round++ {
 		disturbed, start := 0, wait
-		for _, m := range list {
+		for _, m := range turned(list, round) {
 			wait -= quiet(ctx, wait)
 			s, err := b.once(ctx, m)
 			if err != nil {
@@ -28,6 +29,13 @@ func (b *bench) rounds(ctx context.Context, log io.Writer, list []measure) (all 
 		fmt.Fprintf(log, "round %d: %d of %d measures disturbed; waited %.0f s\n", round, disturbed, len(list), (start - wait).Seconds())
 	}
 	return all, nil
+}
+
+// turned begins a round at another measure than the last, so that none is always the first after the disk was busy; neighbours stay.
+func turned(list []measure, round int) []measure {
+	const step = 5
+	at := round * step % len(list)
+	return slices.Concat(list[at:], list[:at])
 }
 
 // enough reports whether every measure has its undisturbed rounds.
