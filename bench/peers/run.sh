@@ -20,7 +20,7 @@ while read -r package; do
 done < <(grep -v '^#' "$here/requirements.txt")
 
 peers=()
-for peer in safetensors runai_model_streamer fastsafetensors; do
+for peer in safetensors safetensors_copied runai_model_streamer fastsafetensors; do
 	if "$venv/bin/python" "$here/read.py" "$peer" --check; then
 		peers+=(--peer "$peer=$venv/bin/python $here/read.py $peer")
 	else
