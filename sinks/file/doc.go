@@ -67,8 +67,8 @@
 // # Writing
 //
 // A shard is open twice, and 32 of them at a time: before one that is not complete is closed for others, it is synced, so that no error
-// of the disk gets lost with the descriptor. Blocks of large Slabs go from their buffers to the disk past the page cache (O_DIRECT), which takes a quarter of
-// the processor time of a copy and twice its speed; the rest goes through the page cache. What goes which way is decided by whole blocks,
+// of the disk gets lost with the descriptor. Blocks of large Slabs go from their buffers to the disk past the page cache (O_DIRECT), which saves the
+// processor time of a copy; the rest goes through the page cache. What goes which way is decided by whole blocks,
 // of 4096 bytes or of a page if that is more, so that no block is ever written both ways, whichever Slabs share it:
 //
 //   - The buffer of a Slab of at least 64 KiB has the address of its place in the file, up to multiples of a block. What lies before its
