@@ -1,5 +1,7 @@
 package stages
 
+import "fmt"
+
 // Layout says how an Output's bytes are ordered.
 type Layout string
 
@@ -58,4 +60,16 @@ type Slab struct {
 	Index  int   // which Slab of the Output
 	Off    int64 // bytes from the start of the Output
 	Len    int64 // bytes
+}
+
+// In says whether the Slab is one of the Outputs': nil, or an error that says what it is not.
+func (s Slab) In(outputs []Output) error {
+	if s.Output < 0 || s.Output >= len(outputs) {
+		return fmt.Errorf("no output %d", s.Output)
+	}
+	o := &outputs[s.Output]
+	if s.Index < 0 || s.Index >= o.Slabs() || o.Slab(s.Output, s.Index) != s {
+		return fmt.Errorf("%s has no slab %d of %d bytes at %d", o.Name, s.Index, s.Len, s.Off)
+	}
+	return nil
 }

@@ -4,16 +4,9 @@ package convert
 
 import (
 	"maps"
-	"unsafe"
 
 	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
-)
-
-const (
-	// maxCall bounds what one call of a kernel reads or writes, in bytes: it cannot be interrupted, and the collector would wait for it.
-	maxCall = 1 << 20
-	line    = 64 // bytes of a cache line; non-temporal stores must not straddle it
 )
 
 // vectorKernel converts blocks of elements. overflow is not 0 when a finite one became infinite; it has converted all of them then, too.
@@ -80,14 +73,14 @@ func (t twin) kernel(generic Kernel, from, to int) Kernel {
 		}
 		i, kernel := 0, plain
 		if n*to > MaxCached {
-			if lead := -address(dst) & (line - 1); lead%to == 0 {
+			if lead := cpu.ToLine(dst); lead%to == 0 {
 				kernel = stream
 				if i = lead / to; i > 0 {
 					run(plain, 0, 1) // up to the line and beyond
 				}
 			}
 		}
-		for each := maxCall / max(from, to) / block; i+block <= n; {
+		for each := cpu.MaxCall / max(from, to) / block; i+block <= n; {
 			blocks := min(each, (n-i)/block)
 			run(kernel, i, blocks)
 			i += blocks * block
@@ -99,8 +92,6 @@ func (t twin) kernel(generic Kernel, from, to int) Kernel {
 	}
 }
 
-func address(b []byte) int { return int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
-
 // finiteBytes is how many bytes at the start of b are known to hold no lane (of bits) of which (x & abs) + add has the top bit.
 func finiteBytes(b []byte, bits int, abs, add uint64) int {
 	const block = 256
@@ -109,7 +100,7 @@ func finiteBytes(b []byte, bits int, abs, add uint64) int {
 	}
 	known := 0
 	for len(b)-known >= block {
-		n := min(len(b)-known, maxCall) / block
+		n := min(len(b)-known, cpu.MaxCall) / block
 		left := finiteBlocks(&b[known], n, bits, abs, add)
 		known += (n - left) * block
 		if left > 0 {

@@ -153,7 +153,7 @@ func (r *run) faulted(fe *fault.Error) error {
 	for i, src := range r.job.Src {
 		if fe.In(src) {
 			in := &r.part.Inputs[i]
-			return sourceLost(fe, r.fileOf(in), in.Tensor)
+			return sourceLost(fe, r.opt.fileOf(in.Extent), in.Tensor)
 		}
 	}
 	return sinkLost(fe)
@@ -179,7 +179,7 @@ func (r *run) complete(de *stages.DataError) (added string) {
 	if in == nil {
 		return ""
 	}
-	if file := r.fileOf(in); de.File == "" && file != "" {
+	if file := r.opt.fileOf(in.Extent); de.File == "" && file != "" {
 		de.File = file
 		added += file + ": "
 	}
@@ -200,9 +200,10 @@ func (r *run) inputNamed(tensor string) *stages.Input {
 	return nil
 }
 
-func (r *run) fileOf(in *stages.Input) string {
-	if r.opt.FileName == nil {
+// fileOf names the file that e lies in, if anybody can.
+func (o *Options) fileOf(e stages.Extent) string {
+	if o.FileName == nil {
 		return ""
 	}
-	return r.opt.FileName(in.Extent.Shard)
+	return o.FileName(e.Shard)
 }

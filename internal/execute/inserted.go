@@ -73,17 +73,10 @@ func sourcesOf(b *stages.Batch) [][]byte {
 func (s *Inserted) faulted(fe *fault.Error, b *stages.Batch, sources [][]byte) error {
 	for i, src := range sources {
 		if fe.In(src) {
-			return sourceLost(fe, s.fileOf(b.Ranges[i]), firstTensor(b, i))
+			return sourceLost(fe, s.opt.fileOf(b.Ranges[i]), firstTensor(b, i))
 		}
 	}
 	return sinkLost(fe)
-}
-
-func (s *Inserted) fileOf(e stages.Extent) string {
-	if s.opt.FileName == nil {
-		return ""
-	}
-	return s.opt.FileName(e.Shard)
 }
 
 // firstTensor is a tensor that the Batch reads from Range i.

@@ -124,14 +124,7 @@ func (s *Sink) check(slab stages.Slab) error {
 	if !s.begun || s.closed {
 		return errors.New("the sink is not between Begin and Close")
 	}
-	if slab.Output < 0 || slab.Output >= len(s.outputs) {
-		return fmt.Errorf("no output %d", slab.Output)
-	}
-	o := &s.outputs[slab.Output]
-	if slab.Index < 0 || slab.Index >= o.Slabs() || o.Slab(slab.Output, slab.Index) != slab {
-		return fmt.Errorf("%s has no slab %d of %d bytes at %d", o.Name, slab.Index, slab.Len, slab.Off)
-	}
-	return nil
+	return slab.In(s.outputs)
 }
 
 // Written is the number of bytes handed to Write so far. It may be called at any time, from any goroutine.

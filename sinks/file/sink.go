@@ -615,14 +615,7 @@ func (s *Sink) exists(slab stages.Slab) error {
 	if s.state != begun {
 		return errors.New("the sink is not between Begin and Commit")
 	}
-	if slab.Output < 0 || slab.Output >= len(s.outputs) {
-		return fmt.Errorf("no output %d", slab.Output)
-	}
-	o := &s.outputs[slab.Output]
-	if slab.Index < 0 || slab.Index >= o.Slabs() || o.Slab(slab.Output, slab.Index) != slab {
-		return fmt.Errorf("%s has no slab %d of %d bytes at %d", o.Name, slab.Index, slab.Len, slab.Off)
-	}
-	return nil
+	return slab.In(s.outputs)
 }
 
 // claim takes the buffers of Slabs that are about to be written. On error none is held any more, either.

@@ -113,13 +113,8 @@ func (s *Sink) find(slab stages.Slab) (int64, error) {
 	if s.state != open {
 		return 0, errors.New("the sink is not between Begin and Commit")
 	}
-	outputs := s.memory.outputs
-	if slab.Output < 0 || slab.Output >= len(outputs) {
-		return 0, fmt.Errorf("no output %d", slab.Output)
-	}
-	o := &outputs[slab.Output]
-	if slab.Index < 0 || slab.Index >= o.Slabs() || o.Slab(slab.Output, slab.Index) != slab {
-		return 0, fmt.Errorf("%s has no slab %d of %d bytes at %d", o.Name, slab.Index, slab.Len, slab.Off)
+	if err := slab.In(s.memory.outputs); err != nil {
+		return 0, err
 	}
 	return s.slabs.number(slab), nil
 }

@@ -3,16 +3,11 @@
 package decode
 
 import (
-	"unsafe"
-
 	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 )
 
 const (
-	// minStream is the size of a destination, in bytes, from which on it goes past the caches: it would not stay there until it is read.
-	minStream = 256 << 10
-	line      = 64 // bytes of a cache line; non-temporal stores must not straddle it
 	// maxBlocks is how many blocks of 32 input features one call decodes, of the columns of a panel, by AVX2 and by AVX-512. It bounds the
 	// call (to 256 KiB: an assembly kernel cannot be interrupted) and is how much is written to one row before the next. The AVX2 kernels
 	// come to each line of the source twice; packed rows a power of two apart compete for one place in the cache, so they want few.
@@ -47,7 +42,7 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 		wide, most = 1, maxBlocks
 	}
 	dst := j.Dst[c*j.Stride:]
-	if !j.Soon && j.Rows*j.RowBytes >= minStream && uintptr(unsafe.Pointer(unsafe.SliceData(dst)))%line == 0 && j.Stride%line == 0 {
+	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 && j.Stride%cpu.Line == 0 {
 		stream = 1
 	}
 	kernel := dequantKernels[d.op.to][d.op.Bits/8][wide][stream]

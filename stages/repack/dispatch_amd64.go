@@ -4,18 +4,8 @@ package repack
 
 import (
 	"slices"
-	"unsafe"
 
 	"github.com/coldload/coldload/internal/cpu"
-)
-
-const (
-	// maxCall bounds what one call of a kernel writes, in bytes: it cannot be interrupted, and the collector would wait for it.
-	maxCall = 1 << 20
-	// minStream is the size of a rectangle from which on its lines go past the caches: it would not stay there until it is read.
-	minStream = 256 << 10
-	// line is a cache line. Non-temporal stores must not straddle it.
-	line = 64
 )
 
 type marlinKernel func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)
@@ -53,7 +43,7 @@ func (r *marlinRect) repack(bits int) {
 		return
 	}
 	size := 2 * bits * r.n // of a row, in dst as in src
-	stream := !r.soon && max(r.total, r.rows*size) >= minStream && aligned(r.dst) && r.stride%line == 0
+	stream := !r.soon && max(r.total, r.rows*size) >= cpu.MinStream && cpu.ToLine(r.dst) == 0 && r.stride%cpu.Line == 0
 	kernel := marlinKernels(bits, stream)
 	if kernel == nil {
 		r.generic(bits)
@@ -67,8 +57,8 @@ func (r *marlinRect) repack(bits int) {
 	if size > 64<<10 {
 		ahead, gap, step = 2<<10, packed, 4*tileN
 	}
-	if size <= maxCall {
-		for rows, each := r.rows, maxCall/size; rows > 0; rows -= each {
+	if size <= cpu.MaxCall {
+		for rows, each := r.rows, cpu.MaxCall/size; rows > 0; rows -= each {
 			each = min(each, rows)
 			kernel(&dst[0], &src[0], r.n/tileN, each, r.stride, packed, ahead, gap, step)
 			if each < rows {
@@ -79,13 +69,11 @@ func (r *marlinRect) repack(bits int) {
 	}
 	tileBytes := 2 * bits * tileN
 	for i := range r.rows {
-		for t, tiles := 0, r.n/tileN; t < tiles; t += maxCall / tileBytes {
-			kernel(&dst[i*r.stride+t*tileBytes], &src[i*size+4*tileN*t], min(maxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
+		for t, tiles := 0, r.n/tileN; t < tiles; t += cpu.MaxCall / tileBytes {
+			kernel(&dst[i*r.stride+t*tileBytes], &src[i*size+4*tileN*t], min(cpu.MaxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
 		}
 	}
 }
-
-func aligned(b []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%line == 0 }
 
 // gather is gatherRow: 4 or 8 bits by a kernel.
 func gather(dst, qweight []byte, rows []int32, bits int) {
@@ -110,7 +98,7 @@ func gather(dst, qweight []byte, rows []int32, bits int) {
 			shift[i] = (shift[i] - uint32(bits*i)) % 32
 		}
 	}
-	step := maxCall / per
+	step := cpu.MaxCall / per
 	for at := 0; at+width <= n; at += step {
 		gatherBlocks(&dst[at], &qweight[at], &off, &shift, min(step, n-at)/width, bits)
 	}
@@ -160,7 +148,7 @@ func single(dst, src []byte) {
 func permute(kernel func(dst, src *byte, blocks int), dst, src []byte, block int) {
 	_ = slices.Clip(src)[:len(dst)] // the kernel trusts this
 	for len(dst) >= block {
-		n := min(len(dst), maxCall) / block
+		n := min(len(dst), cpu.MaxCall) / block
 		kernel(&dst[0], &src[0], n)
 		dst, src = dst[n*block:], src[n*block:]
 	}
