@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -164,22 +163,6 @@ func copyHashed(ctx context.Context, w io.Writer, c content) (sum packed.Sum, n 
 	if err != nil {
 		return sum, 0, err
 	}
-	h := sha256.New()
-	n, err = io.Copy(io.MultiWriter(w, h, whileAlive(ctx)), r)
-	h.Sum(sum[:0])
+	sum, n, err = packed.HashReader(ctx, io.TeeReader(r, w))
 	return sum, n, errors.Join(err, r.Close())
-}
-
-// whileAlive takes everything until ctx ends, and then fails with the cause.
-func whileAlive(ctx context.Context) io.Writer {
-	return writerFunc(func() error { return context.Cause(ctx) })
-}
-
-type writerFunc func() error
-
-func (f writerFunc) Write(p []byte) (int, error) {
-	if err := f(); err != nil {
-		return 0, err
-	}
-	return len(p), nil
 }

@@ -74,9 +74,7 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 	}
 	ck.catalog = collector.Catalog
 	if err := ck.readManifest(); err != nil {
-		for _, f := range collector.Files {
-			_ = f.Close() // opened for reading: nothing can be lost
-		}
+		closeFiles(collector.Files)
 		return err
 	}
 	ck.found.Index = nil // compared with the headers by now, and as large as they are
@@ -101,13 +99,18 @@ func (ck *Checkpoint) headerFaults(ctx context.Context, found *discover.Checkpoi
 	found.Index, found.Single = nil, ""
 	collector, run := ck.readHeaders(ctx, found)
 	err := run.Wait()
-	for _, f := range collector.Files {
-		_ = f.Close() // opened for reading: nothing can be lost
-	}
+	closeFiles(collector.Files)
 	if refused, ok := errors.AsType[*stages.RefusedError](err); ok {
 		return refused.Faults
 	}
 	return nil
+}
+
+// closeFiles closes what was opened for reading: nothing can be lost.
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 func (ck *Checkpoint) openSource(files []*os.File) (err error) {
@@ -117,7 +120,7 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 		shards[i] = file.Shard{Name: s.Name, File: f, Size: s.Size, ModTime: s.ModTime}
 	}
 	if ck.opt.Source != nil {
-		return ck.ownSource(shards)
+		return ck.ownSource(shards, files)
 	}
 	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.budget.Size()})
 	if err != nil {
@@ -128,15 +131,13 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 }
 
 // ownSource makes the Source of the user's own. One that is not made does not own the files.
-func (ck *Checkpoint) ownSource(shards []file.Shard) error {
+func (ck *Checkpoint) ownSource(shards []file.Shard, files []*os.File) error {
 	err := pipeline.Recover("source", "open", func() (err error) {
 		ck.source, err = ck.opt.Source(shards)
 		return err
 	})
 	if panicked, ok := errors.AsType[*pipeline.PanicError](err); ok || err == nil && ck.source == nil {
-		for _, s := range shards {
-			_ = s.File.Close() // opened for reading: nothing can be lost
-		}
+		closeFiles(files)
 		if !ok {
 			return fmt.Errorf("%w: Source returned no source", ErrOptions)
 		}
@@ -248,9 +249,5 @@ func (ck *Checkpoint) LoadAll(ctx context.Context, sink stages.Sink, opt Options
 	if sink == nil {
 		return res, errNoSink
 	}
-	ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
-	err := ck.load(ctx, sink, opt, res)
-	res.finish()
-	endSpan(span, res, err)
-	return res, err
+	return res, opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) error { return ck.load(ctx, sink, opt, res) })
 }

@@ -181,11 +181,7 @@ func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Res
 	if sink == nil {
 		return res, errNoSink
 	}
-	ctx, span := opt.startSpan(ctx, "load", name)
-	err := load(ctx, name, sink, opt, res)
-	res.finish()
-	endSpan(span, res, err)
-	return res, err
+	return res, opt.operation(ctx, "load", name, res, func(ctx context.Context) error { return load(ctx, name, sink, opt, res) })
 }
 
 func load(ctx context.Context, name string, sink stages.Sink, opt Options, res *Result) error {

@@ -121,10 +121,11 @@ func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (
 		return nil, err
 	}
 	res := newResult()
-	ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
-	m, err := ck.runModule(ctx, q, opt, res)
-	res.finish()
-	endSpan(span, res, err)
+	var m *Module
+	err := opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) (err error) {
+		m, err = ck.runModule(ctx, q, opt, res)
+		return err
+	})
 	return m, err
 }
 

@@ -42,9 +42,11 @@ func (ck *Checkpoint) Outputs(ctx context.Context, opt Options) iter.Seq2[*Outpu
 	return func(yield func(*Output, error) bool) {
 		opt := ck.options(opt)
 		res := newResult()
-		ctx, span := opt.startSpan(ctx, "load", ck.found.Path)
-		left, err := ck.stream(ctx, opt, res, yield)
-		endSpan(span, res, err)
+		var left bool
+		err := opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) (err error) {
+			left, err = ck.stream(ctx, opt, res, yield)
+			return err
+		})
 		if err != nil && !left {
 			yield(nil, err)
 		}

@@ -57,14 +57,13 @@ func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) 
 	}
 	opt = opt.withDefaults()
 	res := &PackResult{Result: newResult(), Dir: dir}
-	ctx, span := opt.startSpan(ctx, "pack", name)
-	err := pack(ctx, name, opt, popt, res)
-	if errors.Is(err, file.ErrAlreadyDone) {
-		res.AlreadyComplete, err = true, nil
-	}
-	res.finish()
-	endSpan(span, res.Result, err)
-	return res, err
+	return res, opt.operation(ctx, "pack", name, res.Result, func(ctx context.Context) error {
+		err := pack(ctx, name, opt, popt, res)
+		if errors.Is(err, file.ErrAlreadyDone) {
+			res.AlreadyComplete, err = true, nil
+		}
+		return err
+	})
 }
 
 func pack(ctx context.Context, name string, opt Options, popt PackOptions, res *PackResult) error {

@@ -83,7 +83,11 @@ func (h *sourceHasher) Write(ctx context.Context, i int) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	header, err := hashRange(f, 0, h.ck.catalog.DataOffset(int32(i)))
+	size := h.ck.catalog.DataOffset(int32(i))
+	header, n, err := packed.HashReader(ctx, io.NewSectionReader(f, 0, size))
+	if err == nil && n != size {
+		err = errShortened()
+	}
 	if err == nil {
 		h.to.list[i].HeaderSHA256 = header
 		h.to.samples[i], err = sample(f, h.to.list[i].Bytes)
@@ -106,21 +110,14 @@ func (h *sourceHasher) Close() error { return nil }
 // hash reads the whole Shard.
 func (h *sourceHasher) hash(ctx context.Context, f *os.File, i int) error {
 	s := &h.to.list[i]
-	sum := sha256.New()
-	buf := make([]byte, 4<<20)
-	for off := int64(0); off < s.Bytes; {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		b := buf[:min(int64(len(buf)), s.Bytes-off)]
-		if _, err := f.ReadAt(b, off); err != nil {
-			return shortened(err)
-		}
-		_, _ = sum.Write(b) // a hash never fails
-		off += int64(len(b))
-		h.tell(int64(len(b)))
+	sum, n, err := packed.HashReader(ctx, io.TeeReader(io.NewSectionReader(f, 0, s.Bytes), (*teller)(h)))
+	if err == nil && n != s.Bytes {
+		err = errShortened()
 	}
-	sum.Sum(s.SHA256[:0])
+	if err != nil {
+		return err
+	}
+	s.SHA256 = sum
 	if raw, err := hex.DecodeString(s.ETag); err == nil && len(raw) == len(s.SHA256) && packed.Sum(raw) != s.SHA256 {
 		return &stages.DataError{
 			File: s.Name, Problem: "is not the file that was downloaded", Expected: "sha256 " + s.ETag, Found: s.SHA256.String(),
@@ -130,31 +127,22 @@ func (h *sourceHasher) hash(ctx context.Context, f *os.File, i int) error {
 	return nil
 }
 
-func (h *sourceHasher) tell(n int64) {
+// teller is a sourceHasher that is told what was read.
+type teller sourceHasher
+
+func (h *teller) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done += n
+	h.done += int64(len(p))
 	if h.told != nil {
 		h.told(h.done, h.total)
 	}
+	return len(p), nil
 }
 
-// shortened explains a read that found the end of the file too early.
-func shortened(err error) error {
-	if errors.Is(err, io.EOF) {
-		return &stages.DataError{Problem: "the file was truncated during the load", Advice: "load again when nothing writes to the checkpoint"}
-	}
-	return err
-}
-
-func hashRange(f io.ReaderAt, off, n int64) (sum packed.Sum, err error) {
-	h := sha256.New()
-	copied, err := io.Copy(h, io.NewSectionReader(f, off, n))
-	if err == nil && copied != n {
-		err = shortened(io.EOF)
-	}
-	h.Sum(sum[:0])
-	return sum, err
+// errShortened says that a file ended too early.
+func errShortened() error {
+	return &stages.DataError{Problem: "the file was truncated during the load", Advice: "load again when nothing writes to the checkpoint"}
 }
 
 // What of a Shard is sampled: blocks at equal distances.

@@ -15,9 +15,6 @@ import (
 	"github.com/coldload/coldload/stages/discover"
 )
 
-// layoutKey is the key of __metadata__ that marks the shards of a packed folder.
-const layoutKey = "coldload.layout"
-
 // packedFolder is what is kept of a packed folder's manifest.
 type packedFolder struct {
 	plan    plan.Packed
@@ -61,12 +58,8 @@ func (ck *Checkpoint) readManifest() error {
 // refuseUnfinished refuses shards that coldload packed without their manifest, which comes last: what is in them may be anything.
 func (ck *Checkpoint) refuseUnfinished() error {
 	for i, s := range ck.found.Shards {
-		if _, ok := ck.catalog.Metadata(int32(i), layoutKey); ok {
-			return stages.Refuse(stages.Fault{
-				Code: stages.CodeMissing, File: s.Name,
-				Problem: "belongs to a folder that coldload packed, but the folder's manifest " + packed.ManifestName + " is not there",
-				Advice:  "the folder is not complete: finish packing it, or bring the manifest",
-			})
+		if _, ok := ck.catalog.Metadata(int32(i), packed.LayoutKey); ok {
+			return stages.Refuse(packed.Unfinished(s.Name))
 		}
 	}
 	return nil
@@ -149,6 +142,12 @@ func (c *manifestChecks) all(m *packed.Manifest) []stages.Fault {
 		c.add("", "", "the headers do not have the tensors of the manifest", fmt.Sprint(c.n), fmt.Sprint(n))
 	}
 	return c.faults
+}
+
+// ParseDType is the dtype of a name that the command and the manifest know: f16, bf16, f32, or keep, which is none. ok is false for others.
+func ParseDType(name string) (d stages.DType, ok bool) {
+	d, ok = dtypeNames[name]
+	return d, ok
 }
 
 // dtypeNames are the dtypes that can be asked for, as the command and the manifest name them.

@@ -44,6 +44,15 @@ func spanName(stage string) string {
 	return "coldload.phase.stage"
 }
 
+// operation runs f under the root span of an operation, and takes its time.
+func (o Options) operation(ctx context.Context, name, path string, res *Result, f func(context.Context) error) error {
+	ctx, span := o.startSpan(ctx, name, path)
+	err := f(ctx)
+	res.finish()
+	endSpan(span, res, err)
+	return err
+}
+
 // startSpan opens the root span of an operation. The caller closes it with endSpan.
 func (o Options) startSpan(ctx context.Context, operation, path string) (context.Context, trace.Span) {
 	//nolint:spancheck // it is the caller's to end

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -62,7 +63,7 @@ func (c *compiler) openFormat() {
 		}
 	}
 	if q.Method == MethodPacked {
-		c.faults.add(packedWithoutManifest(q.Where))
+		c.faults.add(packed.Unfinished(q.Where))
 		return
 	}
 	fault := stages.Fault{

@@ -80,11 +80,3 @@ func (c *compiler) comparePacked(p *Packed) {
 		refuse("order of input features", "that of the config", "act-order")
 	}
 }
-
-// packedWithoutManifest says that the config of a Checkpoint is that of a packed folder, and the manifest is not there.
-func packedWithoutManifest(where string) stages.Fault {
-	return stages.Fault{
-		Code: stages.CodeMissing, File: where, Problem: "belongs to a folder that coldload packed, but the folder's manifest coldload.json is not there",
-		Advice: "the folder is not complete: finish packing it, or bring the manifest",
-	}
-}

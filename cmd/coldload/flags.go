@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coldload/coldload"
-	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/sources/file"
 	"github.com/coldload/coldload/stages"
 )
@@ -93,10 +92,6 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
 }
 
-var dtypes = map[string]stages.DType{
-	"keep": safetensors.Invalid, "f16": safetensors.F16, "bf16": safetensors.BF16, "f32": safetensors.F32,
-}
-
 // options are the flags as the library takes them.
 func (f *planFlags) options(e *env) (coldload.Options, error) {
 	if f.workers < 0 {
@@ -106,13 +101,14 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	if err != nil {
 		return coldload.Options{}, usagef("--io: %w", err)
 	}
-	var layout stages.Layout // not given, a packed folder decides
+	dtype, _ := coldload.ParseDType(f.dtype.value) // the flag takes no other names
+	var layout stages.Layout                       // not given, a packed folder decides
 	if f.layout.given {
 		layout = stages.Layout(f.layout.value)
 	}
 	n := f.workers
 	return coldload.Options{
-		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtypes[f.dtype.value], Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
 	}, nil
 }

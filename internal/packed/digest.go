@@ -1,11 +1,14 @@
 package packed
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
+	"io"
+	"sync"
 	"sync/atomic"
 
 	"github.com/zeebo/blake3"
@@ -147,4 +150,29 @@ func (d *Digests) Missing(output int) int { return int(d.missing[output].Load())
 // Root is the root of an Output that is complete: Add told so, or it has no bytes. It is computed each time.
 func (d *Digests) Root(output int) Sum {
 	return d.algorithm.Root(d.slabs[d.first[output]:d.first[output+1]])
+}
+
+// hashBuffers are what HashReader reads into: a folder may have many small files and Outputs.
+var hashBuffers = sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}
+
+// HashReader is the SHA-256 of what r has left, and how many bytes that is. When ctx ends it fails with the cause.
+func HashReader(ctx context.Context, r io.Reader) (sum Sum, n int64, err error) {
+	buf := hashBuffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer hashBuffers.Put(buf)
+	h := sha256.New()
+	n, err = io.CopyBuffer(struct{ io.Writer }{h}, alive{ctx, r}, *buf)
+	return sumOf(h), n, err
+}
+
+// alive reads until ctx ends.
+type alive struct {
+	ctx context.Context //nolint:containedctx // it lives as long as one call
+	r   io.Reader
+}
+
+func (a alive) Read(p []byte) (int, error) {
+	if err := context.Cause(a.ctx); err != nil {
+		return 0, err
+	}
+	return a.r.Read(p)
 }

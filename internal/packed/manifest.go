@@ -20,6 +20,8 @@ import (
 const (
 	// ManifestName is the manifest's name in a packed folder.
 	ManifestName = "coldload.json"
+	// LayoutKey is the key of __metadata__ that marks the shards of a packed folder, and says the layout that was asked for.
+	LayoutKey = "coldload.layout"
 	// FormatVersion is the version of the folder that this package writes, and the only one that it reads.
 	FormatVersion = 1
 )

@@ -356,3 +356,12 @@ func readList[T any](in *reading, name string, most int, each func(*T) error) er
 	_, err := in.dec.ReadToken()
 	return err
 }
+
+// Unfinished is the Fault of something in a packed folder, which file names, whose manifest is not there.
+func Unfinished(file string) stages.Fault {
+	return stages.Fault{
+		Code: stages.CodeMissing, File: file,
+		Problem: "belongs to a folder that coldload packed, but the folder's manifest " + ManifestName + " is not there",
+		Advice:  "the folder is not complete: finish packing it, or bring the manifest",
+	}
+}

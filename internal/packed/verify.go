@@ -157,7 +157,7 @@ func (v *verifier) run(ctx context.Context, m *Manifest) error {
 	if err := v.extra(m); err != nil {
 		return err
 	}
-	headers, err := v.headers(m)
+	headers, err := v.headers(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (v *verifier) regular(name string, size int64) (*os.File, error) {
 
 // headers compares each shard's header with the manifest, both ways, and returns those that can be read. It notes which shards are there:
 // one of another size is still read as far as it goes.
-func (v *verifier) headers(m *Manifest) (map[string]*safetensors.Header, error) {
+func (v *verifier) headers(ctx context.Context, m *Manifest) (map[string]*safetensors.Header, error) {
 	v.shards = make(map[string]bool, len(m.Shards))
 	headers := make(map[string]*safetensors.Header, len(m.Shards))
 	for i := range m.Shards {
@@ -250,7 +250,7 @@ func (v *verifier) headers(m *Manifest) (map[string]*safetensors.Header, error) 
 			continue
 		}
 		v.shards[m.Shards[i].File] = true
-		v.header(f, &m.Shards[i], headers)
+		v.header(ctx, f, &m.Shards[i], headers)
 		_ = f.Close() // it was only read
 	}
 	found := make(map[string]int, len(headers))
@@ -270,17 +270,16 @@ func (v *verifier) headers(m *Manifest) (map[string]*safetensors.Header, error) 
 	return headers, nil
 }
 
-func (v *verifier) header(f *os.File, s *Shard, headers map[string]*safetensors.Header) {
+func (v *verifier) header(ctx context.Context, f *os.File, s *Shard, headers map[string]*safetensors.Header) {
 	h, err := safetensors.ReadHeader(f, s.Bytes)
 	if err != nil {
 		v.add(s.File, "", Damaged, "header: %v", err)
 		return
 	}
 	headers[s.File] = h
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, h.DataOffset())); err != nil {
+	if got, _, err := HashReader(ctx, io.NewSectionReader(f, 0, h.DataOffset())); err != nil {
 		v.add(s.File, "", Damaged, "header: %v", err)
-	} else if got := sumOf(sum); got != s.HeaderSHA256 {
+	} else if got != s.HeaderSHA256 {
 		v.add(s.File, "", Differs, "header: sha256 %s, packed was %s", got, s.HeaderSHA256)
 	}
 }
@@ -353,15 +352,14 @@ func (v *verifier) files(ctx context.Context, m *Manifest) error {
 		if file == nil {
 			continue
 		}
-		h := sha256.New()
-		_, err = io.Copy(h, reader{ctx, file})
+		got, _, err := HashReader(ctx, file)
 		_ = file.Close() // it was only read
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err != nil {
 			v.add(f.Name, "", Damaged, "%v", err)
-		} else if got := sumOf(h); got != f.SHA256 {
+		} else if got != f.SHA256 {
 			v.add(f.Name, "", Differs, "sha256 %s, packed was %s", got, f.SHA256)
 		}
 	}
@@ -401,13 +399,13 @@ func (plainHasher) Commit(context.Context) error { return nil }
 func (plainHasher) Close() error                 { return nil }
 
 func (h plainHasher) Write(ctx context.Context, o *Output) error {
-	sum := sha256.New()
+	got := Sum(sha256.Sum256(nil))
 	if o.Bytes > 0 {
 		f, err := h.v.dir.Open(o.File)
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(sum, reader{ctx, io.NewSectionReader(f, o.Offset, o.Bytes)})
+		got, _, err = HashReader(ctx, io.NewSectionReader(f, o.Offset, o.Bytes))
 		_ = f.Close() // it was only read
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -416,23 +414,10 @@ func (h plainHasher) Write(ctx context.Context, o *Output) error {
 			return nil //nolint:nilerr // the digest of the Slabs tells
 		}
 	}
-	if got := sumOf(sum); got != o.SHA256 {
+	if got != o.SHA256 {
 		h.v.add(o.File, o.Name, Differs, "sha256 %s, packed was %s", got, o.SHA256)
 	}
 	return nil
-}
-
-// reader reads until ctx ends.
-type reader struct {
-	ctx context.Context //nolint:containedctx // it lives as long as one call
-	io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.Reader.Read(p)
 }
 
 // hasher is the sink that hashes runs of Slabs.

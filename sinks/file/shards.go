@@ -117,7 +117,7 @@ func (s *shard) layOut(outputs []stages.Output, layout stages.Layout) (l *safete
 	for k, i := range order {
 		specs[k] = safetensors.Spec{Name: outputs[i].Name, DType: outputs[i].DType, Shape: outputs[i].Shape}
 	}
-	metadata := map[string]string{"format": "pt", "coldload.layout": string(layout)}
+	metadata := map[string]string{"format": "pt", packed.LayoutKey: string(layout)}
 	l, err = safetensors.NewLayout(specs, safetensors.WriterOptions{Metadata: metadata, Align: dataAlign})
 	return l, order, err
 }

@@ -413,17 +413,19 @@ func (s *Sink) checkSpace() error {
 	if !ok {
 		return nil
 	}
-	need := s.overhead()
-	for _, sh := range s.shards {
-		need += sh.size
-		if sh.kept {
-			need -= min(allocatedBytes(sh.path), sh.size)
-		}
-	}
-	if need > free {
+	if need := s.missing(); need > free {
 		return &SpaceError{Dir: s.target.partial, Need: need, Free: free}
 	}
 	return nil
+}
+
+// missing is about what the result takes on the disk beyond what is there.
+func (s *Sink) missing() int64 {
+	n := s.overhead()
+	for _, sh := range s.shards {
+		n += sh.size - min(allocatedBytes(sh.path), sh.size)
+	}
+	return n
 }
 
 // overhead is about what index, manifest, journal and the other files take.
@@ -444,10 +446,7 @@ func (s *Sink) full(err error) error {
 	if !isFull(err) {
 		return err
 	}
-	e := &SpaceError{Dir: s.target.partial, Need: s.overhead(), Late: s.state == begun}
-	for _, sh := range s.shards {
-		e.Need += sh.size - min(allocatedBytes(sh.path), sh.size)
-	}
+	e := &SpaceError{Dir: s.target.partial, Need: s.missing(), Late: s.state == begun}
 	free, told := freeBytes(e.Dir)
 	switch e.Free = free; {
 	case told && e.Need > e.Free:
