@@ -36,7 +36,7 @@ func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, er
 	if ck.packed != nil {
 		for _, f := range ck.packed.files {
 			if f.Name != safetensors.IndexName {
-				if err := c.add(ctx, ck.found, f.Name, f.Name, packed.ConfigChange{}); err != nil {
+				if err := c.add(ctx, ck.found, f.Name, f.Name, discover.ConfigChange{}); err != nil {
 					return nil, err
 				}
 			}
@@ -46,7 +46,7 @@ func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, er
 	change := ck.configChange(opt)
 	moved := change.Requantise && slices.ContainsFunc(ck.found.OtherFiles(), isQuantFile)
 	for _, name := range ck.found.OtherFiles() {
-		to, rewrite := name, packed.ConfigChange{}
+		to, rewrite := name, discover.ConfigChange{}
 		switch {
 		case strings.HasSuffix(name, file.JournalSuffix):
 			continue // of a pack into this folder
@@ -71,7 +71,7 @@ func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, er
 func isQuantFile(name string) bool { return slices.Contains(discover.QuantFiles(), name) }
 
 // configChange is what config.json must say of the weights.
-func (ck *Checkpoint) configChange(opt Options) (c packed.ConfigChange) {
+func (ck *Checkpoint) configChange(opt Options) (c discover.ConfigChange) {
 	c.DType = torchNames[opt.DType]
 	q := ck.found.Quant
 	if q == nil || opt.Layout == stages.LayoutRaw {
@@ -100,7 +100,7 @@ func (ck *Checkpoint) scalesDType() stages.DType {
 var torchNames = map[stages.DType]string{safetensors.F16: "float16", safetensors.BF16: "bfloat16", safetensors.F32: "float32"}
 
 // add reads the file once, to know what it will be, and again when it is written: it must be the same then.
-func (c *carriedFiles) add(ctx context.Context, found *discover.Checkpoint, from, to string, change packed.ConfigChange) error {
+func (c *carriedFiles) add(ctx context.Context, found *discover.Checkpoint, from, to string, change discover.ConfigChange) error {
 	content := content{found: found, name: from}
 	if change.Requantise || change.DType != "" {
 		text, err := rewritten(found, from, change)
@@ -127,7 +127,7 @@ func (c *carriedFiles) add(ctx context.Context, found *discover.Checkpoint, from
 	return nil
 }
 
-func rewritten(found *discover.Checkpoint, name string, change packed.ConfigChange) ([]byte, error) {
+func rewritten(found *discover.Checkpoint, name string, change discover.ConfigChange) ([]byte, error) {
 	f, err := found.Open(name)
 	if err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func rewritten(found *discover.Checkpoint, name string, change packed.ConfigChan
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	text, err = packed.RewriteConfig(jsontext.Value(text), change)
+	text, err = discover.RewriteConfig(jsontext.Value(text), change)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

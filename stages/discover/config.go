@@ -41,6 +41,9 @@ const (
 // textSections are where multimodal wrappers keep the config of their language model.
 var textSections = []string{"text_config", "llm_config", "language_config", "thinker_config"}
 
+// dtypeKeys are the names of the dtype of the unquantised weights.
+var dtypeKeys = []string{"dtype", "torch_dtype"}
+
 // expertKeys are the names of the number of routed experts: Mixtral, GPT-OSS and transformers 5; Qwen, Kimi-Linear; DeepSeek, GLM;
 // their imitators; Ernie, Step. They are synonyms: a model that gives two gives the same number.
 var expertKeys = []string{"num_local_experts", "num_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts"}
@@ -170,7 +173,7 @@ func (r *configReader) outsideIn() []*Object {
 
 func (r *configReader) dtype() string {
 	for _, o := range r.outsideIn() {
-		for _, key := range []string{"dtype", "torch_dtype"} {
+		for _, key := range dtypeKeys {
 			if s := r.str(o, key); s != "" {
 				return s
 			}

@@ -33,9 +33,11 @@ func (s *quantSource) where() string {
 	return s.File() + ": " + s.Path()
 }
 
-// quantKeys are where config.json describes the quantisation, and the method if only the place tells it.
-var quantKeys = []struct{ key, inferred string }{
-	{"quantization_config", ""},
+// quantPlace is where config.json describes the quantisation, and the method if only the place tells it.
+type quantPlace struct{ key, inferred string }
+
+var quantKeys = []quantPlace{
+	{quantKey, ""},
 	{"compression_config", "compressed-tensors"},
 	{"quantization", "mlx"},
 }
@@ -90,7 +92,7 @@ func (d *discoverer) configSources(sections []*Object) []quantSource {
 	for _, o := range sections {
 		for _, k := range quantKeys {
 			q, ok, f := o.Object(k.key)
-			if k.key == "quantization_config" {
+			if k.key == quantKey {
 				d.check(f)
 			}
 			if ok {

@@ -1,26 +1,25 @@
-package packed_test
+package discover
 
 import (
 	"testing"
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/stages"
 )
 
 // TestRewriteConfig compares with texts written by hand, white space apart.
 func TestRewriteConfig(t *testing.T) {
-	marlin := packed.ConfigChange{Requantise: true, Layout: stages.LayoutMarlin}
-	dequant := packed.ConfigChange{Requantise: true}
-	bf16 := packed.ConfigChange{DType: "bfloat16"}
-	with := func(c packed.ConfigChange, source, dtype string) packed.ConfigChange {
+	marlin := ConfigChange{Requantise: true, Layout: stages.LayoutMarlin}
+	dequant := ConfigChange{Requantise: true}
+	bf16 := ConfigChange{DType: "bfloat16"}
+	with := func(c ConfigChange, source, dtype string) ConfigChange {
 		c.Source, c.DType = jsontext.Value(source), dtype
 		return c
 	}
 	for _, c := range []struct {
 		name      string
-		change    packed.ConfigChange
+		change    ConfigChange
 		text      string
 		want      string
 		unchanged bool
@@ -57,7 +56,7 @@ func TestRewriteConfig(t *testing.T) {
 		{name: "both", change: with(dequant, "", "float16"), text: `{"dtype":"bfloat16","quantization_config":{}}`, want: `{"dtype":"float16"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := packed.RewriteConfig([]byte(c.text), c.change)
+			got, err := RewriteConfig([]byte(c.text), c.change)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +76,7 @@ func TestRewriteConfig(t *testing.T) {
 		})
 	}
 	for _, bad := range []string{``, `[`, `{"a":`, `{"a":1,"a":2}`, `{"quantization_config":{]}`} {
-		if got, err := packed.RewriteConfig([]byte(bad), marlin); err == nil {
+		if got, err := RewriteConfig([]byte(bad), marlin); err == nil {
 			t.Errorf("%q became %q", bad, got)
 		}
 	}
@@ -88,11 +87,11 @@ func FuzzRewriteConfig(f *testing.F) {
 	f.Add([]byte(`{"quantization_config":{"bits":4},"text_config":{"dtype":"float16"}}`), true, "marlin", "bfloat16")
 	f.Add([]byte(`{}`), false, "", "float32")
 	f.Fuzz(func(t *testing.T, text []byte, requantise bool, layout, dtype string) {
-		c := packed.ConfigChange{Requantise: requantise, DType: dtype}
+		c := ConfigChange{Requantise: requantise, DType: dtype}
 		if layout != "" {
 			c.Layout = stages.LayoutMarlin
 		}
-		once, err := packed.RewriteConfig(text, c)
+		once, err := RewriteConfig(text, c)
 		if err != nil {
 			return
 		}
@@ -100,7 +99,7 @@ func FuzzRewriteConfig(f *testing.F) {
 			t.Errorf("%q became %q, which is no JSON", text, once)
 		}
 		c.Requantise = false // it nests
-		if twice, err := packed.RewriteConfig(once, c); err != nil || dtype == "bfloat16" && string(twice) != string(once) {
+		if twice, err := RewriteConfig(once, c); err != nil || dtype == "bfloat16" && string(twice) != string(once) {
 			t.Errorf("%q, then %q (%v)", once, twice, err)
 		}
 	})

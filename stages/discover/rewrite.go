@@ -1,7 +1,6 @@
-package packed
+package discover
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 
@@ -25,13 +24,14 @@ type ConfigChange struct {
 	DType string
 }
 
-// Where config.json describes the quantisation, and where a wrapper keeps the config of its language model.
-var (
-	quantKeys    = []string{"quantization_config", "compression_config", "quantization"}
-	textSections = []string{"text_config", "llm_config", "language_config", "thinker_config"}
-	dtypeKeys    = []string{"dtype", "torch_dtype"}
-	torchDTypes  = []string{"float64", "float32", "float16", "bfloat16"}
-)
+var torchDTypes = []string{"float64", "float32", "float16", "bfloat16"}
+
+// quantKey is where config.json describes the quantisation in the first place.
+const quantKey = "quantization_config"
+
+func isQuantKey(key string) bool {
+	return slices.ContainsFunc(quantKeys, func(k quantPlace) bool { return k.key == key })
+}
 
 // RewriteConfig is config.json after the change: the same members in the same order, numbers as written, indented by two. A text that
 // needs no change is returned as it is.
@@ -42,39 +42,31 @@ func RewriteConfig(text []byte, c ConfigChange) ([]byte, error) {
 		return nil, err
 	}
 	if c.Requantise && c.Layout != "" && !r.replaced && len(c.Source) > 0 {
-		doc = append(doc, member{quantKeys[0], r.quantisation(c.Source)})
+		doc = append(doc, Member{quantKey, r.quantisation(c.Source)})
 		r.changed = true
 	}
 	if c.DType != "" && !r.typed {
-		doc = append(doc, member{"torch_dtype", quoted(c.DType)})
+		doc = append(doc, Member{"torch_dtype", quoted(c.DType)})
 		r.changed = true
 	}
 	if !r.changed {
 		return text, nil
 	}
-	v := doc.value()
+	v := textOf(doc)
 	if err := v.Indent(jsontext.PreserveRawStrings(true), jsontext.WithIndent("  ")); err != nil {
 		return nil, err
 	}
 	return append(v, '\n'), nil
 }
 
-// member is a name and a value of a JSON object.
-type member struct {
-	key   string
-	value jsontext.Value
-}
-
-type object []member
-
-// value is the text of the object.
-func (o object) value() jsontext.Value {
+// textOf is the text of an object.
+func textOf(members []Member) jsontext.Value {
 	b := []byte{'{'}
-	for i, m := range o {
+	for i, m := range members {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(append(append(b, quoted(m.key)...), ':'), m.value...)
+		b = append(append(append(b, quoted(m.Key)...), ':'), m.Value...)
 	}
 	return append(b, '}')
 }
@@ -94,25 +86,26 @@ type rewriter struct {
 const mostDepth = 4
 
 // object rewrites a JSON object. text tells whether it is the document or a section about the language model.
-func (r *rewriter) object(raw jsontext.Value, text bool, depth int) (object, error) {
-	members, err := split(raw)
-	if err != nil {
+func (r *rewriter) object(raw jsontext.Value, text bool, depth int) ([]Member, error) {
+	o := Object{raw: raw}
+	if err := o.split(); err != nil {
 		return nil, err
 	}
+	members := o.members
 	if text && r.change.Requantise {
 		members = r.requantise(members)
 	}
 	for i := range members {
 		m := &members[i]
 		switch {
-		case m.value.Kind() == '{' && !slices.Contains(quantKeys, m.key) && depth < mostDepth:
+		case m.Value.Kind() == '{' && !isQuantKey(m.Key) && depth < mostDepth:
 			if err := r.section(m, text, depth+1); err != nil {
 				return nil, err
 			}
-		case r.change.DType != "" && slices.Contains(dtypeKeys, m.key) && isTorchDType(m.value):
+		case r.change.DType != "" && slices.Contains(dtypeKeys, m.Key) && isTorchDType(m.Value):
 			r.typed = r.typed || text
-			if want := quoted(r.change.DType); string(m.value) != string(want) {
-				m.value, r.changed = want, true
+			if want := quoted(r.change.DType); string(m.Value) != string(want) {
+				m.Value, r.changed = want, true
 			}
 		}
 	}
@@ -120,12 +113,12 @@ func (r *rewriter) object(raw jsontext.Value, text bool, depth int) (object, err
 }
 
 // section rewrites a member that is an object. One that needs no change keeps its text.
-func (r *rewriter) section(m *member, text bool, depth int) error {
+func (r *rewriter) section(m *Member, text bool, depth int) error {
 	before := r.changed
 	r.changed = false
-	o, err := r.object(m.value, text && slices.Contains(textSections, m.key), depth)
+	o, err := r.object(m.Value, text && slices.Contains(textSections, m.Key), depth)
 	if err == nil && r.changed {
-		m.value = o.value()
+		m.Value = textOf(o)
 	}
 	r.changed = r.changed || before
 	return err
@@ -137,19 +130,19 @@ func isTorchDType(v jsontext.Value) bool {
 }
 
 // requantise takes out what describes the quantisation: the first such member makes room for ours.
-func (r *rewriter) requantise(members object) object {
+func (r *rewriter) requantise(members []Member) []Member {
 	kept := members[:0]
 	done := false
 	for _, m := range members {
 		switch {
-		case m.key == quantKeys[0] && m.value.Kind() != '{': // a null, which describes nothing
+		case m.Key == quantKey && m.Value.Kind() != '{': // a null, which describes nothing
 			r.changed = true
 			continue
-		case !slices.Contains(quantKeys, m.key) || m.value.Kind() != '{':
+		case !isQuantKey(m.Key) || m.Value.Kind() != '{':
 			kept = append(kept, m)
 			continue
 		case r.change.Layout != "" && !done:
-			kept = append(kept, member{quantKeys[0], r.quantisation(m.value)})
+			kept = append(kept, Member{quantKey, r.quantisation(m.Value)})
 		}
 		done, r.replaced, r.changed = true, true, true
 	}
@@ -157,31 +150,7 @@ func (r *rewriter) requantise(members object) object {
 }
 
 func (r *rewriter) quantisation(source jsontext.Value) jsontext.Value {
-	return object{
+	return textOf([]Member{
 		{"quant_method", quoted("coldload")}, {"coldload_layout", quoted(string(r.change.Layout))}, {"source", source},
-	}.value()
-}
-
-// split reads the members of an object, in order. Their values are parts of raw.
-func split(raw jsontext.Value) (object, error) {
-	dec := jsontext.NewDecoder(bytes.NewReader(raw))
-	if _, err := dec.ReadToken(); err != nil {
-		return nil, err
-	}
-	var o object
-	for dec.PeekKind() != '}' {
-		key, err := dec.ReadToken()
-		if err != nil {
-			return nil, err
-		}
-		name := key.String()
-		value, err := dec.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		end := int(dec.InputOffset())
-		o = append(o, member{name, raw[end-len(value) : end : end]})
-	}
-	_, err := dec.ReadToken()
-	return o, err
+	})
 }
