@@ -32,7 +32,7 @@ func BenchmarkGPTQDequant(b *testing.B) {
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			c := randomCase(rand.New(rand.NewPCG(1, 1)), x.l, k, n)
-			j, _ := gptqJob(n, k*x.to.Bits()/8, 0, c.sources(safetensors.F16)...)
+			j, _ := sources.Job(n, k*x.to.Bits()/8, 0, c.sources(safetensors.F16)...)
 			op := c.op(b, safetensors.F16, x.to)
 			b.ReportAllocs()
 			b.SetBytes(int64(len(j.Dst)))
@@ -63,7 +63,7 @@ func BenchmarkGPTQChecks(b *testing.B) {
 		src []byte
 	}{{CheckZeros(PackConstant(4, false, 7), ""), src[2]}, {CheckZeroFields(4, c.Groups), src[2]}, {CheckFinite(safetensors.F16), src[1]}} {
 		b.Run(fmt.Sprint(x.op), func(b *testing.B) {
-			j, _ := gptqJob(0, 0, 0, x.src)
+			j, _ := sources.Job(0, 0, 0, x.src)
 			b.SetBytes(int64(len(x.src)))
 			for b.Loop() {
 				if err := x.op.Run(j); err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -62,7 +63,7 @@ func TestChecks(t *testing.T) {
 		{op: CheckZeroFields(3, 1), src: [][]byte{zeros(3, 7, 1)}, says: "group 0 near output 0 is stored as 7"},
 		{op: CheckZeroFields(8, 1), src: [][]byte{int32s(0x00FF0000)}, says: "near output 0 is stored as 255|at most 254"},
 	} {
-		j, _ := gptqJob(0, 0, 0, x.src...)
+		j, _ := sources.Job(0, 0, 0, x.src...)
 		var warned string
 		j.Warn = func(format string, args ...any) { warned += fmt.Sprintf(format, args...) }
 		err := x.op.Run(j)
@@ -92,7 +93,7 @@ func TestChecksCountTheirInputs(t *testing.T) {
 	} {
 		for count := range 4 {
 			src := [][]byte{good, good, good}[:count]
-			j, _ := gptqJob(0, 0, 0, src...)
+			j, _ := sources.Job(0, 0, 0, src...)
 			if err := op.Run(j); (err == nil) != (count == n) {
 				t.Errorf("%s with %d inputs: %v", op, count, err)
 			}
@@ -101,7 +102,7 @@ func TestChecksCountTheirInputs(t *testing.T) {
 			}
 		}
 	}
-	j, _ := gptqJob(0, 0, 0, good)
+	j, _ := sources.Job(0, 0, 0, good)
 	if err := CheckZeroFields(4, 3).Run(j); err == nil {
 		t.Error("8 bytes are no 3 rows")
 	}
@@ -116,7 +117,7 @@ func FuzzPackConstant(f *testing.F) {
 		for i := range codes {
 			codes[i] = v & (1<<b - 1)
 		}
-		if got, want := PackConstant(b, planar, codes[0]), packAlong(codes, b, planar); fmt.Sprint(got) != fmt.Sprint(want) {
+		if got, want := PackConstant(b, planar, codes[0]), optest.PackAlong(codes, b, planar); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%d bits, planar %v, %d: %08X, want %08X", b, planar, codes[0], got, want)
 		}
 	})
@@ -131,7 +132,7 @@ func TestZeroRows(t *testing.T) {
 			for i := range codes {
 				codes[i] = r.Uint32N(1 << bits)
 			}
-			row := zeroRow{b: packColumns(codes, 96, bits, planar), bits: bits, planes: planesOf(bits, planar)}
+			row := zeroRow{b: optest.PackColumns(codes, 96, bits, planar), bits: bits, planes: planesOf(bits, planar)}
 			for i, code := range codes {
 				if got := row.field(i); got != int(code) {
 					t.Fatalf("%d bits, planar %v: field %d is %d, want %d", bits, planar, i, got, code)

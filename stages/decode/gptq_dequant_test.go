@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -22,7 +23,7 @@ const vectorK, vectorN = 128, 256
 func vectorCodes(bits int) []uint32 {
 	q := make([]uint32, vectorK*vectorN)
 	for i := range q {
-		q[i] = gptqHash(uint32(i/vectorN), uint32(i%vectorN)) & (1<<bits - 1)
+		q[i] = optest.Hash(uint32(i/vectorN), uint32(i%vectorN)) & (1<<bits - 1)
 	}
 	return q
 }
@@ -45,11 +46,11 @@ func TestGoldenCodesDecode(t *testing.T) {
 		{7, true, 0x474BE31D, "8f02093c727dfa7f"},
 	} {
 		codes := vectorCodes(g.bits)
-		wantGolden(t, fmt.Sprintf("%d bits, planar %v", g.bits, g.planar), packRows(codes, vectorN, g.bits, g.planar), g.crc, g.sha)
+		optest.WantGolden(t, fmt.Sprintf("%d bits, planar %v", g.bits, g.planar), optest.PackRows(codes, vectorN, g.bits, g.planar), g.crc, g.sha)
 		for _, symmetric := range []bool{true, false} {
 			c := &gptqCase{GPTQLayout: GPTQLayout{Bits: g.bits, Planar: g.planar, Symmetric: symmetric, Group: 32, Groups: 4}, n: vectorN, codes: codes}
 			for i := range c.Groups * c.n {
-				f := gptqHash(1000+uint32(i/c.n), uint32(i%c.n)) & (1<<g.bits - 1)
+				f := optest.Hash(1000+uint32(i/c.n), uint32(i%c.n)) & (1<<g.bits - 1)
 				z := int(f)
 				if symmetric {
 					z = 1 << (g.bits - 1)
@@ -68,15 +69,15 @@ func TestGoldenCodesDecode(t *testing.T) {
 func TestGoldenZeros(t *testing.T) {
 	z := make([]uint32, 4*vectorN)
 	for i := range z {
-		z[i] = 1 + gptqHash(1000+uint32(i/vectorN), uint32(i%vectorN))%15
+		z[i] = 1 + optest.Hash(1000+uint32(i/vectorN), uint32(i%vectorN))%15
 	}
-	v2 := packColumns(z, vectorN, 4, false)
-	wantGolden(t, "v2", v2, 0xA7F6DFCA, "e187898cd7151a92")
+	v2 := optest.PackColumns(z, vectorN, 4, false)
+	optest.WantGolden(t, "v2", v2, 0xA7F6DFCA, "e187898cd7151a92")
 	for i := range z {
 		z[i]--
 	}
-	v1 := packColumns(z, vectorN, 4, false)
-	wantGolden(t, "v1", v1, 0x0DD92FEA, "74250a509df5804e")
+	v1 := optest.PackColumns(z, vectorN, 4, false)
+	optest.WantGolden(t, "v1", v1, 0x0DD92FEA, "74250a509df5804e")
 	c := randomCase(rand.New(rand.NewPCG(1, 1)), GPTQLayout{Bits: 4, Group: 32, ZeroBias: 1}, vectorK, vectorN)
 	for i := range z {
 		c.zeros[i] = int(z[i]) + 1
@@ -85,7 +86,7 @@ func TestGoldenZeros(t *testing.T) {
 		c.ZeroBias = bias
 		src := c.sources(safetensors.F16)
 		src[2] = qzeros
-		wantRows(t, c.op(t, safetensors.F16, safetensors.F32), c.n, c.weights(safetensors.F32), src...)
+		sources.WantRows(t, c.op(t, safetensors.F16, safetensors.F32), c.n, c.weights(safetensors.F32), src...)
 	}
 }
 
@@ -111,7 +112,7 @@ func TestWorkedPacking(t *testing.T) {
 		{3, true, cycle(8), []uint32{0xE4E4E4E4, 0xE4E4E4E4, 0xF0F0F0F0}},
 		{5, true, cycle(32), []uint32{0x76543210, 0xFEDCBA98, 0x76543210, 0xFEDCBA98, 0xFFFF0000}},
 	} {
-		if got := packAlong(w.codes, w.bits, w.planar); !slices.Equal(got, w.words) {
+		if got := optest.PackAlong(w.codes, w.bits, w.planar); !slices.Equal(got, w.words) {
 			t.Errorf("%d bits, planar %v: %08X, want %08X", w.bits, w.planar, got, w.words)
 		}
 		row := zeroRow{bits: w.bits, planes: planesOf(w.bits, w.planar)}
@@ -172,7 +173,7 @@ func TestWorkedDequant(t *testing.T) {
 		safetensors.F16:  {0xDF, 0xAB},
 		safetensors.BF16: {0x7C, 0xBD},
 	} {
-		j, _ := gptqJob(8, 32*len(want), 0, c.sources(safetensors.F16)...)
+		j, _ := sources.Job(8, 32*len(want), 0, c.sources(safetensors.F16)...)
 		if err := c.op(t, safetensors.F16, to).Run(j); err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +226,7 @@ func TestWrappedZeros(t *testing.T) {
 // run runs the Op on the module.
 func (c *gptqCase) run(t *testing.T, to stages.DType) error {
 	t.Helper()
-	j, _ := gptqJob(c.n, len(c.codes)/c.n*to.Bits()/8, 0, c.sources(safetensors.F32)...)
+	j, _ := sources.Job(c.n, len(c.codes)/c.n*to.Bits()/8, 0, c.sources(safetensors.F32)...)
 	op, err := GPTQDequant(c.GPTQLayout, safetensors.F32, to)
 	if err != nil {
 		t.Fatal(err)
@@ -363,31 +364,9 @@ func TestDequantRefusesWrongSizes(t *testing.T) {
 	} {
 		c := randomCase(r, l, 64, 32)
 		op, good := c.op(t, safetensors.F16, safetensors.BF16), c.sources(safetensors.F16)
-		try := func(what string, rows, rowBytes int, src ...[]byte) {
-			t.Helper()
-			j, frame := gptqJob(rows, rowBytes, 0, src...)
-			if err := op.Run(j); err == nil {
-				t.Errorf("%s: %s: no error", op, what)
-			}
-			if bytes.Count(frame, []byte{canary}) != len(frame) {
-				t.Errorf("%s: %s: wrote something", op, what)
-			}
-		}
-		for i := range good {
-			for _, by := range []int{-4, -1, 1, 4} {
-				src := slices.Clone(good)
-				src[i] = append(slices.Clone(src[i]), 0, 0, 0, 0)[:len(src[i])+by]
-				try(fmt.Sprintf("input %d by %d", i, by), 32, 128, src...)
-			}
-			src := slices.Clone(good)
-			src[i] = nil
-			try(fmt.Sprintf("input %d empty", i), 32, 128, src...)
-		}
-		try("no inputs", 32, 128)
-		try("an input too few", 32, 128, good[:len(good)-1]...)
-		try("an input too many", 32, 128, append(slices.Clone(good), good[0])...)
+		sources.RefusesSources(t, op, 32, 128, good...)
 		for _, s := range [][2]int{{31, 128}, {33, 128}, {0, 128}, {32, 0}, {32, 127}, {32, 129}, {32, 126}, {32, 64}, {16, 256}, {-1, 128}} {
-			try(fmt.Sprintf("%d rows of %d", s[0], s[1]), s[0], s[1], good...)
+			sources.Refuses(t, op, fmt.Sprintf("%d rows of %d", s[0], s[1]), s[0], s[1], good...)
 		}
 	}
 }
@@ -397,7 +376,7 @@ func TestPlanarColumnsFillBlocks(t *testing.T) {
 	c := randomCase(rand.New(rand.NewPCG(6, 7)), GPTQLayout{Bits: 6, Planar: true, Group: 32}, 32, 32)
 	src := c.sources(safetensors.F16)
 	src[0], src[1], src[2] = src[0][:len(src[0])/2], src[1][:len(src[1])/2], src[2][:len(src[2])/2]
-	j, _ := gptqJob(16, 64, 0, src...)
+	j, _ := sources.Job(16, 64, 0, src...)
 	if err := c.op(t, safetensors.F16, safetensors.BF16).Run(j); err == nil {
 		t.Error("16 columns were decoded")
 	}
@@ -427,7 +406,7 @@ func TestDequantAllocations(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
 	for _, n := range []int{32, 512} {
 		c := randomCase(r, GPTQLayout{Bits: 4, Group: 32, ZeroBias: 1, ActOrder: true}, 128, n)
-		j, _ := gptqJob(n, 256, 0, c.sources(safetensors.F16)...)
+		j, _ := sources.Job(n, 256, 0, c.sources(safetensors.F16)...)
 		op := c.op(t, safetensors.F16, safetensors.BF16)
 		if a := testing.AllocsPerRun(10, func() {
 			if err := op.Run(j); err != nil {
@@ -459,7 +438,7 @@ func FuzzDequantBytes(f *testing.F) {
 		l := all[int(which)%len(all)]
 		l.WrapZeros = wraps
 		c := randomCase(rand.New(rand.NewPCG(9, 9)), l, 32, 32)
-		j, _ := gptqJob(c.n, 64, 0, c.sources(safetensors.F16)...)
+		j, _ := sources.Job(c.n, 64, 0, c.sources(safetensors.F16)...)
 		for i := range data {
 			s := j.Src[1+i%(len(j.Src)-1)]
 			s[i*7%len(s)] ^= data[i]

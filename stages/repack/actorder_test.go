@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -18,7 +19,7 @@ func TestActOrderIsTheFormula(t *testing.T) {
 			k, n, groups := s[0], s[1], s[2]
 			codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, groups)
 			want := slowMarlin(permuteRows(codes, n, slowPerm(g)), n, bits)
-			wantOp(t, mustOp(t)(GPTQMarlinActOrder(bits, groups)), k/16, want, packRows(codes, n, bits), gptqInts(g))
+			sources.WantRows(t, mustOp(t)(GPTQMarlinActOrder(bits, groups)), k/16, want, optest.PackRows(codes, n, bits, false), gptqInts(g))
 		}
 	}
 }
@@ -30,7 +31,7 @@ func TestActOrderOfATrivialOrder(t *testing.T) {
 	for k := range g {
 		g[k] = int32(k / 16)
 	}
-	wantOp(t, mustOp(t)(GPTQMarlinActOrder(4, 4)), 4, slowMarlin(codes, 64, 4), packRows(codes, 64, 4), gptqInts(g))
+	sources.WantRows(t, mustOp(t)(GPTQMarlinActOrder(4, 4)), 4, slowMarlin(codes, 64, 4), optest.PackRows(codes, 64, 4, false), gptqInts(g))
 }
 
 func TestSortedOutputs(t *testing.T) {
@@ -40,8 +41,8 @@ func TestSortedOutputs(t *testing.T) {
 		perm := slowPerm(g)
 		sorted := slices.Clone(g)
 		slices.Sort(sorted)
-		wantOp(t, SortIndices(s[1]), 1, gptqInts(perm), gptqInts(g))
-		wantOp(t, SortedGroups(s[1]), 1, gptqInts(sorted), gptqInts(g))
+		sources.WantRows(t, SortIndices(s[1]), 1, gptqInts(perm), gptqInts(g))
+		sources.WantRows(t, SortedGroups(s[1]), 1, gptqInts(sorted), gptqInts(g))
 	}
 	for _, op := range []stages.Op{SortIndices(2), SortedGroups(2)} {
 		refusesSizes(t, op, 1, 128, gptqInts(balancedGroups(r, 32, 2)))
@@ -59,9 +60,9 @@ func TestActOrderNeedsGroupsOfOneSize(t *testing.T) {
 			if !withWeight {
 				src = src[1:]
 			}
-			j, frame := gptqJob(rows, rowBytes, 0, src...)
+			j, frame := sources.Job(rows, rowBytes, 0, src...)
 			err := op.Run(j)
-			if err != nil && slices.ContainsFunc(frame, func(b byte) bool { return b != gptqCanary }) {
+			if err != nil && slices.ContainsFunc(frame, func(b byte) bool { return b != optest.Canary }) {
 				t.Errorf("%s: wrote before it failed", op)
 			}
 			if de, ok := errors.AsType[*stages.DataError](err); ok && de.Tensor != j.Inputs[len(src)-1].Tensor {
@@ -106,7 +107,7 @@ func TestActOrderNeedsGroupsOfOneSize(t *testing.T) {
 
 // TestGroupsThatDoNotDivide: K is no multiple of the number of groups, so they cannot be of one size.
 func TestGroupsThatDoNotDivide(t *testing.T) {
-	j, _ := gptqJob(1, 128, 0, gptqInts(make([]int32, 32)))
+	j, _ := sources.Job(1, 128, 0, gptqInts(make([]int32, 32)))
 	if err := SortIndices(3).Run(j); err == nil {
 		t.Error("32 features in 3 groups of one size")
 	}
@@ -118,9 +119,9 @@ func TestActOrderAllocations(t *testing.T) {
 	for _, bits := range []int{4, 8} {
 		for _, n := range []int{64, 1024} {
 			g := gptqInts(balancedGroups(r, 128, 4))
-			marlin, _ := gptqJob(8, n*bits*2, 0, make([]byte, 128*n*bits/8), g)
-			exllama, _ := gptqJob(4*bits, 4*n, 0, make([]byte, 128*n*bits/8), g)
-			sorted, _ := gptqJob(1, 512, 0, g)
+			marlin, _ := sources.Job(8, n*bits*2, 0, make([]byte, 128*n*bits/8), g)
+			exllama, _ := sources.Job(4*bits, 4*n, 0, make([]byte, 128*n*bits/8), g)
+			sorted, _ := sources.Job(1, 512, 0, g)
 			for op, j := range map[stages.Op]*stages.Job{
 				mustOp(t)(GPTQMarlinActOrder(bits, 4)): marlin, mustOp(t)(GPTQExllama(bits, 4)): exllama, SortIndices(4): sorted, SortedGroups(4): sorted,
 			} {
@@ -148,9 +149,9 @@ func FuzzActOrder(f *testing.F) {
 		count := 1 << (groups % 5)
 		codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, count)
 		ordered := permuteRows(codes, n, slowPerm(g))
-		q, idx := packRows(codes, n, bits), gptqInts(g)
-		wantOp(t, mustOp(t)(GPTQMarlinActOrder(bits, count)), k/16, slowMarlin(ordered, n, bits), q, idx)
-		wantOp(t, mustOp(t)(GPTQExllama(bits, count)), k*bits/32, slowExllama(ordered, n, bits), q, idx)
+		q, idx := optest.PackRows(codes, n, bits, false), gptqInts(g)
+		sources.WantRows(t, mustOp(t)(GPTQMarlinActOrder(bits, count)), k/16, slowMarlin(ordered, n, bits), q, idx)
+		sources.WantRows(t, mustOp(t)(GPTQExllama(bits, count)), k*bits/32, slowExllama(ordered, n, bits), q, idx)
 	})
 }
 
@@ -162,7 +163,7 @@ func FuzzGIdx(f *testing.F) {
 		if groups == 0 || len(idx)%4 != 0 {
 			t.Skip()
 		}
-		j, _ := gptqJob(1, len(idx), 0, idx)
+		j, _ := sources.Job(1, len(idx), 0, idx)
 		if err := SortIndices(int(groups)).Run(j); err != nil {
 			return
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/coldload/coldload/internal/optest"
 )
 
 func TestExllamaEveryWidth(t *testing.T) {
@@ -12,14 +14,14 @@ func TestExllamaEveryWidth(t *testing.T) {
 		for _, s := range [][2]int{{32, 1}, {32, 8}, {64, 3}, {96, 40}, {128, 64}} {
 			k, n := s[0], s[1]
 			codes := codesOf(r, k, n, bits)
-			q := packRows(codes, n, bits)
-			wantOp(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), q)
+			q := optest.PackRows(codes, n, bits, false)
+			sources.WantRows(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), q)
 			if bits == 3 {
 				continue
 			}
 			g := balancedGroups(r, k, 4)
 			ordered := permuteRows(codes, n, slowPerm(g))
-			wantOp(t, mustOp(t)(GPTQExllama(bits, 4)), k*bits/32, slowExllama(ordered, n, bits), q, gptqInts(g))
+			sources.WantRows(t, mustOp(t)(GPTQExllama(bits, 4)), k*bits/32, slowExllama(ordered, n, bits), q, gptqInts(g))
 		}
 	}
 }
@@ -35,17 +37,17 @@ func TestExllamaRefuses(t *testing.T) {
 		t.Errorf("act-order: %s", op)
 	}
 	for _, bits := range []int{2, 3, 4, 8} {
-		q := packRows(codesOf(r, 64, 8, bits), 8, bits)
+		q := optest.PackRows(codesOf(r, 64, 8, bits), 8, bits, false)
 		refusesSizes(t, mustOp(t)(GPTQExllama(bits, 0)), 2*bits, 32, q)
 		if bits != 3 {
 			refusesSizes(t, mustOp(t)(GPTQExllama(bits, 2)), 2*bits, 32, q, gptqInts(balancedGroups(r, 64, 2)))
 		}
 	}
-	j, _ := gptqJob(4, 32, 0, make([]byte, 128))
+	j, _ := sources.Job(4, 32, 0, make([]byte, 128))
 	if err := mustOp(t)(GPTQExllama(3, 0)).Run(j); err == nil {
 		t.Error("four rows of 3-bit codes are no whole blocks")
 	}
-	j, _ = gptqJob(3, 6, 0, make([]byte, 18)) // no whole words
+	j, _ = sources.Job(3, 6, 0, make([]byte, 18)) // no whole words
 	if err := mustOp(t)(GPTQExllama(4, 0)).Run(j); err == nil {
 		t.Error("rows of 6 bytes are no whole words")
 	}
@@ -53,7 +55,7 @@ func TestExllamaRefuses(t *testing.T) {
 
 func TestExllamaDoesNotAllocate(t *testing.T) {
 	for _, bits := range []int{2, 3, 4, 8} {
-		j, _ := gptqJob(2*bits, 256, 0, make([]byte, 2*bits*256))
+		j, _ := sources.Job(2*bits, 256, 0, make([]byte, 2*bits*256))
 		op := mustOp(t)(GPTQExllama(bits, 0))
 		if n := testing.AllocsPerRun(20, func() {
 			if err := op.Run(j); err != nil {
@@ -71,7 +73,7 @@ func FuzzExllama(f *testing.F) {
 		bits := []int{2, 3, 4, 8}[which%4]
 		k, n := 32*int(blocks%3+1), int(cols%70+1)
 		codes := codesOf(rand.New(rand.NewPCG(seed, 0)), k, n, bits)
-		wantOp(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), packRows(codes, n, bits))
+		sources.WantRows(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), optest.PackRows(codes, n, bits, false))
 	})
 }
 

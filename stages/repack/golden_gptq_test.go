@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+
+	"github.com/coldload/coldload/internal/optest"
 )
 
 func TestGoldenGPTQCodes(t *testing.T) {
@@ -17,7 +19,7 @@ func TestGoldenGPTQCodes(t *testing.T) {
 		{4, 0xF1295A29, "1a2d7c4042e8a2f8"},
 		{8, 0x5ABC376D, "8d96db5fcc14c1d0"},
 	} {
-		wantGolden(t, "qweight", packRows(vectorCodes(g.bits), vectorN, g.bits), g.crc, g.sha)
+		optest.WantGolden(t, "qweight", optest.PackRows(vectorCodes(g.bits), vectorN, g.bits, false), g.crc, g.sha)
 	}
 }
 
@@ -30,12 +32,12 @@ func TestGoldenMarlin(t *testing.T) {
 		4: {golden{0x6E3F22E3, "7fcf76c26945d29e"}, golden{0x500D3912, "f97ebc455da2cde5"}},
 		8: {golden{0x231479A8, "322e1252971ad632"}, golden{0xE36427F3, "4a63025834c195de"}},
 	} {
-		q := packRows(vectorCodes(bits), vectorN, bits)
+		q := optest.PackRows(vectorCodes(bits), vectorN, bits, false)
 		op := mustOp(t)(GPTQMarlin(bits))
-		wantGolden(t, op.String(), runOp(t, op, vectorK/16, vectorN*bits*2, q), g.plain.crc, g.plain.sha)
+		optest.WantGolden(t, op.String(), runOp(t, op, vectorK/16, vectorN*bits*2, q), g.plain.crc, g.plain.sha)
 		op = mustOp(t)(GPTQMarlinActOrder(bits, vectorK))
 		got := runOp(t, op, vectorK/16, vectorN*bits*2, q, orderOf(vectorPerm()))
-		wantGolden(t, op.String(), got, g.ordered.crc, g.ordered.sha)
+		optest.WantGolden(t, op.String(), got, g.ordered.crc, g.ordered.sha)
 
 		// The core by itself: rows gathered with the order, then repacked.
 		per := 32 / bits
@@ -45,11 +47,11 @@ func TestGoldenMarlin(t *testing.T) {
 			gatherRow(row, q, vectorPerm()[k:k+per], bits)
 			gathered = append(gathered, row...)
 		}
-		if !bytes.Equal(gathered, packRows(permuteRows(vectorCodes(bits), vectorN, vectorPerm()), vectorN, bits)) {
+		if !bytes.Equal(gathered, optest.PackRows(permuteRows(vectorCodes(bits), vectorN, vectorPerm()), vectorN, bits, false)) {
 			t.Errorf("%d bits: gathered rows differ", bits)
 		}
 		op = mustOp(t)(GPTQMarlin(bits))
-		wantGolden(t, "gathered", runOp(t, op, vectorK/16, vectorN*bits*2, gathered), g.ordered.crc, g.ordered.sha)
+		optest.WantGolden(t, "gathered", runOp(t, op, vectorK/16, vectorN*bits*2, gathered), g.ordered.crc, g.ordered.sha)
 	}
 }
 
@@ -59,12 +61,12 @@ func TestGoldenExllama(t *testing.T) {
 		sha string
 	}{4: {0xF896F0FD, "2ab85d2e05bf9799"}, 2: {0x7D04E362, "2a28641c144adee0"}, 3: {0xBF8491E0, "fc6ecb477779bdcb"}} {
 		op := mustOp(t)(GPTQExllama(bits, 0))
-		q := packRows(vectorCodes(bits), vectorN, bits)
-		wantGolden(t, op.String(), runOp(t, op, vectorK*bits/32, 4*vectorN, q), g.crc, g.sha)
+		q := optest.PackRows(vectorCodes(bits), vectorN, bits, false)
+		optest.WantGolden(t, op.String(), runOp(t, op, vectorK*bits/32, 4*vectorN, q), g.crc, g.sha)
 	}
 	op := mustOp(t)(GPTQExllama(4, vectorK))
-	q := packRows(vectorCodes(4), vectorN, 4)
-	wantGolden(t, "after row perm", runOp(t, op, vectorK/8, 4*vectorN, q, orderOf(vectorPerm())), 0x3FC1B99B, "b64737b0735139c3")
+	q := optest.PackRows(vectorCodes(4), vectorN, 4, false)
+	optest.WantGolden(t, "after row perm", runOp(t, op, vectorK/8, 4*vectorN, q, orderOf(vectorPerm())), 0x3FC1B99B, "b64737b0735139c3")
 }
 
 // TestWorkedGPTQExamples has the tiles and words that the description of the layouts works out by hand.
@@ -74,12 +76,12 @@ func TestWorkedGPTQExamples(t *testing.T) {
 		tile[i] = uint32(7*(i/64)+3*(i%64)) & 255
 	}
 	marlin := mustOp(t)(GPTQMarlin(8))
-	got := runOp(t, marlin, 1, 1024, packRows(tile, 64, 8))
+	got := runOp(t, marlin, 1, 1024, optest.PackRows(tile, 64, 8, false))
 	want := gptqBytes([]uint32{0x3F073800, 0x571F5018, 0x6F376830, 0x874F8048, 0x9F679860, 0xB77FB078, 0xCF97C890, 0xE7AFE0A8})
 	if !bytes.HasPrefix(got, want) {
 		t.Errorf("8-bit tile starts %x", got[:32])
 	}
-	wantGolden(t, "8-bit tile", got, 0xD621E6BE, shaOf(got))
+	optest.WantGolden(t, "8-bit tile", got, 0xD621E6BE, shaOf(got))
 
 	for i := range tile {
 		tile[i] &= 15
@@ -88,7 +90,7 @@ func TestWorkedGPTQExamples(t *testing.T) {
 	for k := range reversed {
 		reversed[k] = int32(15 - k)
 	}
-	got = runOp(t, mustOp(t)(GPTQMarlinActOrder(4, 16)), 1, 512, packRows(tile, 64, 4), orderOf(reversed))
+	got = runOp(t, mustOp(t)(GPTQMarlinActOrder(4, 16)), 1, 512, optest.PackRows(tile, 64, 4, false), orderOf(reversed))
 	if !bytes.HasPrefix(got, gptqBytes([]uint32{0x2AA29119, 0x2AA29119, 0x2AA29119, 0x2AA29119})) {
 		t.Errorf("4-bit tile, reversed, starts %x", got[:16])
 	}

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -13,17 +14,17 @@ func TestMarlin8IsTheFormula(t *testing.T) {
 	for _, s := range [][2]int{{16, 64}, {48, 64}, {16, 128}, {64, 192}, {32, 320}} {
 		k, n := s[0], s[1]
 		codes := codesOf(r, k, n, 8)
-		wantOp(t, op, k/16, slowMarlin(codes, n, 8), packRows(codes, n, 8))
+		sources.WantRows(t, op, k/16, slowMarlin(codes, n, 8), optest.PackRows(codes, n, 8, false))
 	}
 }
 
 // TestMarlin8Slices: rows may be repacked in any portions, as the Slabs cut them.
 func TestMarlin8Slices(t *testing.T) {
 	codes := codesOf(rand.New(rand.NewPCG(8, 2)), 64, 128, 8)
-	q, want := packRows(codes, 128, 8), slowMarlin(codes, 128, 8)
+	q, want := optest.PackRows(codes, 128, 8, false), slowMarlin(codes, 128, 8)
 	const row = 128 * 16
 	for i := range 4 {
-		wantOp(t, marlin8Op(t), 1, want[i*row:(i+1)*row], q[i*row:(i+1)*row])
+		sources.WantRows(t, marlin8Op(t), 1, want[i*row:(i+1)*row], q[i*row:(i+1)*row])
 	}
 }
 
@@ -35,11 +36,11 @@ func marlin8Op(tb testing.TB) stages.Op {
 func TestMarlinRefusesWrongSizes(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 3))
 	for _, bits := range []int{4, 8} {
-		q := packRows(codesOf(r, 32, 64, bits), 64, bits)
+		q := optest.PackRows(codesOf(r, 32, 64, bits), 64, bits, false)
 		refusesSizes(t, mustOp(t)(GPTQMarlin(bits)), 2, 64*bits*2, q)
 		refusesSizes(t, mustOp(t)(GPTQMarlinActOrder(bits, 2)), 2, 64*bits*2, q, gptqInts(balancedGroups(r, 32, 2)))
 		// 32 columns are no tile.
-		j, _ := gptqJob(2, 32*bits*2, 0, q[:len(q)/2])
+		j, _ := sources.Job(2, 32*bits*2, 0, q[:len(q)/2])
 		if err := mustOp(t)(GPTQMarlin(bits)).Run(j); err == nil {
 			t.Errorf("%d bits: half a tile was repacked", bits)
 		}
@@ -55,7 +56,7 @@ func TestMarlinRefusesWrongSizes(t *testing.T) {
 }
 
 func TestMarlin8DoesNotAllocate(t *testing.T) {
-	j, _ := gptqJob(4, 16*256, 0, make([]byte, 4*16*256))
+	j, _ := sources.Job(4, 16*256, 0, make([]byte, 4*16*256))
 	op := marlin8Op(t)
 	if n := testing.AllocsPerRun(20, func() {
 		if err := op.Run(j); err != nil {
@@ -71,7 +72,7 @@ func FuzzMarlin8(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, rows, tiles uint8) {
 		k, n := 16*int(rows%4+1), 64*int(tiles%4+1)
 		codes := codesOf(rand.New(rand.NewPCG(seed, 0)), k, n, 8)
-		wantOp(t, marlin8Op(t), k/16, slowMarlin(codes, n, 8), packRows(codes, n, 8))
+		sources.WantRows(t, marlin8Op(t), k/16, slowMarlin(codes, n, 8), optest.PackRows(codes, n, 8, false))
 	})
 }
 

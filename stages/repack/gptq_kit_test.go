@@ -1,25 +1,18 @@
 package repack
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"hash/crc32"
 	"math/rand/v2"
 	"slices"
 	"testing"
 
+	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/stages"
 )
 
 // The slow formulas of the GPTQ layouts, one weight at a time, and what every Op is checked for.
-
-// gptqHash is the generator of the golden vectors.
-func gptqHash(a, b uint32) uint32 {
-	x := a*2654435761 ^ b*2246822519
-	return (x ^ x>>15) * 3266489917 >> 16
-}
 
 const vectorK, vectorN = 128, 256
 
@@ -27,7 +20,7 @@ const vectorK, vectorN = 128, 256
 func vectorCodes(bits int) []uint32 {
 	q := make([]uint32, vectorK*vectorN)
 	for i := range q {
-		q[i] = gptqHash(uint32(i/vectorN), uint32(i%vectorN)) & (1<<bits - 1)
+		q[i] = optest.Hash(uint32(i/vectorN), uint32(i%vectorN)) & (1<<bits - 1)
 	}
 	return q
 }
@@ -64,19 +57,6 @@ func gptqBytes(v []uint32) []byte {
 		b = binary.LittleEndian.AppendUint32(b, x)
 	}
 	return b
-}
-
-// packRows packs codes [K][N] along K: code k of a column at bits [bits*k, bits*k+bits) of its stream of words.
-func packRows(codes []uint32, n, bits int) []byte {
-	k := len(codes) / n
-	w := make([]uint32, k*bits/32*n)
-	for i, code := range codes {
-		for b := range bits {
-			pos := bits*(i/n) + b
-			w[pos/32*n+i%n] |= code >> b & 1 << (pos % 32)
-		}
-	}
-	return gptqBytes(w)
 }
 
 // permuteRows takes row perm[k] for row k; nil keeps the order.
@@ -161,101 +141,23 @@ func codesOf(r *rand.Rand, k, n, bits int) []uint32 {
 	return q
 }
 
-const gptqCanary = 0xA5
+// sources are the inputs of a repacking Op, and one more than it has.
+var sources = optest.Sources{"qweight", "g_idx", "other"}
 
-// wantOp runs op and compares its rows with want. The sources lie at odd addresses and must stay as they are; canaries lie before, behind
-// and between the rows.
-func wantOp(t *testing.T, op stages.Op, rows int, want []byte, src ...[]byte) {
-	t.Helper()
-	rowBytes := len(want) / rows
-	for _, gap := range []int{0, 3, 64} {
-		j, frame := gptqJob(rows, rowBytes, gap, src...)
-		if err := op.Run(j); err != nil {
-			t.Fatalf("%s: %v", op, err)
-		}
-		canaries := 0
-		for at, b := range frame {
-			row, in := (at-1)/j.Stride, (at-1)%j.Stride
-			if at > 0 && row < rows && in < rowBytes {
-				if b != want[row*rowBytes+in] {
-					t.Fatalf("%s, gap %d: row %d, byte %d: %#x, want %#x", op, gap, row, in, b, want[row*rowBytes+in])
-				}
-				continue
-			}
-			canaries++
-			if b != gptqCanary {
-				t.Fatalf("%s, gap %d: wrote outside of its rows, at %d", op, gap, at)
-			}
-		}
-		if canaries < 2 {
-			t.Fatal("no canaries")
-		}
-		for i := range src {
-			if !bytes.Equal(j.Src[i], src[i]) {
-				t.Errorf("%s: source %d was changed", op, i)
-			}
-		}
-	}
-}
-
-// gptqJob is a Job with its destination framed by canaries, at an odd address as its sources are.
-func gptqJob(rows, rowBytes, gap int, src ...[]byte) (j *stages.Job, frame []byte) {
-	j = &stages.Job{Rows: rows, RowBytes: rowBytes, Stride: rowBytes + gap, Warn: func(string, ...any) {}}
-	n := max(0, (rows-1)*j.Stride+rowBytes)
-	frame = bytes.Repeat([]byte{gptqCanary}, n+2)
-	j.Dst = frame[1 : n+1 : n+1]
-	for i, s := range src {
-		j.Src = append(j.Src, append([]byte{0xFF}, s...)[1:])
-		j.Inputs = append(j.Inputs, stages.Input{Tensor: []string{"m.qweight", "m.g_idx", "m.other"}[i], Extent: stages.Extent{Len: int64(len(s))}})
-	}
-	return j, frame
-}
-
-// refusesSizes runs op with every source and the rows one element too long and too short: errors, no panics, and no byte written.
+// refusesSizes runs op with every source and the rows one element too long and too short.
 func refusesSizes(t *testing.T, op stages.Op, rows, rowBytes int, src ...[]byte) {
 	t.Helper()
-	try := func(what string, rows, rowBytes int, src ...[]byte) {
-		t.Helper()
-		j, frame := gptqJob(rows, rowBytes, 0, src...)
-		if err := op.Run(j); err == nil {
-			t.Errorf("%s: %s: no error", op, what)
-		}
-		if bytes.Count(frame, []byte{gptqCanary}) != len(frame) {
-			t.Errorf("%s: %s: wrote something", op, what)
-		}
-	}
-	for i := range src {
-		for _, by := range []int{-4, -1, 1, 4} {
-			other := slices.Clone(src)
-			other[i] = append(slices.Clone(src[i]), make([]byte, 4)...)[:len(src[i])+by]
-			try("source of another size", rows, rowBytes, other...)
-		}
-		other := slices.Clone(src)
-		other[i] = nil
-		try("empty source", rows, rowBytes, other...)
-	}
-	try("no sources", rows, rowBytes)
-	try("a source too few", rows, rowBytes, src[1:]...)
-	try("a source too many", rows, rowBytes, append(slices.Clone(src), src[0])...)
-	try("a row too many", rows+1, rowBytes, src...)
-	try("a row too few", rows-1, rowBytes, src...)
-	try("rows too wide", rows, rowBytes+1, src...)
-	try("rows too narrow", rows, rowBytes-1, src...)
-}
-
-// wantGolden compares data with a line of the table of golden vectors.
-func wantGolden(t *testing.T, what string, data []byte, crc uint32, sha string) {
-	t.Helper()
-	sum := sha256.Sum256(data)
-	if got := crc32.ChecksumIEEE(data); got != crc || hex.EncodeToString(sum[:8]) != sha {
-		t.Errorf("%s: CRC-32 %#08X, SHA-256 %x, want %#08X, %s", what, got, sum[:8], crc, sha)
-	}
+	sources.RefusesSources(t, op, rows, rowBytes, src...)
+	sources.Refuses(t, op, "a row too many", rows+1, rowBytes, src...)
+	sources.Refuses(t, op, "a row too few", rows-1, rowBytes, src...)
+	sources.Refuses(t, op, "rows too wide", rows, rowBytes+1, src...)
+	sources.Refuses(t, op, "rows too narrow", rows, rowBytes-1, src...)
 }
 
 // runOp runs op on whole, contiguous rows.
 func runOp(t *testing.T, op stages.Op, rows, rowBytes int, src ...[]byte) []byte {
 	t.Helper()
-	j, _ := gptqJob(rows, rowBytes, 0, src...)
+	j, _ := sources.Job(rows, rowBytes, 0, src...)
 	if err := op.Run(j); err != nil {
 		t.Fatalf("%s: %v", op, err)
 	}
@@ -276,7 +178,7 @@ func mustOp(tb testing.TB) func(op stages.Op, err error) stages.Op {
 // benchOp measures bytes written per second.
 func benchOp(b *testing.B, op stages.Op, rows, rowBytes int, src ...[]byte) {
 	b.Helper()
-	j, _ := gptqJob(rows, rowBytes, 0, src...)
+	j, _ := sources.Job(rows, rowBytes, 0, src...)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(j.Dst)))
 	for b.Loop() {
