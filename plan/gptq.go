@@ -28,7 +28,7 @@ const (
 type gptqParams struct {
 	bits    int64
 	group   int64 // -1: one group over all of K
-	descAct bool
+	descAct bool  // the input features are sorted by group: in a Spec, because the config says so or the user does
 	sym     bool
 }
 
@@ -38,9 +38,6 @@ type gptqSpec struct {
 	scales stages.DType
 	bias   stages.DType // Invalid for none
 }
-
-// order reports whether the input features are sorted by group: the config says so, or the user does.
-func (s gptqSpec) order() bool { return s.descAct }
 
 // CodeBits and GroupSize make it Quantised.
 func (s gptqSpec) CodeBits() int  { return int(s.bits) }

@@ -22,7 +22,7 @@ type gptqOutputs struct {
 // groups is G.
 func (o *gptqOutputs) groups() int64 { return o.spec.groupsOf(o.m) }
 
-// words is what a Module contributes to a row of packed words of its K, of which there are per in 16 input features.
+// words is what a Module contributes to a row of packed words, in bytes.
 func (o *gptqOutputs) words(m *Module) int64 { return m.N * 4 }
 
 // marlin makes what the Marlin kernels read.
@@ -35,7 +35,7 @@ func (o *gptqOutputs) marlin() string {
 		return reason
 	}
 	op, err := repack.GPTQMarlin(int(o.spec.bits))
-	if o.spec.order() {
+	if o.spec.descAct {
 		op, err = repack.GPTQMarlinActOrder(int(o.spec.bits), int(o.groups()))
 	}
 	if err != nil {
@@ -45,9 +45,9 @@ func (o *gptqOutputs) marlin() string {
 	o.b.Grid(Grid{
 		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
-		Sides: o.orderSides(), Whole: o.spec.order(), Checks: o.checks(true),
+		Sides: o.orderSides(), Whole: o.spec.descAct, Checks: o.checks(true),
 	})
-	if o.spec.order() {
+	if o.spec.descAct {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())), stages.LayoutMarlin)
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())), stages.LayoutMarlin)
 	}
@@ -64,7 +64,7 @@ func (o *gptqOutputs) scalesDType() stages.DType {
 
 // orderSides are the parts that an Op of act-order reads besides the codes.
 func (o *gptqOutputs) orderSides() []int {
-	if o.spec.order() {
+	if o.spec.descAct {
 		return []int{gptqGIdx}
 	}
 	return nil
@@ -143,7 +143,7 @@ func (o *gptqOutputs) checks(balanced bool) []Check {
 
 // orderChecks are those of g_idx.
 func (o *gptqOutputs) orderChecks(balanced bool) (list []Check) {
-	if !o.spec.order() {
+	if !o.spec.descAct {
 		if some, _ := o.gIdx(); some {
 			list = append(list, Check{Part: gptqGIdx, Op: decode.CheckGroupOrder(int(o.spec.span(o.m)))})
 		}
@@ -243,7 +243,7 @@ func (o *gptqOutputs) exllama() string {
 		return reason
 	}
 	groups := 0
-	if o.spec.order() {
+	if o.spec.descAct {
 		groups = int(o.groups())
 	}
 	op, err := repack.GPTQExllama(int(o.spec.bits), groups)
@@ -253,7 +253,7 @@ func (o *gptqOutputs) exllama() string {
 	o.b.Grid(Grid{
 		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutExllama, Kind: stages.KindRepacked,
 		Op: op, Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words,
-		Sides: o.orderSides(), Whole: o.spec.order() || o.spec.bits == 3, Checks: o.checks(true),
+		Sides: o.orderSides(), Whole: o.spec.descAct || o.spec.bits == 3, Checks: o.checks(true),
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutExllama)
 	zeros := stages.LayoutExllamaV2
@@ -261,7 +261,7 @@ func (o *gptqOutputs) exllama() string {
 		zeros = stages.LayoutExllama
 	}
 	o.zeros(zeros, o.zeroChecks(false)) // the kernels do not wrap
-	if o.spec.order() {
+	if o.spec.descAct {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(groups), stages.LayoutExllama)
 	}
 	if o.spec.bias != safetensors.Invalid {
@@ -359,7 +359,7 @@ func (o *gptqOutputs) dequant() string {
 	}
 	layout := decode.GPTQLayout{
 		Bits: int(o.spec.bits), Planar: o.r.planar, ZeroBias: zeroBias, WrapZeros: o.r.wraps, Symmetric: o.spec.sym,
-		ActOrder: o.spec.order(), Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
+		ActOrder: o.spec.descAct, Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
 	}
 	opFor := func(to stages.DType) (stages.Op, error) { return decode.GPTQDequant(layout, o.spec.scales, to) }
 	op, err := opFor(to)

@@ -170,10 +170,15 @@ func (s *Single) fromShapes(in Input, list []int32) {
 	}
 }
 
+// isQuantised tells whether the checkpoint has what marks a quantised module of that name.
+func (c *compiler) isQuantised(base string) bool {
+	return c.reader != nil && c.exists(base+"."+c.reader.Parts()[0])
+}
+
 // addRequested recognises one module: quantised when it has what marks one, else dense.
 func (c *compiler) addRequested(base string) {
 	switch {
-	case c.reader != nil && c.exists(base+"."+c.reader.Parts()[0]):
+	case c.isQuantised(base):
 		c.addModule(base, c.reader.Parts(), c.reader)
 	case c.exists(base + ".weight"):
 		c.addModule(base, dense{}.Parts(), dense{})
@@ -208,10 +213,9 @@ func Linear(in Input, opt Options, name string) Request {
 	c := newCompiler(in, opt)
 	c.openFormat()
 	members := fusedMembers(name)
-	quantised := func(base string) bool { return c.reader != nil && c.exists(base+"."+c.reader.Parts()[0]) }
 	switch {
-	case quantised(name):
-	case len(members) > 0 && quantised(members[0]):
+	case c.isQuantised(name):
+	case len(members) > 0 && c.isQuantised(members[0]):
 		q.Bases = members
 	case c.exists(name + ".weight"):
 	case len(members) > 0:
