@@ -47,6 +47,16 @@ func timed(work func() error) (reading, error) {
 
 // rawRead reads all files into a few buffers.
 func rawRead(s *fileSet, w way) (r reading, err error) {
+	return timedReading(s, w, func(read func(worker int, p piece) ([]byte, error)) error {
+		return onWorkers(w.depth, pieces(s.sizes, w.block), func(worker int, p piece) error {
+			_, err := read(worker, p)
+			return err
+		})
+	})
+}
+
+// timedReading gives the seconds of work, which is given a way to read a piece into the worker's own buffer.
+func timedReading(s *fileSet, w way, work func(read func(worker int, p piece) ([]byte, error)) error) (r reading, err error) {
 	bufs, err := makeBuffers(w.depth, w.block)
 	if err != nil {
 		return r, err
@@ -56,8 +66,9 @@ func rawRead(s *fileSet, w way) (r reading, err error) {
 		return r, errors.Join(err, bufs.free())
 	}
 	r, err = timed(func() error {
-		return onWorkers(w.depth, pieces(s.sizes, w.block), func(worker int, p piece) error {
-			return readPiece(files.files[p.file], bufs[worker].Bytes(), p)
+		return work(func(worker int, p piece) ([]byte, error) {
+			buf := bufs[worker].Bytes()
+			return buf, readPiece(files.files[p.file], buf, p)
 		})
 	})
 	return r, errors.Join(err, files.close(), bufs.free())
@@ -131,26 +142,16 @@ func writeFile(path string, n int64, w way, fill func(worker int, f *os.File, p 
 
 // rawCopy reads all files and writes as many bytes into a new one, both past the page cache: what a disk does when it must do both.
 func rawCopy(s *fileSet, path string, w way) (r reading, err error) {
-	bufs, err := makeBuffers(w.depth, w.block)
-	if err != nil {
-		return r, err
-	}
-	files, err := reopen(s, w.flag())
-	if err != nil {
-		return r, errors.Join(err, bufs.free())
-	}
 	list := pieces(s.sizes, w.block)
-	r, err = timed(func() error {
+	return timedReading(s, w, func(read func(worker int, p piece) ([]byte, error)) error {
 		return writeFile(path, w.block*int64(len(list)), w, func(worker int, f *os.File, p piece) error {
-			buf := bufs[worker].Bytes()
-			if err := readPiece(files.files[list[p.off/w.block].file], buf, list[p.off/w.block]); err != nil {
-				return err
+			buf, err := read(worker, list[p.off/w.block])
+			if err == nil {
+				_, err = f.WriteAt(buf[:p.size], p.off)
 			}
-			_, err := f.WriteAt(buf[:p.size], p.off)
 			return err
 		})
 	})
-	return r, errors.Join(err, files.close(), bufs.free())
 }
 
 // tries is how often each way is tried, and whatever other programs may undo.

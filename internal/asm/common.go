@@ -45,33 +45,26 @@ func plus(base, index Register, off int) Mem {
 
 // bytesTable, wordsTable, dwordsTable and qwordsTable put constants into the object file.
 func bytesTable(name string, v []uint8) Mem {
-	m := GLOBL(name, attr.RODATA|attr.NOPTR)
-	for i, x := range v {
-		DATA(i, U8(x))
-	}
-	return m
+	return table(name, v, func(x uint8) Constant { return U8(x) })
 }
 
 func wordsTable(name string, v []uint16) Mem {
-	m := GLOBL(name, attr.RODATA|attr.NOPTR)
-	for i, x := range v {
-		DATA(2*i, U16(x))
-	}
-	return m
+	return table(name, v, func(x uint16) Constant { return U16(x) })
 }
 
 func dwordsTable(name string, v []uint32) Mem {
-	m := GLOBL(name, attr.RODATA|attr.NOPTR)
-	for i, x := range v {
-		DATA(4*i, U32(x))
-	}
-	return m
+	return table(name, v, func(x uint32) Constant { return U32(x) })
 }
 
 func qwordsTable(name string, v []uint64) Mem {
+	return table(name, v, func(x uint64) Constant { return U64(x) })
+}
+
+func table[T any](name string, v []T, constant func(T) Constant) Mem {
 	m := GLOBL(name, attr.RODATA|attr.NOPTR)
 	for i, x := range v {
-		DATA(8*i, U64(x))
+		c := constant(x)
+		DATA(i*c.Bytes(), c)
 	}
 	return m
 }
