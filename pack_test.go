@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -51,24 +50,6 @@ func mustVerify(t *testing.T, dir, against string) {
 	if res.Outputs == 0 || against != "" && res.Recomputed != res.Outputs {
 		t.Errorf("%d outputs were hashed, %d computed again", res.Outputs, res.Recomputed)
 	}
-}
-
-// tree is every file of a folder.
-func tree(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
-			var data []byte
-			data, err = os.ReadFile(filepath.Join(dir, name))
-			files[name] = string(data)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
 }
 
 func sameTree(t *testing.T, got, want map[string]string) {
@@ -173,7 +154,7 @@ func TestPack(t *testing.T) {
 			got, _ = loadHost(t, second, coldload.Options{})
 			sameOutputs(t, got, want)
 			config, err := os.ReadFile(filepath.Join(dir, "config.json"))
-			if err != nil || tree(t, second)["config.json"] != string(config) {
+			if err != nil || ckpt.Tree(t, second)["config.json"] != string(config) {
 				t.Errorf("config.json changed when packed again: %v", err)
 			}
 		})
@@ -188,12 +169,12 @@ func TestPackIsDeterministic(t *testing.T) {
 	}
 	popt := coldload.PackOptions{ShardSize: 1 << 20, PlainDigests: true, VerifySource: true}
 	first, _ := packTo(t, path, coldload.Options{}, popt)
-	want := tree(t, first)
+	want := ckpt.Tree(t, first)
 	for label, opt := range variants() {
 		t.Run(label, func(t *testing.T) {
 			opt.Budget = max(opt.Budget, 8<<20)
 			dir, _ := packTo(t, path, opt, popt)
-			sameTree(t, tree(t, dir), want)
+			sameTree(t, ckpt.Tree(t, dir), want)
 		})
 	}
 	t.Run("another place", func(t *testing.T) {
@@ -202,7 +183,7 @@ func TestPackIsDeterministic(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir, _ := packTo(t, moved, coldload.Options{}, popt)
-		sameTree(t, tree(t, dir), want)
+		sameTree(t, ckpt.Tree(t, dir), want)
 	})
 }
 
@@ -210,14 +191,14 @@ func TestPackIsDeterministic(t *testing.T) {
 func TestPackedConfig(t *testing.T) {
 	config := func(path string, opt coldload.Options) (o map[string]any, files map[string]string) {
 		dir, _ := packTo(t, path, opt, coldload.PackOptions{})
-		files = tree(t, dir)
+		files = ckpt.Tree(t, dir)
 		if err := json.Unmarshal([]byte(files["config.json"]), &o); err != nil {
 			t.Fatal(err)
 		}
 		return o, files
 	}
 	gptq, plain := fixturePath("gptq_moe_4b_g128_sharded"), fixturePath("plain_bf16_sharded")
-	source := tree(t, gptq)
+	source := ckpt.Tree(t, gptq)
 
 	o, files := config(gptq, coldload.Options{})
 	q, _ := o["quantization_config"].(map[string]any)
@@ -258,7 +239,7 @@ func TestPackedConfig(t *testing.T) {
 	if o, _ = config(unnamed, coldload.Options{Layout: stages.LayoutDequant}); o["torch_dtype"] != "float16" {
 		t.Errorf("dequantised to the dtype of the scales: %v", o["torch_dtype"])
 	}
-	if _, files = config(plain, coldload.Options{}); files["config.json"] != tree(t, plain)["config.json"] {
+	if _, files = config(plain, coldload.Options{}); files["config.json"] != ckpt.Tree(t, plain)["config.json"] {
 		t.Error("what is not quantised has another config")
 	}
 	if o, _ = config(plain, coldload.Options{DType: safetensors.F16}); o["dtype"] != "float16" && o["torch_dtype"] != "float16" {
@@ -273,7 +254,7 @@ func TestPackCarries(t *testing.T) {
 		File("onnx/model.json", []byte("1"))
 	path := b.Write()
 	dir, res := packTo(t, path, coldload.Options{}, coldload.PackOptions{})
-	files := tree(t, dir)
+	files := ckpt.Tree(t, dir)
 	for name, want := range map[string]string{"config.json": `{"model_type": "llama"}`, "tokenizer.json": "tok", "README.md": "# x"} {
 		if files[name] != want {
 			t.Errorf("%s: %q", name, files[name])
@@ -432,7 +413,7 @@ func TestPackResumes(t *testing.T) {
 	}
 	opt := coldload.Options{Budget: 32 << 20}
 	undisturbed, _ := packTo(t, path, opt, coldload.PackOptions{ShardSize: 4 << 20})
-	want := tree(t, undisturbed)
+	want := ckpt.Tree(t, undisturbed)
 	dir := filepath.Join(t.TempDir(), "packed")
 	kept := stopAt(t, path, dir, opt, 0.7).Kept
 	res, err := coldload.Pack(t.Context(), path, dir, opt, coldload.PackOptions{ShardSize: 4 << 20})
@@ -443,7 +424,7 @@ func TestPackResumes(t *testing.T) {
 	if res.Resumed != kept || kept == 0 || float64(read) > 0.45*float64(res.Plan.Summary.BytesIn) {
 		t.Errorf("%d bytes were kept, %d taken over, %d of %d read again", kept, res.Resumed, read, res.Plan.Summary.BytesIn)
 	}
-	sameTree(t, tree(t, dir), want)
+	sameTree(t, ckpt.Tree(t, dir), want)
 	mustVerify(t, dir, path)
 
 	t.Run("sources that changed", func(t *testing.T) {
@@ -463,7 +444,7 @@ func TestPackResumes(t *testing.T) {
 		if !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.Contains(n, "starting afresh") }) {
 			t.Errorf("notes %q", res.Notes)
 		}
-		sameTree(t, tree(t, dir), want)
+		sameTree(t, ckpt.Tree(t, dir), want)
 	})
 }
 
@@ -480,7 +461,7 @@ func TestVerifySource(t *testing.T) {
 		}
 	}
 	sums := map[string]string{}
-	for name, data := range tree(t, src) {
+	for name, data := range ckpt.Tree(t, src) {
 		sum := sha256.Sum256([]byte(data))
 		sums[name] = hex.EncodeToString(sum[:])
 		blob := filepath.Join(repo, "blobs", sums[name])
@@ -497,7 +478,7 @@ func TestVerifySource(t *testing.T) {
 	var manifest struct {
 		Sources []struct{ Name, ETag, SHA256 string }
 	}
-	if err := json.Unmarshal([]byte(tree(t, dir)["coldload.json"]), &manifest); err != nil {
+	if err := json.Unmarshal([]byte(ckpt.Tree(t, dir)["coldload.json"]), &manifest); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range manifest.Sources {
@@ -640,7 +621,7 @@ func TestPackedFolderInTheHub(t *testing.T) {
 	const commit = "0123456789abcdef0123456789abcdef01234567"
 	repo := filepath.Join(cache, "models--org--packed")
 	snapshot := filepath.Join(repo, "snapshots", commit)
-	for name, data := range tree(t, dir) {
+	for name, data := range ckpt.Tree(t, dir) {
 		sum := sha256.Sum256([]byte(data))
 		blob := filepath.Join(repo, "blobs", hex.EncodeToString(sum[:]))
 		link := filepath.Join(snapshot, name)
@@ -665,7 +646,7 @@ func TestPackedFolderInTheHub(t *testing.T) {
 	}
 	outside := filepath.Join(t.TempDir(), "config.json")
 	config := filepath.Join(snapshot, "config.json")
-	if err := errors.Join(os.WriteFile(outside, []byte(tree(t, dir)["config.json"]), 0o600), os.Remove(config), os.Symlink(outside, config)); err != nil {
+	if err := errors.Join(os.WriteFile(outside, []byte(ckpt.Tree(t, dir)["config.json"]), 0o600), os.Remove(config), os.Symlink(outside, config)); err != nil {
 		t.Fatal(err)
 	}
 	res, err := coldload.Verify(t.Context(), snapshot, coldload.VerifyOptions{})
@@ -677,7 +658,7 @@ func TestPackedFolderInTheHub(t *testing.T) {
 // TestVerifyDoesNotBlock: a pipe in place of any file is told, not waited for.
 func TestVerifyDoesNotBlock(t *testing.T) {
 	good, _ := packTo(t, fixturePath("plain_bf16_sharded"), coldload.Options{}, coldload.PackOptions{})
-	for name := range tree(t, good) {
+	for name := range ckpt.Tree(t, good) {
 		dir := filepath.Join(t.TempDir(), "spoilt")
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.CopyFS(dir, os.DirFS(good)), os.Remove(path), syscall.Mkfifo(path, 0o600)); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -27,24 +28,6 @@ func checkpointOf(t *testing.T, o synth.Options) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// files is every file of a folder.
-func files(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
-			var data []byte
-			data, err = os.ReadFile(filepath.Join(dir, name))
-			all[name] = string(data)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
 
 // differing names the files that are not the same in both.
@@ -79,7 +62,7 @@ func TestKilledPack(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	took := time.Since(start)
-	want := files(t, undisturbed)
+	want := ckpt.Tree(t, undisturbed)
 
 	rng := rand.New(rand.NewPCG(uint64(start.UnixNano()), 4))
 	dir := filepath.Join(t.TempDir(), "packed")
@@ -101,7 +84,7 @@ func TestKilledPack(t *testing.T) {
 		if r := command(t, "verify", dir); r.code != exitDone {
 			t.Fatalf("a folder that looks finished is not: %s%s", r.out, r.err)
 		}
-		if d := differing(files(t, dir), want); len(d) > 0 {
+		if d := differing(ckpt.Tree(t, dir), want); len(d) > 0 {
 			t.Errorf("%q differ", d)
 		}
 		if err := os.RemoveAll(dir); err != nil {
@@ -113,7 +96,7 @@ func TestKilledPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := result{out: string(out)}.object(t)
-	if d := differing(files(t, dir), want); len(d) > 0 {
+	if d := differing(ckpt.Tree(t, dir), want); len(d) > 0 {
 		t.Errorf("%q differ after %d kills", d, killed)
 	}
 	entries, err := os.ReadDir(filepath.Dir(dir))

@@ -131,47 +131,37 @@ func TestStdoutGone(t *testing.T) {
 	}
 }
 
-// Half a million tensors: planned and loaded within the memory that the design promises.
-func TestManyTensors(t *testing.T) {
+// peakOfMany runs a command over half a million tensors, which must stay within the memory that the design promises.
+func peakOfMany(t *testing.T, args func(checkpoint string) []string) (o map[string]any) {
+	t.Helper()
 	if testing.Short() || raceEnabled {
 		t.Skip("takes seconds, and the race detector takes memory")
 	}
 	const tensors = 500_000
-	dir := sparse(t, tensors, 300, 512)
-	cmd := program(t, "load", dir, "--to", "discard", "--budget", "16MiB", "--json")
+	cmd := program(t, append(args(sparse(t, tensors, 300, 512)), "--budget", "16MiB", "--json")...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := result{out: string(out)}.object(t)
+	o = result{out: string(out)}.object(t)
 	peak, _ := o["peak_anon_bytes"].(float64)
 	if limit := float64(16<<20 + 64<<20 + 400*tensors); peak == 0 || peak > limit {
 		t.Errorf("peak of %.0f bytes, want at most %.0f", peak, limit)
 	}
+	t.Logf("peak %.0f MB, %v s", peak/1e6, o["seconds"])
+	return o
+}
+
+// Half a million tensors: planned and loaded.
+func TestManyTensors(t *testing.T) {
+	o := peakOfMany(t, func(src string) []string { return []string{"load", src, "--to", "discard"} })
 	if seconds, _ := o["seconds"].(float64); seconds > 20 {
 		t.Errorf("took %.1f s", seconds)
 	}
-	t.Logf("peak %.0f MB, %v s", peak/1e6, o["seconds"])
 }
 
 // Half a million tensors packed: the sink's share of the memory is small too.
 func TestPackManyTensors(t *testing.T) {
-	if testing.Short() || raceEnabled {
-		t.Skip("takes seconds, and the race detector takes memory")
-	}
-	const tensors = 500_000
-	src := sparse(t, tensors, 300, 512)
-	cmd := program(t, "pack", src, filepath.Join(t.TempDir(), "out"), "--budget", "16MiB", "--json")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := result{out: string(out)}.object(t)
-	peak, _ := o["peak_anon_bytes"].(float64)
-	if limit := float64(16<<20 + 64<<20 + 400*tensors); peak == 0 || peak > limit {
-		t.Errorf("peak of %.0f bytes, want at most %.0f", peak, limit)
-	}
-	t.Logf("peak %.0f MB, %v s", peak/1e6, o["seconds"])
+	peakOfMany(t, func(src string) []string { return []string{"pack", src, filepath.Join(t.TempDir(), "out")} })
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -203,7 +204,7 @@ func crashAnywhere(t *testing.T, outputs []stages.Output, named int64, step int)
 					if err := pack(t.Context(), s, outputs); err != nil && !errors.Is(err, ErrAlreadyDone) {
 						t.Error(err)
 					}
-					if err := same(tree(t, d), want); err != nil {
+					if err := same(ckpt.Tree(t, d), want); err != nil {
 						t.Error(err)
 					}
 					alone(t, d)
@@ -220,13 +221,13 @@ func crashAnywhere(t *testing.T, outputs []stages.Output, named int64, step int)
 func sound(t *testing.T, dir string, replace bool, want, old map[string]string) {
 	t.Helper()
 	if _, err := os.Stat(dir); err == nil {
-		got := tree(t, dir)
+		got := ckpt.Tree(t, dir)
 		if same(got, want) != nil && (!replace || same(got, old) != nil) {
 			t.Error("the target is there and is neither old nor new")
 		}
 		return
 	}
-	if replace && same(tree(t, dir+".coldload-old"), old) != nil {
+	if replace && same(ckpt.Tree(t, dir+".coldload-old"), old) != nil {
 		t.Error("what was to be replaced is gone")
 	}
 }
@@ -266,7 +267,7 @@ func failAnywhere(t *testing.T, outputs []stages.Output) {
 			t.Error("no error")
 		}
 		if _, e := os.Stat(d); e == nil {
-			if e := same(tree(t, d), want); e != nil {
+			if e := same(ckpt.Tree(t, d), want); e != nil {
 				t.Error("the target is there:", e)
 			}
 		} else if _, e := os.Stat(d + ".partial"); e == nil {
@@ -284,7 +285,7 @@ func failAnywhere(t *testing.T, outputs []stages.Output) {
 		if err := pack(t.Context(), often(New(options(d))), outputs); err != nil && !errors.Is(err, ErrAlreadyDone) {
 			t.Error("the next run:", err)
 		}
-		if err := same(tree(t, d), want); err != nil {
+		if err := same(ckpt.Tree(t, d), want); err != nil {
 			t.Error(err)
 		}
 		alone(t, d)
@@ -295,15 +296,7 @@ func failAnywhere(t *testing.T, outputs []stages.Output) {
 func partial(tb testing.TB, dir string, outputs []stages.Output) {
 	tb.Helper()
 	s := often(New(options(dir)))
-	if err := s.Begin(tb.Context(), outputs); err != nil {
-		tb.Fatal(err)
-	}
-	slabs := slabsOf(outputs)
-	for _, slab := range slabs[:len(slabs)/2] {
-		if err := pass(tb.Context(), s, slab); err != nil {
-			tb.Fatal(err)
-		}
-	}
+	half(tb, s, outputs)
 	if err := s.Close(); err != nil {
 		tb.Fatal(err)
 	}
@@ -316,7 +309,7 @@ func resume(tb testing.TB, opt Options, outputs []stages.Output, want map[string
 	if err := pack(tb.Context(), s, outputs); err != nil {
 		tb.Fatal(err)
 	}
-	if err := same(tree(tb, opt.Dir), want); err != nil {
+	if err := same(ckpt.Tree(tb, opt.Dir), want); err != nil {
 		tb.Fatal(err)
 	}
 	alone(tb, opt.Dir)
@@ -405,7 +398,7 @@ func TestTornJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := tree(t, base+".partial")
+	files := ckpt.Tree(t, base+".partial")
 	head := bytes.IndexByte(text, '\n') + 1
 	check := func(journal []byte, what string) {
 		dir := filepath.Join(t.TempDir(), "out")
@@ -589,7 +582,7 @@ func TestKilled(t *testing.T) {
 	if err := pack(t.Context(), New(heavyOptions(ref)), outputs); err != nil {
 		t.Fatal(err)
 	}
-	want := tree(t, ref)
+	want := ckpt.Tree(t, ref)
 	rng := rand.New(rand.NewPCG(3, uint64(time.Now().UnixNano())))
 	for range 4 {
 		dir := filepath.Join(t.TempDir(), "out")
@@ -604,7 +597,7 @@ func TestKilled(t *testing.T) {
 				return n == after
 			})
 			if _, err := os.Stat(dir); err == nil {
-				if err := same(tree(t, dir), want); err != nil {
+				if err := same(ckpt.Tree(t, dir), want); err != nil {
 					t.Fatalf("the target looks finished: %v", err)
 				}
 			}
@@ -612,7 +605,7 @@ func TestKilled(t *testing.T) {
 		if err := pack(t.Context(), New(heavyOptions(dir)), outputs); err != nil && !errors.Is(err, ErrAlreadyDone) {
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir), want); err != nil {
+		if err := same(ckpt.Tree(t, dir), want); err != nil {
 			t.Fatal(err)
 		}
 		alone(t, dir)

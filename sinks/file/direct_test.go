@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -96,7 +97,7 @@ func TestSameBytesInEveryWay(t *testing.T) {
 			t.Fatalf("%d shards, %v", len(s.shards), ops)
 		}
 	}
-	want := tree(t, ref)
+	want := ckpt.Tree(t, ref)
 	for name, c := range map[string]struct {
 		kind  string
 		after int
@@ -129,7 +130,7 @@ func TestSameBytesInEveryWay(t *testing.T) {
 				if err := parallel(t.Context(), s, outputs, rng, 1+int(seed)); err != nil {
 					t.Fatal(err)
 				}
-				if err := same(tree(t, dir), want); err != nil {
+				if err := same(ckpt.Tree(t, dir), want); err != nil {
 					t.Error(err)
 				}
 				if ops["direct"] < c.least || c.least == 0 && ops["direct"] > 0 {
@@ -330,16 +331,7 @@ func TestPlainDigestsOfDirectWrites(t *testing.T) {
 		if err := parallel(t.Context(), New(opt), outputs, rand.New(rand.NewPCG(seed, 3)), 4); err != nil {
 			t.Fatal(err)
 		}
-		m, err := packed.ReadFile(opt.Dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all := readAll(opt.Dir)
-		for _, o := range m.Outputs {
-			if o.SHA256 != packed.SHA256.Sum(all[o.Name]) {
-				t.Errorf("%s: sha256 %s", o.Name, o.SHA256)
-			}
-		}
+		plainDigests(t, opt.Dir)
 	}
 }
 
@@ -351,7 +343,7 @@ func TestResumeOverAHalfWrittenRun(t *testing.T) {
 	if err := pack(t.Context(), New(fewShards(ref)), outputs); err != nil {
 		t.Fatal(err)
 	}
-	want := tree(t, ref)
+	want := ckpt.Tree(t, ref)
 	for broken := 1; broken < 24; broken += 5 {
 		dir := filepath.Join(t.TempDir(), "out")
 		s, n := often(New(fewShards(dir))), 0
@@ -378,7 +370,7 @@ func TestResumeOverAHalfWrittenRun(t *testing.T) {
 		if next.Resumed() != s.Kept() {
 			t.Errorf("%d bytes kept, %d resumed", s.Kept(), next.Resumed())
 		}
-		if err := same(tree(t, dir), want); err != nil {
+		if err := same(ckpt.Tree(t, dir), want); err != nil {
 			t.Error(err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -67,18 +68,18 @@ func TestAsideOfSomebody(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "out")
 			c.prepare(t, dir)
 			plant(t, dir+".coldload-old", mine)
-			before := tree(t, filepath.Dir(dir))
+			before := ckpt.Tree(t, filepath.Dir(dir))
 			opt := options(dir)
 			opt.Overwrite = c.overwrite
 			err := pack(t.Context(), New(opt), outputs)
-			if err := same(tree(t, dir+".coldload-old"), mine); err != nil {
+			if err := same(ckpt.Tree(t, dir+".coldload-old"), mine); err != nil {
 				t.Fatal("it was touched:", err)
 			}
 			if c.refused {
 				if !errors.Is(err, ErrTargetExists) || c.overwrite && !strings.Contains(err.Error(), "move it away") {
 					t.Errorf("got %v", err)
 				}
-				if err := same(tree(t, filepath.Dir(dir)), before); err != nil {
+				if err := same(ckpt.Tree(t, filepath.Dir(dir)), before); err != nil {
 					t.Error(err)
 				}
 				return
@@ -86,7 +87,7 @@ func TestAsideOfSomebody(t *testing.T) {
 			if err != nil && !errors.Is(err, ErrAlreadyDone) {
 				t.Fatal(err)
 			}
-			if err := same(tree(t, dir), want); err != nil {
+			if err := same(ckpt.Tree(t, dir), want); err != nil {
 				t.Error(err)
 			}
 		})
@@ -102,7 +103,7 @@ func TestAsideOfSomebody(t *testing.T) {
 	if err := finish(s, rest); !errors.Is(err, ErrTargetExists) {
 		t.Errorf("got %v", err)
 	}
-	if err := errors.Join(same(tree(t, dir), old), same(tree(t, dir+".coldload-old"), mine)); err != nil {
+	if err := errors.Join(same(ckpt.Tree(t, dir), old), same(ckpt.Tree(t, dir+".coldload-old"), mine)); err != nil {
 		t.Error(err)
 	}
 	if err := os.RemoveAll(dir + ".coldload-old"); err != nil {
@@ -157,7 +158,7 @@ func TestAsideOfAnotherInode(t *testing.T) {
 	if err := pack(t.Context(), New(options(dir)), outputs); err != nil && !errors.Is(err, ErrAlreadyDone) {
 		t.Fatal(err)
 	}
-	if err := same(tree(t, dir+".coldload-old"), mine); err != nil {
+	if err := same(ckpt.Tree(t, dir+".coldload-old"), mine); err != nil {
 		t.Error(err)
 	}
 	verified(t, dir)
@@ -207,7 +208,7 @@ func TestTargetAppears(t *testing.T) {
 		if !errors.Is(err, ErrTargetExists) || !errors.Is(err, ErrTarget) {
 			t.Errorf("got %v", err)
 		}
-		if err := same(tree(t, dir), mine); err != nil {
+		if err := same(ckpt.Tree(t, dir), mine); err != nil {
 			t.Fatal("it was touched:", err)
 		}
 		if s.Kept() != 21800 {
@@ -308,7 +309,7 @@ func TestForeignPartial(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		if len(tree(t, victim)) > 0 {
+		if len(ckpt.Tree(t, victim)) > 0 {
 			t.Errorf("%s: something was written behind it", name)
 		}
 	}
@@ -518,7 +519,7 @@ func TestPrecheck(t *testing.T) {
 	above := t.TempDir()
 	plant(t, above, map[string]string{"full/a": "b", "file": "x", "packed/" + packed.ManifestName: "{}", "old/a": "b", "old.coldload-old/c": "d"})
 	mkdir(t, filepath.Join(above, "empty"))
-	before := tree(t, above)
+	before := ckpt.Tree(t, above)
 	for _, c := range []struct {
 		dir       string
 		overwrite bool
@@ -543,7 +544,7 @@ func TestPrecheck(t *testing.T) {
 			t.Errorf("%q: %v, want %v", c.dir, err, c.want)
 		}
 	}
-	if err := same(tree(t, above), before); err != nil {
+	if err := same(ckpt.Tree(t, above), before); err != nil {
 		t.Error(err)
 	}
 	if entries, err := os.ReadDir(above); err != nil || len(entries) != 6 {

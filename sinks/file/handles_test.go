@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -91,7 +91,7 @@ func TestClosedMeanwhile(t *testing.T) {
 		if err := parallel(t.Context(), s, outputs, rand.New(rand.NewPCG(seed, 3)), 4); err != nil {
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir), want); err != nil {
+		if err := same(ckpt.Tree(t, dir), want); err != nil {
 			t.Errorf("seed %d: %v", seed, err)
 		}
 	}
@@ -119,7 +119,7 @@ func TestClosedMeanwhile(t *testing.T) {
 			if err := load(New(options(d))); err != nil && !errors.Is(err, ErrAlreadyDone) {
 				t.Error(err)
 			}
-			if err := same(tree(t, d), want); err != nil {
+			if err := same(ckpt.Tree(t, d), want); err != nil {
 				t.Error(err)
 			}
 			alone(t, d)
@@ -172,16 +172,7 @@ func TestPlainDigestsOfMany(t *testing.T) {
 		t.Errorf("%d MB allocated", n>>20)
 	}
 	verified(t, opt.Dir)
-	m, err := packed.ReadFile(opt.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := readAll(opt.Dir)
-	for _, o := range m.Outputs {
-		if o.SHA256 != packed.SHA256.Sum(all[o.Name]) {
-			t.Fatalf("%s: sha256 %s", o.Name, o.SHA256)
-		}
-	}
+	plainDigests(t, opt.Dir)
 }
 
 // TestPlainDigestsOfLostBytes: what an earlier run wrote is read back, so that it has changed is seen.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -141,24 +142,6 @@ func parallel(ctx context.Context, s *Sink, outputs []stages.Output, rng *rand.R
 	return s.Close()
 }
 
-// tree is every file below dir with its bytes.
-func tree(tb testing.TB, dir string) map[string]string {
-	tb.Helper()
-	files := make(map[string]string)
-	if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		rel, _ := filepath.Rel(dir, path)
-		files[filepath.ToSlash(rel)] = string(b)
-		return err
-	}); err != nil {
-		tb.Fatal(err)
-	}
-	return files
-}
-
 // undisturbed is what a folder of outputs must be.
 func undisturbed(tb testing.TB, outputs []stages.Output) map[string]string {
 	tb.Helper()
@@ -166,7 +149,7 @@ func undisturbed(tb testing.TB, outputs []stages.Output) map[string]string {
 	if err := pack(tb.Context(), New(options(dir)), outputs); err != nil {
 		tb.Fatal(err)
 	}
-	return tree(tb, dir)
+	return ckpt.Tree(tb, dir)
 }
 
 // same compares two trees.
@@ -243,3 +226,18 @@ func readAll(dir string) map[string][]byte {
 type rooted struct{ *os.Root }
 
 func (r rooted) FS() (fs.FS, error) { return r.Root.FS(), nil }
+
+// plainDigests compares the plain digests of a folder with its bytes.
+func plainDigests(t *testing.T, dir string) {
+	t.Helper()
+	m, err := packed.ReadFile(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := readAll(dir)
+	for _, o := range m.Outputs {
+		if o.SHA256 != packed.SHA256.Sum(all[o.Name]) {
+			t.Errorf("%s: sha256 %s", o.Name, o.SHA256)
+		}
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coldload/coldload/internal/synth/ckpt"
 )
 
 // tmpfs mounts a small file system.
@@ -38,7 +40,7 @@ func TestSmallDisk(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if left := tree(t, above); len(left) != 0 {
+	if left := ckpt.Tree(t, above); len(left) != 0 {
 		t.Errorf("%d files are left", len(left))
 	}
 }
@@ -61,7 +63,7 @@ func TestDiskFillsUp(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if left := tree(t, above); len(left) != 1 {
+	if left := ckpt.Tree(t, above); len(left) != 1 {
 		t.Errorf("%d files are left", len(left)-1)
 	}
 }

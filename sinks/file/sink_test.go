@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/coldload/coldload/internal/packed"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/sinks/sinktest"
 	"github.com/coldload/coldload/stages"
@@ -51,7 +52,7 @@ func TestFolder(t *testing.T) {
 	alone(t, dir)
 	verified(t, dir)
 	var names []string
-	for name := range tree(t, dir) {
+	for name := range ckpt.Tree(t, dir) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
@@ -133,7 +134,7 @@ func TestSameBytesInAnyOrder(t *testing.T) {
 		if err := parallel(t.Context(), s, outputs, rand.New(rand.NewPCG(seed, 1)), 1+int(seed)); err != nil {
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir), want); err != nil {
+		if err := same(ckpt.Tree(t, dir), want); err != nil {
 			t.Errorf("seed %d: %v", seed, err)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/coldload/coldload/internal/synth/ckpt"
 )
 
 // refusal begins a load, which must fail with want and leave the folder above dir as it is.
@@ -52,7 +54,7 @@ func TestTarget(t *testing.T) {
 		if err := pack(t.Context(), New(options(dir)), outputs); err != nil {
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir+"-real"), want); err != nil {
+		if err := same(ckpt.Tree(t, dir+"-real"), want); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -87,7 +89,7 @@ func TestTarget(t *testing.T) {
 		if err := pack(t.Context(), s, outputs); err != nil {
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir+".coldload-old"), old); err != nil {
+		if err := same(ckpt.Tree(t, dir+".coldload-old"), old); err != nil {
 			t.Fatal(err)
 		}
 		s = New(options(dir))
@@ -112,7 +114,7 @@ func TestTarget(t *testing.T) {
 		if err := s.Close(); err != nil { // nothing happens to it before the end
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir), old); err != nil {
+		if err := same(ckpt.Tree(t, dir), old); err != nil {
 			t.Error(err)
 		}
 		resume(t, opt, outputs, want)
@@ -145,7 +147,7 @@ func TestTarget(t *testing.T) {
 			t.Errorf("%d bytes resumed, notes %q", s.Resumed(), notes)
 		}
 		alone(t, dir)
-		if err := same(tree(t, dir), want); err == nil {
+		if err := same(ckpt.Tree(t, dir), want); err == nil {
 			t.Error("the key is not in the manifest")
 		}
 	})
@@ -176,7 +178,7 @@ func TestTarget(t *testing.T) {
 		if err := errors.Join(s.Commit(t.Context()), s.Close()); err != nil {
 			t.Fatal(err)
 		}
-		if err := same(tree(t, dir), want); err != nil {
+		if err := same(ckpt.Tree(t, dir), want); err != nil {
 			t.Error(err)
 		}
 	})
@@ -230,7 +232,7 @@ func TestDiskFullWhileWriting(t *testing.T) {
 	if _, ok := errors.AsType[*SpaceError](err); ok || !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "are free") {
 		t.Errorf("got %v", err)
 	}
-	if len(tree(t, filepath.Dir(dir))) != 0 {
+	if len(ckpt.Tree(t, filepath.Dir(dir))) != 0 {
 		t.Error("something is left")
 	}
 }
@@ -241,5 +243,5 @@ func treeIf(tb testing.TB, dir string) map[string]string {
 	if _, err := os.Stat(dir); err != nil {
 		return nil
 	}
-	return tree(tb, dir)
+	return ckpt.Tree(tb, dir)
 }

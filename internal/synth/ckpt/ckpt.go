@@ -13,6 +13,7 @@ package ckpt
 import (
 	"encoding/binary"
 	"encoding/json"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -237,4 +238,22 @@ func (b *Builder) Write() string {
 		}
 	}
 	return dir
+}
+
+// Tree is every regular file below a folder, by its name with slashes.
+func Tree(tb testing.TB, dir string) map[string]string {
+	tb.Helper()
+	files := map[string]string{}
+	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			var data []byte
+			data, err = os.ReadFile(filepath.Join(dir, name))
+			files[name] = string(data)
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return files
 }
