@@ -76,6 +76,9 @@ type Options struct {
 	// Progress is called after every Batch that the Sink took, and once at the end; from one goroutine at a time.
 	Progress func(Progress)
 
+	// Observer is told of every Batch at every stage, and once of each phase that has no workers of its own.
+	Observer pipeline.Observer
+
 	TracerProvider trace.TracerProvider // nil: no spans
 	MeterProvider  metric.MeterProvider // nil: no metrics
 	Logger         *slog.Logger         // nil: no logs

@@ -24,9 +24,14 @@ type Phase struct {
 	BytesOut int64
 	Busy     time.Duration // working
 	WaitIn   time.Duration // for something to do
-	WaitOut  time.Duration // for a place downstream; of fetch, for the budget too
-	First    time.Time     // when it began; zero when it never did
-	Last     time.Time
+	WaitOut  time.Duration // for a place downstream
+	// Idle is the time when its workers were not there: before they began and after they had ended. Busy, WaitIn, WaitOut and Idle are
+	// together the load's Duration times Workers.
+	Idle  time.Duration
+	First time.Time // when it began; zero when it never did
+	Last  time.Time
+
+	lifetime time.Duration // of its workers, together
 }
 
 // Result says what a load did and where its time went.
@@ -35,6 +40,8 @@ type Result struct {
 	TensorsIn int
 	Duration  time.Duration // from the call to the last byte in its final layout
 	Phases    []Phase       // always all of them, in order
+	// WaitBudget is how long admission waited for the budget, while Batches could have been begun.
+	WaitBudget time.Duration
 	// BudgetPeak is the most that the Batches in flight cost together, in bytes.
 	BudgetPeak int64
 	Read       Read
@@ -62,7 +69,13 @@ func newResult() *Result {
 	return r
 }
 
-func (r *Result) finish() { r.Duration = time.Since(r.start) }
+func (r *Result) finish() {
+	r.Duration = time.Since(r.start)
+	for i := range r.Phases {
+		p := &r.Phases[i]
+		p.Idle = max(0, time.Duration(p.Workers)*r.Duration-p.lifetime)
+	}
+}
 
 // BytesOut is the size of all Outputs together, in bytes.
 func (r *Result) BytesOut() int64 {
@@ -82,6 +95,10 @@ func (r *Result) timed(ctx context.Context, opt Options, phase stages.Phase, f f
 	p.Last = time.Now()
 	p.Busy = p.Last.Sub(p.First)
 	p.Items, p.BytesIn, p.BytesOut = w.Items, w.BytesIn, w.BytesOut
+	if opt.Observer != nil {
+		opt.Observer.Observe(pipeline.Event{Stage: p.Name, Since: p.First, Came: p.First, Done: p.Last, Left: p.Last, Work: w, Err: err})
+	}
+	p.lifetime = p.Busy
 	describePhase(span, p, err)
 	return err
 }
@@ -110,7 +127,8 @@ func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
 	}
 	for i, s := range stats {
 		if i == 0 {
-			continue // the source of Batches: its waits are the budget's
+			r.WaitBudget = s.WaitBudget // of the source of Batches
+			continue
 		}
 		if p, ok := byName[s.Name]; ok && r.Phases[p].First.IsZero() {
 			r.Phases[p] = phaseOf(s)
@@ -120,7 +138,7 @@ func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
 	}
 	if n := len(stats); n > 0 && stats[n-1].Commit > 0 {
 		c := &r.Phases[stages.PhaseCommit]
-		c.Items, c.Busy = 1, stats[n-1].Commit
+		c.Items, c.Busy, c.lifetime = 1, stats[n-1].Commit, stats[n-1].Commit
 	}
 }
 
@@ -162,7 +180,7 @@ func (r *Result) takeWarnings(w *execute.Warnings) {
 func phaseOf(s pipeline.StageStats) Phase {
 	return Phase{
 		Name: s.Name, Workers: s.Workers, Items: s.Items, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
-		Busy: s.Busy, WaitIn: s.WaitIn, WaitOut: s.WaitOut, First: s.First, Last: s.Last,
+		Busy: s.Busy, WaitIn: s.WaitIn, WaitOut: s.WaitOut, First: s.First, Last: s.Last, lifetime: s.Lifetime,
 	}
 }
 

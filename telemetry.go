@@ -29,7 +29,7 @@ func (o Options) tracer() trace.Tracer {
 // pipelineConfig makes the engine report under this program's names.
 func (o Options) pipelineConfig() pipeline.Config {
 	return pipeline.Config{
-		TracerProvider: o.TracerProvider, MeterProvider: o.MeterProvider, Logger: o.Logger,
+		TracerProvider: o.TracerProvider, MeterProvider: o.MeterProvider, Observer: o.Observer, Logger: o.Logger,
 		SpanName: spanName, ItemSpanName: func(string) string { return "coldload.batch" }, AttrPrefix: attrPrefix,
 	}
 }

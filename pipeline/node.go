@@ -27,6 +27,9 @@ type StageStats struct {
 	// WaitBudget is the part of WaitOut (for a source) or WaitIn (for a Map) that was spent waiting for a [Budget].
 	WaitBudget time.Duration
 
+	// Lifetime is how long the workers that have ended were there, together, by a clock of its own.
+	Lifetime time.Duration
+
 	// Commit is the time in [Sink.Commit], which no other field includes. It is zero for other stages.
 	Commit time.Duration
 
@@ -39,9 +42,12 @@ type node struct {
 	run  *Run
 	name string
 	opts options
+	// budgets are those that the stage's items have charged, here or before.
+	budgets []*Budget
 
 	items, bytesIn, bytesOut                  atomic.Int64
 	busy, waitIn, waitOut, waitBudget, commit atomic.Int64 // nanoseconds
+	lifetime                                  atomic.Int64 // nanoseconds
 	first, last                               atomic.Int64 // nanoseconds after run.epoch, plus one; zero: never
 
 	once sync.Once
@@ -108,8 +114,12 @@ func (n *node) timedCommit(commit func(context.Context) error) error {
 	start := time.Now()
 	ctx, span := n.openCommitSpan()
 	err := isolate(n.name, itemCommit, func() error { return commit(ctx) })
-	n.commit.Add(int64(time.Since(start)))
+	end := time.Now()
+	n.commit.Add(int64(end.Sub(start)))
 	endSpan(span, err)
+	if o := n.run.cfg.Observer; o != nil {
+		o.Observe(Event{Stage: commitStage, Since: start, Came: start, Done: end, Left: end, Work: Work{Items: 1}, Err: err})
+	}
 	return err
 }
 
@@ -130,6 +140,7 @@ func (n *node) stats() StageStats {
 		WaitIn:     time.Duration(n.waitIn.Load()),
 		WaitOut:    time.Duration(n.waitOut.Load()),
 		WaitBudget: time.Duration(n.waitBudget.Load()),
+		Lifetime:   time.Duration(n.lifetime.Load()),
 		Commit:     time.Duration(n.commit.Load()),
 		First:      n.instant(n.first.Load()),
 		Last:       n.instant(n.last.Load()),

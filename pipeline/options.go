@@ -17,6 +17,9 @@ type Config struct {
 	// MeterProvider gets the metrics that the package documentation lists. Nil: no metrics.
 	MeterProvider metric.MeterProvider
 
+	// Observer is told of every item at every stage. Nil: nobody is.
+	Observer Observer
+
 	// Logger gets, at level Warn, the errors that Wait cannot return because another one came first. Nil: nothing
 	// is logged.
 	Logger *slog.Logger

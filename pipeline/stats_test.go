@@ -65,15 +65,15 @@ func TestStatsExact(t *testing.T) {
 		wantStats(t, r.Stats(), []pipeline.StageStats{
 			{
 				Name: "source", Workers: 1, Items: 3,
-				Busy: 3 * time.Second, WaitOut: 3 * time.Second, First: at(0), Last: at(6),
+				Busy: 3 * time.Second, WaitOut: 3 * time.Second, Lifetime: 6 * time.Second, First: at(0), Last: at(6),
 			},
 			{
 				Name: "stage", Workers: 1, Items: 6, BytesIn: 30, BytesOut: 15,
-				Busy: 6 * time.Second, WaitIn: time.Second, WaitOut: 2 * time.Second, First: at(1), Last: at(9),
+				Busy: 6 * time.Second, WaitIn: time.Second, WaitOut: 2 * time.Second, Lifetime: 9 * time.Second, First: at(1), Last: at(9),
 			},
 			{
 				Name: "sink", Workers: 1, Items: 6, BytesIn: 30, BytesOut: 15,
-				Busy: 9 * time.Second, WaitIn: 3 * time.Second, First: at(3), Last: at(12), Commit: 4 * time.Second,
+				Busy: 9 * time.Second, WaitIn: 3 * time.Second, Lifetime: 12 * time.Second, First: at(3), Last: at(12), Commit: 4 * time.Second,
 			},
 		})
 	})
@@ -94,7 +94,7 @@ func TestStatsOfOrderedWorkers(t *testing.T) {
 		}
 		got := r.Stats()[1]
 		want := pipeline.StageStats{
-			Name: "ordered", Workers: 2, Items: 2, Busy: 6 * time.Second, WaitOut: 4 * time.Second,
+			Name: "ordered", Workers: 2, Items: 2, Busy: 6 * time.Second, WaitOut: 4 * time.Second, Lifetime: 10 * time.Second,
 			First: start, Last: start.Add(5 * time.Second),
 		}
 		wantStats(t, []pipeline.StageStats{got}, []pipeline.StageStats{want})

@@ -19,7 +19,8 @@ func From[T any](r *Run, name string, src iter.Seq2[T, error], opts ...Option) S
 	}
 	t := tollOf[T](n, nil)
 	measure := measureOf[T](n)
-	s := newStream[T](n, charges(nil, n))
+	n.budgets = charges(nil, n)
+	s := newStream[T](n, n.budgets)
 	n.launch(func(h *hand) func() error {
 		g := &source[T]{outlet: outlet[T]{hand: h, ch: s.ch, measure: measure}, toll: t, seq: src}
 		h.holding = []dropper{&g.made}
@@ -37,7 +38,8 @@ func Map[In, Out any](s Stream[In], st Stage[In, Out], opts ...Option) Stream[Ou
 		if err != nil {
 			return w.refused(err)
 		}
-		seq, l := w.got.seq, w.got.takeLease()
+		seq := w.got.seq // before the envelope is emptied
+		l := w.got.takeLease()
 		o.made = envelope[Out]{value: out, owned: true, seq: seq, lease: l}
 		o.made.fit()
 		o.made.link = w.endItemSpan(nil)
@@ -93,6 +95,7 @@ func Into[T any](s Stream[T], sink Sink[T], opts ...Option) {
 	case n.opts.ordered && n.opts.workers > 1:
 		n.fault("Ordered: Into keeps the order with one worker only")
 	}
+	n.budgets = s.edge.charged
 	measure := measureOf[T](n)
 	consume(s, n, toll[T]{}, func(w *worker[T]) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -100,11 +103,13 @@ func Into[T any](s Stream[T], sink Sink[T], opts ...Option) {
 				w.lap(&w.busy)
 				return w.fail(err) // leave drops the item
 			}
-			w.count(measured(measure, w.got.value))
+			work := measured(measure, w.got.value)
+			w.count(work)
 			w.endItemSpan(nil)
 			w.got.drop()
 			w.metrics.recordBusy(ctx, w.lap(&w.busy))
-			w.handedOn()
+			w.event.Done = w.mark
+			w.handedOn(work)
 			return nil
 		}
 	})
@@ -116,7 +121,8 @@ func transform[In, Out any](
 	s Stream[In], n *node, t toll[In], do func(context.Context, *worker[In], *outlet[Out]) error,
 ) Stream[Out] {
 	measure := measureOf[Out](n)
-	out := newStream[Out](n, charges(s.edge, n))
+	n.budgets = charges(s.edge, n)
+	out := newStream[Out](n, n.budgets)
 	consume(s, n, t, func(w *worker[In]) func(context.Context) error {
 		o := &outlet[Out]{hand: w.hand, ch: out.ch, measure: measure}
 		w.holding = append(w.holding, &o.made)
@@ -140,8 +146,8 @@ func consume[In any](s Stream[In], n *node, t toll[In], step func(*worker[In]) f
 // launch has the start of the Run start the workers of the stage, each with what body returns for it.
 func (n *node) launch(body func(*hand) func() error) {
 	n.run.launch = append(n.run.launch, func() {
-		for range n.opts.workers {
-			n.run.stages.Go(body(&hand{node: n}))
+		for i := range n.opts.workers {
+			n.run.stages.Go(body(&hand{node: n, number: i}))
 		}
 	})
 }

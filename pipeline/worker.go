@@ -12,7 +12,10 @@ import (
 // hand is one goroutine of a stage: its clock, and what it is working on.
 type hand struct {
 	*node
+	number   int        // among the workers of the stage
+	born     time.Time  // when it started
 	mark     time.Time  // end of the last lap
+	event    Event      // of the item in hand: its times
 	label    label      // of the item in hand
 	turn     turn       // of the item in hand
 	itemSpan trace.Span // of the item in hand; nil if it has none
@@ -37,6 +40,7 @@ func (h *hand) fail(err error) error {
 
 func (h *hand) failItem(err error) error {
 	err = h.run.fail(h.node, err)
+	h.observe(Work{}, err)
 	h.endItemSpan(err)
 	return err
 }
@@ -60,6 +64,7 @@ func (h *hand) leave() {
 		e.drop()
 	}
 	h.endItemSpan(nil)
+	h.lifetime.Add(int64(time.Since(h.born)))
 	h.node.leave()
 }
 
@@ -80,8 +85,19 @@ func (h *hand) endItemSpan(err error) trace.SpanContext {
 	return link
 }
 
-// handedOn notes that the item in hand has left this stage.
-func (h *hand) handedOn() { raise(&h.last, h.offset(h.mark)) }
+// handedOn notes that the item in hand, on which w was done, has left this stage.
+func (h *hand) handedOn(w Work) {
+	raise(&h.last, h.offset(h.mark))
+	h.observe(w, nil)
+	h.waiting()
+}
+
+// start sets the clock of the goroutine going.
+func (h *hand) start() {
+	h.born = time.Now()
+	h.mark = h.born
+	h.waiting()
+}
 
 // toll is what an item pays at admission; the zero toll is free.
 type toll[T any] struct {
@@ -111,12 +127,15 @@ type outlet[T any] struct {
 	ch      chan<- envelope[T]
 	measure func(T) Work // nil: one item each
 	made    envelope[T]
+	work    Work // done on the item just made
 }
 
 // counted adds the item just made to the figures, and ends the busy time spent on it.
 func (o *outlet[T]) counted() {
-	o.count(measured(o.measure, o.made.value))
+	o.work = measured(o.measure, o.made.value)
+	o.count(o.work)
 	o.metrics.recordBusy(o.ctx, o.lap(&o.busy))
+	o.event.Done = o.mark
 }
 
 // handOn waits for the turn of the item and for a place downstream. If the run ends before that, it drops the item.
@@ -127,7 +146,7 @@ func (o *outlet[T]) handOn() error {
 		o.made.drop()
 		return err
 	}
-	o.handedOn()
+	o.handedOn(o.work)
 	return nil
 }
 
@@ -161,7 +180,7 @@ type source[T any] struct {
 
 func (s *source[T]) serve() error {
 	defer s.leave()
-	s.mark = time.Now()
+	s.start()
 	err := s.pull()
 	s.returned = true
 	return err
@@ -214,7 +233,7 @@ type worker[In any] struct {
 
 func (w *worker[In]) serve() error {
 	defer w.leave()
-	w.mark = time.Now()
+	w.start()
 	err := w.work()
 	w.returned = true
 	return err
@@ -228,6 +247,7 @@ func (w *worker[In]) work() error {
 		if err != nil || !more {
 			return err
 		}
+		w.event.Came = w.mark
 		w.begin(w.mark)
 		if err := w.step(w.openItemSpan(w.got.link)); err != nil {
 			return err

@@ -174,6 +174,8 @@ type loadJSON struct {
 	ResultBytes int64 `json:"result_bytes"` // in memory; 0 when nothing is kept there
 	Budget      int64 `json:"budget"`
 	BudgetPeak  int64 `json:"budget_peak_bytes"`
+	// WaitBudget is how long admission waited for the budget.
+	WaitBudget float64 `json:"wait_budget_seconds"`
 
 	Read readJSON `json:"read_bytes"`
 
@@ -202,6 +204,7 @@ type phaseJSON struct {
 	Busy     float64 `json:"busy_seconds"`
 	WaitIn   float64 `json:"wait_in_seconds"`
 	WaitOut  float64 `json:"wait_out_seconds"`
+	Idle     float64 `json:"idle_seconds"` // its workers were not there
 }
 
 func (l *loaded) object(o *planFlags, sink string) loadJSON {
@@ -210,13 +213,13 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(res.Plan.Summary.Layout), DType: o.dtype.value,
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
-		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, Read: readJSON(res.Read),
+		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
 		Kernels: res.Kernels, Kept: notNil(res.Plan.Summary.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
 		j.Phases = append(j.Phases, phaseJSON{
 			Name: p.Name, Workers: p.Workers, Items: p.Items, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
-			Busy: p.Busy.Seconds(), WaitIn: p.WaitIn.Seconds(), WaitOut: p.WaitOut.Seconds(),
+			Busy: p.Busy.Seconds(), WaitIn: p.WaitIn.Seconds(), WaitOut: p.WaitOut.Seconds(), Idle: p.Idle.Seconds(),
 		})
 	}
 	return j
