@@ -127,9 +127,11 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 // connect appends every stage.
 func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	opt, exec := f.opt, f.exec
-	f.stream = pipeline.From(f.run, "batches", batches(p, f.source, sink, f.budget.Size()), pipeline.Charge(f.budget, (*stages.Batch).Cost))
-
-	f.fetch(f.source, sink, fetchers(ctx, f.source, opt))
+	workers := fetchers(ctx, f.source, opt)
+	// Some Batches wait admitted: the goroutine that makes them has to wait for a processor, while all of them repack, and the disk would too.
+	f.stream = pipeline.From(f.run, "batches", batches(p, f.source, sink, f.budget.Size()),
+		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2))
+	f.fetch(f.source, sink, workers)
 	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
 	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
 	exec.DropSource = !f.inserted(stages.PhaseRepack)

@@ -77,22 +77,55 @@ func (p *Plan) orderOutputs() {
 	}
 }
 
-// cut fills p.ends with the end of every Batch among the units.
+// cut fills p.ends with the end of every Batch among the units. A full Batch ends where nothing that comes later in the files was needed for
+// it, if there is such a place in its second half: else the next Batch starts in front of bytes that this one has had to fetch by a request of
+// their own, as the scales of one expert's up beside the weights of its gate.
 func (p *Plan) cut(target int64) {
-	var in, out int64
-	start := 0
-	for i, u := range p.units {
-		uin := p.recipes[u.output].input(p.catalog, int(u.slab))
-		uout := p.Outputs[u.output].Slab(int(u.output), int(u.slab)).Len
-		if i > start && (max(in+uin, out+uout) > target || i-start == mostParts) {
+	b := openBatch{}
+	for i := 0; i < len(p.units); {
+		u := p.units[i]
+		in := p.recipes[u.output].input(p.catalog, int(u.slab))
+		out := p.Outputs[u.output].Slab(int(u.output), int(u.slab)).Len
+		split := b.reaches(u)
+		if i > b.start && (max(b.in+in.bytes, b.out+out) > target || i-b.start == mostParts) {
+			if split && b.clean > b.start && 2*b.cleanSize >= b.size() {
+				i = b.clean
+			}
 			p.ends = append(p.ends, i)
-			start, in, out = i, 0, 0
+			b = openBatch{start: i}
+			continue
 		}
-		in, out = in+uin, out+uout
+		if !split {
+			b.clean, b.cleanSize = i, b.size()
+		}
+		b.add(in, out)
+		i++
 	}
 	if len(p.units) > 0 {
 		p.ends = append(p.ends, len(p.units))
 	}
+}
+
+// openBatch is the Batch that cut fills.
+type openBatch struct {
+	start   int   // its first unit
+	in, out int64 // bytes
+	last    need  // where the last byte lies that it needs
+	// clean is the latest unit that nothing before it reaches beyond, and cleanSize the size of what came before it.
+	clean     int
+	cleanSize int64
+}
+
+func (b *openBatch) size() int64 { return max(b.in, b.out) }
+
+func (b *openBatch) add(in need, out int64) {
+	b.in, b.out = b.in+in.bytes, b.out+out
+	b.last.add(stages.Extent{Shard: in.shard, Off: in.end})
+}
+
+// reaches reports whether the Batch needs bytes that lie behind the first of u.
+func (b *openBatch) reaches(u unit) bool {
+	return b.last.shard > u.shard || b.last.shard == u.shard && b.last.end > u.off
 }
 
 // Skip is the Plan without the work for Slabs that are done already. The Outputs stay, with their numbers; Summary.Skipped says how many

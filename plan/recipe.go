@@ -15,10 +15,27 @@ const mostSlab = 2 << 20
 type recipe interface {
 	// first is where the first bulk byte of Slab s lies: Batches are sorted by it.
 	first(c Catalog, s int) stages.Extent
-	// input is the number of source bytes that Slab s needs.
-	input(c Catalog, s int) int64
+	// input is what Slab s needs of the source.
+	input(c Catalog, s int) need
 	// emit adds the Slab's Parts to the Batch under construction.
 	emit(c Catalog, s int, e *emitter)
+}
+
+// need is how many source bytes a Slab needs, and where the last of them ends.
+type need struct {
+	bytes int64
+	shard int32 // the last that has some
+	end   int64 // in that shard
+}
+
+func (n *need) add(e stages.Extent) {
+	n.bytes += e.Len
+	if e.Shard > n.shard {
+		n.shard, n.end = e.Shard, 0
+	}
+	if e.Shard == n.shard {
+		n.end = max(n.end, e.End())
+	}
 }
 
 // segments is the recipe of an Output whose bytes are those of some tensors, one after the other: kept, cast, fused along dim 0, stacked.
@@ -52,7 +69,10 @@ func (r single) first(c Catalog, s int) stages.Extent {
 	return src
 }
 
-func (r single) input(c Catalog, s int) int64 { return r.first(c, s).Len }
+func (r single) input(c Catalog, s int) (n need) {
+	n.add(r.first(c, s))
+	return n
+}
 
 func (r single) emit(c Catalog, s int, e *emitter) {
 	slab, src := r.slice(c, s)
@@ -72,8 +92,8 @@ func (r *segments) first(c Catalog, s int) stages.Extent {
 	return best
 }
 
-func (r *segments) input(c Catalog, s int) (n int64) {
-	r.each(c, s, func(_ int, _, _ int64, src stages.Extent) { n += src.Len })
+func (r *segments) input(c Catalog, s int) (n need) {
+	r.each(c, s, func(_ int, _, _ int64, src stages.Extent) { n.add(src) })
 	return n
 }
 
@@ -163,18 +183,18 @@ func (r *grid) first(c Catalog, s int) stages.Extent {
 	return best
 }
 
-func (r *grid) input(c Catalog, s int) (n int64) {
+func (r *grid) input(c Catalog, s int) (n need) {
 	expert, row, rows := r.locate(s)
 	for m := range r.columns {
-		n += rows * r.columns[m].src
+		n.add(r.source(c, expert, m, row, rows).extent)
 		for _, side := range r.sides {
-			n += c.Extent(int(side[expert*len(r.columns)+m])).Len
+			n.add(c.Extent(int(side[expert*len(r.columns)+m])))
 		}
 	}
 	if row == 0 {
 		r.eachCheck(c, expert, func(_ stages.Op, src []source) {
 			for _, s := range src {
-				n += s.extent.Len
+				n.add(s.extent)
 			}
 		})
 	}
@@ -251,10 +271,10 @@ func (r *tall) first(c Catalog, s int) stages.Extent {
 	return best
 }
 
-func (r *tall) input(c Catalog, s int) (n int64) {
+func (r *tall) input(c Catalog, s int) (n need) {
 	add := func(src []source) {
 		for _, x := range src {
-			n += x.extent.Len
+			n.add(x.extent)
 		}
 	}
 	r.each(c, s, func(_, _ int64, src []source) { add(src) })

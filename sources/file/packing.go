@@ -3,6 +3,7 @@ package file
 import (
 	"os"
 
+	"github.com/coldload/coldload/internal/offheap"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -21,7 +22,7 @@ const (
 // packing says where the ranges of one Fetch, given by their indexes, go in its buffer: first runs of those that are read directly, then
 // those that are copied.
 type packing struct {
-	padding int64 // bytes that may be used beyond the ranges' own; what is left of it
+	padding int64 // bytes that may be used beyond the ranges' own; after pack, what is left of it
 	direct  []int // asked for; runs has most of them
 	runs    []run
 	copied  []int
@@ -46,16 +47,20 @@ func (s *Source) Padding(ranges []stages.Extent) int64 {
 	if s.mode == ModeMmap {
 		return 0
 	}
-	var total, aligned int64
+	var asked, total, aligned int64
 	for i, e := range ranges {
+		asked += e.Len
 		total += e.Len / paddingShare
 		aligned += alignUp(e.End(), leastAlign) - e.End() + max(e.Off%leastAlign, joinable(ranges[max(i-1, 0):i], e))
 	}
-	copies := int64(len(ranges)) * (rangeAlign - 1)
-	if s.mode == ModePread {
-		return copies
+	padding := int64(len(ranges)) * (rangeAlign - 1)
+	if s.mode != ModePread {
+		padding += min(total, aligned)
 	}
-	return copies + min(total, aligned)
+	if most := asked + padding; most >= offheap.HugePage {
+		padding = alignUp(most, offheap.HugePage) - asked
+	}
+	return padding
 }
 
 // joinable is the gap between e and the range before it, if there is one that is near enough to be joined; else 0.
@@ -79,7 +84,24 @@ func (s *Source) pack(ranges []stages.Extent, p *packing) (inRuns, copies int64)
 	for _, i := range p.copied {
 		copies += alignUp(ranges[i].Len, p.align)
 	}
+	p.padding -= copies - lengths(ranges, p.copied)
 	return inRuns, copies
+}
+
+func lengths(ranges []stages.Extent, indexes []int) (n int64) {
+	for _, i := range indexes {
+		n += ranges[i].Len
+	}
+	return n
+}
+
+// inHugePages is what a buffer for n bytes should have: whole huge pages, as far as the padding goes. A disk reads into small pages at two
+// thirds of the speed, even if only the last bytes of a buffer lie in them, since a request holds only so many pieces of memory.
+func (p *packing) inHugePages(n int64) int64 {
+	if whole := alignUp(n, offheap.HugePage); n >= offheap.HugePage && whole-n <= p.padding {
+		return whole
+	}
+	return n
 }
 
 // joinRuns puts the ranges that are to be read directly into runs.

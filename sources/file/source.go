@@ -149,7 +149,7 @@ func (s *Source) intoBuffer(ctx context.Context, v *views, ranges []stages.Exten
 	if inRuns+copies == 0 {
 		return nil
 	}
-	buf, err := s.pool.take(inRuns + copies)
+	buf, err := s.pool.take(p.inHugePages(inRuns + copies))
 	if err != nil {
 		return err
 	}

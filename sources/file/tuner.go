@@ -20,7 +20,7 @@ type setting struct {
 const mostDepth = 8
 
 // settings are tried in this order; the first is kept unless another is better by clearlyBetter.
-var settings = [...]setting{{8 << 20, 8}, {8 << 20, 4}, {4 << 20, 8}, {8 << 20, 2}}
+var settings = [...]setting{{8 << 20, 8}, {8 << 20, 4}, {4 << 20, 8}, {16 << 20, 8}}
 
 const (
 	// trialBytes are read with each setting. At the first of all, a disk (or the host of a virtual one) may still wake up: skipBytes.
