@@ -104,10 +104,10 @@ func (r *Result) timed(ctx context.Context, opt Options, phase stages.Phase, f f
 	return err
 }
 
-// planned runs make as the phase plan and keeps the Plan, that of a refused checkpoint too.
-func (r *Result) planned(ctx context.Context, opt Options, make func() (*plan.Plan, error)) (p *plan.Plan, err error) {
+// planned runs f as the phase plan and keeps the Plan, that of a refused checkpoint too.
+func (r *Result) planned(ctx context.Context, opt Options, f func() (*plan.Plan, error)) (p *plan.Plan, err error) {
 	err = r.timed(ctx, opt, stages.PhasePlan, func(context.Context) (w pipeline.Work, err error) {
-		p, err = make()
+		p, err = f()
 		if p != nil {
 			r.takePlan(p)
 			w.Items = int64(p.Summary.Parts)

@@ -344,7 +344,7 @@ func TestSpansOfFailures(t *testing.T) {
 	boom := errors.New("boom")
 	failing := func(err error) coldload.Options {
 		return coldload.Options{TracerProvider: rec.provider, TraceBatches: true, Stages: []coldload.Insert{{After: stages.PhaseDecode, Stage: stageFunc(
-			func(_ context.Context, b *stages.Batch) (*stages.Batch, error) {
+			func(context.Context, *stages.Batch) (*stages.Batch, error) {
 				if err == nil {
 					panic("boom")
 				}
@@ -457,7 +457,9 @@ func TestMetrics(t *testing.T) {
 	var during map[string]int64
 	var cost, staging int64
 	look := stageFunc(func(_ context.Context, b *stages.Batch) (*stages.Batch, error) {
-		once.Do(func() { during, cost, staging = collectMetrics(t, reader), b.Cost(), b.Staging })
+		once.Do(func() { //nolint:contextcheck // collecting has that of the test
+			during, cost, staging = collectMetrics(t, reader), b.Cost(), b.Staging
+		})
 		return b, nil
 	})
 	opt := coldload.Options{

@@ -78,7 +78,7 @@ func (n *node) openCommitSpan() (context.Context, trace.Span) {
 	if name == "" {
 		return n.run.ctx, nil
 	}
-	return n.run.tracer.Start(n.run.ctx, name)
+	return n.run.tracer.Start(n.run.ctx, name) //nolint:spancheck // closeCommitSpan ends it
 }
 
 // closeCommitSpan ends the span, if there is one, of a Commit that took so long.
@@ -103,7 +103,7 @@ func (n *node) openItemSpan(t time.Time, upstream trace.SpanContext) (context.Co
 	if upstream.IsValid() {
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: upstream}))
 	}
-	return n.run.tracer.Start(n.ctx, n.run.cfg.ItemSpanName(n.name), opts...)
+	return n.run.tracer.Start(n.ctx, n.run.cfg.ItemSpanName(n.name), opts...) //nolint:spancheck // endItemSpan ends it
 }
 
 // describe says in the span of an item what came to the stage.

@@ -152,7 +152,7 @@ func disable(list string) error {
 }
 
 func run(ctx context.Context, e *env, root *cobra.Command, args []string) int {
-	defer e.flush() // whatever the end is, and after it was told
+	defer e.flush() //nolint:contextcheck // whatever the end is, that of ctx too, and after it was told
 	root.SetArgs(args)
 	cmd, err := root, disable(e.disableCPU)
 	if err == nil {
