@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -534,4 +535,34 @@ func TestTimesAddUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTimesAddUpExactly does it with a clock that only sleeping moves: to the nanosecond.
+func TestTimesAddUpExactly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := stageFunc(func(_ context.Context, b *stages.Batch) (*stages.Batch, error) {
+			time.Sleep(time.Second)
+			return b, nil
+		})
+		res, err := coldload.Load(t.Context(), fixturePath(telemetryFixture), discard.New(), coldload.Options{
+			Budget: 2 << 20, Workers: coldload.Workers{Index: 3, Fetch: 2, Decode: 4, Fuse: 1, Repack: 3, Upload: 2},
+			Stages: []coldload.Insert{{After: stages.PhaseFetch, Stage: slow, Workers: 2}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches := time.Duration(res.Plan.BatchCount())
+		if want := (batches + 1) / 2 * time.Second; res.Duration != want {
+			t.Errorf("took %v, want %v for %d batches by two workers", res.Duration, want, batches)
+		}
+		for _, p := range res.Phases {
+			if sum, all := p.Busy+p.WaitIn+p.WaitOut+p.Idle, time.Duration(p.Workers)*res.Duration; sum != all {
+				t.Errorf("%s: busy %v + waiting %v and %v + idle %v = %v, want %v", p.Name, p.Busy, p.WaitIn, p.WaitOut, p.Idle, sum, all)
+			}
+		}
+		mine := res.Phases[len(res.Phases)-1]
+		if mine.Name != "mine" || mine.Busy != batches*time.Second {
+			t.Errorf("%+v, want %d s of work", mine, batches)
+		}
+	})
 }

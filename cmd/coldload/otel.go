@@ -380,18 +380,22 @@ func (d *delivery) lost() string {
 	if d.metricsLost {
 		what = append(what, "metrics")
 	}
-	switch text := strings.Join(what, " and "); {
-	case text == "" && d.aside == nil:
-		return ""
-	case text == "":
-		return "perhaps a part: " + oneLine(d.aside)
-	case d.failed != nil:
-		return text + ": " + oneLine(d.failed)
-	case d.aside != nil:
-		return text + ": " + oneLine(d.aside)
-	default:
-		return text + ": the queue was full (OTEL_BSP_MAX_QUEUE_SIZE)"
+	var why []string
+	if d.failed != nil && len(what) > 0 {
+		why = append(why, oneLine(d.failed))
 	}
+	if d.aside != nil {
+		why = append(why, oneLine(d.aside))
+	}
+	switch {
+	case len(what)+len(why) == 0:
+		return ""
+	case len(what) == 0:
+		what = []string{"perhaps a part"}
+	case len(why) == 0:
+		why = []string{"the queue was full (OTEL_BSP_MAX_QUEUE_SIZE)"}
+	}
+	return strings.Join(what, " and ") + ": " + strings.Join(why, "; ")
 }
 
 // oneLine is the text of an error on one line.

@@ -32,7 +32,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// receiver is a collector in this process, by HTTP.
+// receiver is a collector in this process, by HTTP. What it took may be looked at after end.
 type receiver struct {
 	*httptest.Server
 
@@ -45,13 +45,16 @@ type receiver struct {
 	metrics  map[string]bool
 }
 
-func newReceiver(t *testing.T) *receiver {
+func newReceiver(t *testing.T, partial string) *receiver {
 	t.Helper()
-	r := &receiver{resource: map[string]string{}, metrics: map[string]bool{}}
+	r := &receiver{partial: partial, resource: map[string]string{}, metrics: map[string]bool{}}
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	return r
 }
+
+// end returns when every request was answered.
+func (r *receiver) end() { r.Close() }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(req.Body)
@@ -161,12 +164,13 @@ func ran(t *testing.T, vars []string, args ...string) result {
 // TestExportedLoad: the whole tree, every metric, and whose they are.
 func TestExportedLoad(t *testing.T) {
 	t.Parallel()
-	r := newReceiver(t)
+	r := newReceiver(t, "")
 	got := ran(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL, "OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test"},
 		"load", fixture(gptqFixture), "--trace-batches", "--json")
 	if got.code != exitDone || got.err != "" {
 		t.Fatalf("exit code %d, stderr %q", got.code, got.err)
 	}
+	r.end()
 	r.wantLoad(t, true)
 	got.object(t)
 	for key, want := range map[string]string{"service.name": "coldload", "deployment.environment.name": "test", "telemetry.sdk.name": "opentelemetry"} {
@@ -219,7 +223,7 @@ func TestTraceparent(t *testing.T) {
 	t.Parallel()
 	const trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	for _, upper := range []bool{true, false} {
-		r := newReceiver(t)
+		r := newReceiver(t, "")
 		vars := []string{"traceparent=00-" + trace + "-" + span + "-01", "tracestate=vendor=x"}
 		if upper {
 			vars = []string{"TRACEPARENT=00-" + trace + "-" + span + "-01", "TRACESTATE=vendor=x", "traceparent=nonsense"}
@@ -228,6 +232,7 @@ func TestTraceparent(t *testing.T) {
 		if got.code != exitDone || got.err != "" {
 			t.Fatalf("exit code %d, stderr %q", got.code, got.err)
 		}
+		r.end()
 		root := r.wantLoad(t, false)
 		if id, parent := hex.EncodeToString(root.GetTraceId()), hex.EncodeToString(root.GetParentSpanId()); id != trace || parent != span {
 			t.Errorf("trace %s, parent %s", id, parent)
@@ -236,8 +241,9 @@ func TestTraceparent(t *testing.T) {
 			t.Errorf("state %q, resource %v, metrics %v", root.GetTraceState(), r.resource, r.metrics)
 		}
 	}
-	r := newReceiver(t)
+	r := newReceiver(t, "")
 	got := ran(t, []string{"TRACEPARENT=nonsense", "OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL}, "plan", fixture(plainFixture))
+	r.end()
 	if got.code != exitDone || got.err != "coldload: TRACEPARENT is ignored: \"nonsense\" is no trace context\n" || len(r.named("coldload.plan")) != 1 {
 		t.Errorf("exit code %d, stderr %q", got.code, got.err)
 	}
@@ -246,7 +252,7 @@ func TestTraceparent(t *testing.T) {
 // TestNothingIsExported unless it is asked for.
 func TestNothingIsExported(t *testing.T) {
 	t.Parallel()
-	r := newReceiver(t)
+	r := newReceiver(t, "")
 	for _, vars := range [][]string{
 		{"OTEL_SDK_DISABLED=true", "OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL, "OTEL_TRACES_EXPORTER=otlp"},
 		{"OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=none", "OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL},
@@ -260,6 +266,7 @@ func TestNothingIsExported(t *testing.T) {
 	for _, args := range [][]string{{"--version"}, {"load", "--help"}, {"load"}} {
 		ran(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL}, args...)
 	}
+	r.end()
 	if r.requests != 0 {
 		t.Errorf("%d requests", r.requests)
 	}
@@ -279,8 +286,9 @@ func TestExportedFailures(t *testing.T) {
 		{[]string{"load", "./no/such/folder"}, exitRefused, "coldload.load", "refused"},
 		{[]string{"verify", "./no/such/folder"}, exitRefused, "coldload.verify", "refused"},
 	} {
-		r := newReceiver(t)
+		r := newReceiver(t, "")
 		got := ran(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL}, c.args...)
+		r.end()
 		list := r.named(c.span)
 		if got.code != c.code || strings.Contains(got.err, "telemetry") || len(list) != 1 {
 			t.Errorf("%q: exit code %d, %d roots, stderr %q", c.args, got.code, len(list), got.err)
@@ -357,11 +365,19 @@ func TestAbsentCollector(t *testing.T) {
 	}
 }
 
+// TestEndpointThatIsNone: the reason is told beside what it led to.
+func TestEndpointThatIsNone(t *testing.T) {
+	t.Parallel()
+	got := ran(t, []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://a b"}, "load", fixture(plainFixture), "--quiet")
+	if got.code != exitDone || strings.Count(got.err, "\n") != 1 || !strings.Contains(got.err, "telemetry was lost") || !strings.Contains(got.err, "invalid character") {
+		t.Errorf("exit code %d, stderr %q", got.code, got.err)
+	}
+}
+
 // TestPartialSuccess: a collector that takes less than it is sent says so in its answer only.
 func TestPartialSuccess(t *testing.T) {
 	t.Parallel()
-	r := newReceiver(t)
-	r.partial = "one too many"
+	r := newReceiver(t, "one too many")
 	got := ran(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL}, "load", fixture(plainFixture), "--quiet")
 	if got.code != exitDone || strings.Count(got.err, "\n") != 1 || !strings.Contains(got.err, "telemetry was lost: perhaps a part: ") || !strings.Contains(got.err, "one too many") {
 		t.Errorf("exit code %d, stderr %q", got.code, got.err)
