@@ -85,11 +85,11 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 
 // readHeaders wires the index stage.
 func (ck *Checkpoint) readHeaders(ctx context.Context, found *discover.Checkpoint) (*index.Collector, *pipeline.Run) {
-	run := pipeline.New(ctx, ck.opt.pipelineConfig())
+	run := pipeline.New(ctx, ck.opt.indexConfig(found))
 	collector := &index.Collector{Checkpoint: found}
-	shards := pipeline.From(run, "shards", index.Shards(found))
-	headers := pipeline.Map(shards, index.Stage{Checkpoint: found}, pipeline.Workers(ck.opt.Workers.Index), pipeline.Measure(index.Work))
-	pipeline.Into(headers, collector)
+	shards := pipeline.From(run, "shards", index.Shards(found), unnamed)
+	headers := pipeline.Map(shards, index.Stage{Checkpoint: found}, pipeline.Workers(ck.opt.Workers.Index), pipeline.Measure(index.Work), pipeline.ItemSpans())
+	pipeline.Into(headers, collector, unnamed)
 	return collector, run
 }
 
@@ -122,7 +122,7 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 	if ck.opt.Source != nil {
 		return ck.ownSource(shards, files)
 	}
-	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.budget.Size()})
+	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.budget.Size(), MeterProvider: ck.opt.MeterProvider})
 	if err != nil {
 		return err
 	}
@@ -249,5 +249,6 @@ func (ck *Checkpoint) LoadAll(ctx context.Context, sink stages.Sink, opt Options
 	if sink == nil {
 		return res, errNoSink
 	}
+	res.sink = sinkName(sink)
 	return res, opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) error { return ck.load(ctx, sink, opt, res) })
 }

@@ -35,6 +35,10 @@ const Version = "0.1.0"
 // DefaultBudget is what the Batches in flight may cost together when Options do not say it, in bytes.
 const DefaultBudget = 256 << 20
 
+// MostBatchSpans is how many Batches of a load have spans with Options.TraceBatches: about 100 GB. What each phase did with all of them is
+// on its own span, which also says how many spans were left out.
+const MostBatchSpans = 10_000
+
 // ErrOptions is in the chain of the error when Options contradict themselves; it comes before anything is opened.
 var ErrOptions = errors.New("options do not fit together")
 
@@ -76,6 +80,8 @@ type Options struct {
 	// Progress is called after every Batch that the Sink took, and once at the end; from one goroutine at a time.
 	Progress func(Progress)
 
+	// TraceBatches adds a span per Batch and stage, linked to the Batch's span in the stage before, for the first [MostBatchSpans] Batches.
+	TraceBatches bool
 	// Observer is told of every Batch at every stage, and once of each phase that has no workers of its own.
 	Observer pipeline.Observer
 
@@ -184,7 +190,24 @@ func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Res
 	if sink == nil {
 		return res, errNoSink
 	}
+	res.sink = sinkName(sink)
 	return res, opt.operation(ctx, "load", name, res, func(ctx context.Context) error { return load(ctx, name, sink, opt, res) })
+}
+
+// Plan says what a Load of the checkpoint name would do, from headers and config files alone, for a Sink in final memory. The Result is never
+// nil; its Plan is there for a refused checkpoint too, with every fault, when its headers could be read.
+func Plan(ctx context.Context, name string, opt Options) (*Result, error) {
+	opt = opt.withDefaults()
+	res := newResult()
+	return res, opt.operation(ctx, "plan", name, res, func(ctx context.Context) error {
+		ck, err := open(ctx, name, opt, res)
+		if err != nil {
+			return err
+		}
+		opt.SharedBudget = ck.budget
+		_, err = ck.makePlan(ctx, nil, opt, res)
+		return errors.Join(err, ck.Close())
+	})
 }
 
 func load(ctx context.Context, name string, sink stages.Sink, opt Options, res *Result) error {

@@ -120,28 +120,28 @@ func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
+	sink := host.New(host.Options{})
 	res := newResult()
+	res.sink = sinkName(sink)
 	var m *Module
 	err := opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) (err error) {
-		m, err = ck.runModule(ctx, q, opt, res)
+		m, err = ck.runModule(ctx, q, sink, opt, res)
 		return err
 	})
 	return m, err
 }
 
-func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, opt Options, res *Result) (*Module, error) {
-	var p *plan.Plan
-	err := recovered(func() (err error) {
-		p, err = plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
-		return err
+func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, sink *host.Sink, opt Options, res *Result) (*Module, error) {
+	p, err := res.planned(ctx, opt, func() (p *plan.Plan, err error) {
+		err = recovered(func() (err error) {
+			p, err = plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
+			return err
+		})
+		return p, err
 	})
-	if p != nil {
-		res.takePlan(p)
-	}
 	if err != nil {
-		return nil, notFound(err)
+		return nil, errors.Join(notFound(err), closeSink(sink))
 	}
-	sink := host.New(host.Options{})
 	if err := ck.begin(ctx, p, sink, opt, res); err != nil {
 		return nil, err
 	}

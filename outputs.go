@@ -42,6 +42,7 @@ func (ck *Checkpoint) Outputs(ctx context.Context, opt Options) iter.Seq2[*Outpu
 	return func(yield func(*Output, error) bool) {
 		opt := ck.options(opt)
 		res := newResult()
+		res.sink = "outputs"
 		var left bool
 		err := opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) (err error) {
 			left, err = ck.stream(ctx, opt, res, yield)

@@ -57,6 +57,7 @@ func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) 
 	}
 	opt = opt.withDefaults()
 	res := &PackResult{Result: newResult(), Dir: dir}
+	res.sink = "file"
 	return res, opt.operation(ctx, "pack", name, res.Result, func(ctx context.Context) error {
 		err := pack(ctx, name, opt, popt, res)
 		if errors.Is(err, file.ErrAlreadyDone) {
@@ -107,7 +108,7 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 
 // verifyPacked reads a packed folder that is packed again, for its digests: the new manifest would vouch for whatever is in it.
 func (ck *Checkpoint) verifyPacked(ctx context.Context, popt PackOptions) error {
-	rep, err := packed.Verify(ctx, ck.found, packed.VerifyOptions{Progress: popt.Hashed})
+	rep, err := packed.Verify(ctx, ck.found, packed.VerifyOptions{Progress: popt.Hashed, Pipeline: ck.opt.sideConfig()})
 	if err != nil || len(rep.Differences) == 0 {
 		return err
 	}

@@ -41,15 +41,19 @@ func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, popt Pac
 	if h.whole {
 		workers = opt.Workers.Repack
 	}
-	run := pipeline.New(ctx, opt.pipelineConfig())
+	run := pipeline.New(ctx, opt.sideConfig())
 	shards := pipeline.From(run, "shards", func(yield func(int, error) bool) {
 		for i := range n {
 			if !yield(i, nil) {
 				return
 			}
 		}
-	})
-	pipeline.Into(shards, h, pipeline.Workers(workers), pipeline.Measure(h.work))
+	}, unnamed)
+	more := []pipeline.Option{pipeline.Workers(workers), pipeline.Measure(h.work)}
+	if !h.whole {
+		more = append(more, unnamed) // too short to be a phase
+	}
+	pipeline.Into(shards, h, more...)
 	err := run.Wait()
 	if h.whole {
 		res.takeStage(run.Stats())

@@ -52,6 +52,7 @@ type Result struct {
 	Warnings []string // what the bytes have that is odd but not wrong
 
 	start time.Time
+	sink  string // what the root span calls it; empty when there is none
 }
 
 // Read is how many bytes were read in which way. All are 0 for a source that is not made of files.
@@ -101,6 +102,19 @@ func (r *Result) timed(ctx context.Context, opt Options, phase stages.Phase, f f
 	p.lifetime = p.Busy
 	describePhase(span, p, err)
 	return err
+}
+
+// planned runs f as the phase plan and keeps the Plan, that of a refused checkpoint too.
+func (r *Result) planned(ctx context.Context, opt Options, f func() (*plan.Plan, error)) (p *plan.Plan, err error) {
+	err = r.timed(ctx, opt, stages.PhasePlan, func(context.Context) (w pipeline.Work, err error) {
+		p, err = f()
+		if p != nil {
+			r.takePlan(p)
+			w.Items = int64(p.Summary.Parts)
+		}
+		return w, err
+	})
+	return p, err
 }
 
 // takeIndex keeps the figures of the index pipeline.

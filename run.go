@@ -79,17 +79,8 @@ func doneBefore(sink stages.Sink, p *plan.Plan) func(stages.Slab) bool {
 	}
 }
 
-func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Options, res *Result) (p *plan.Plan, err error) {
-	staging := stagingOf(sink)
-	err = res.timed(ctx, opt, stages.PhasePlan, func(context.Context) (w pipeline.Work, err error) {
-		p, err = ck.Plan(opt, staging)
-		if p != nil {
-			res.takePlan(p)
-			w.Items = int64(p.Summary.Parts)
-		}
-		return w, err
-	})
-	return p, err
+func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Options, res *Result) (*plan.Plan, error) {
+	return res.planned(ctx, opt, func() (*plan.Plan, error) { return ck.Plan(opt, stagingOf(sink)) })
 }
 
 // end waits for the end of a load and notes its figures.
@@ -130,7 +121,8 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	workers := fetchers(ctx, f.source, opt)
 	// Some Batches wait admitted: the goroutine that makes them has to wait for a processor, while all of them repack, and the disk would too.
 	f.stream = pipeline.From(f.run, "batches", batches(p, f.source, sink, f.budget.Size()),
-		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2))
+		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2),
+		pipeline.Purposes(stages.PhaseFetch.String(), "staging", func(b *stages.Batch) int64 { return b.Staging }), unnamed)
 	f.fetch(f.source, sink, workers)
 	f.add(stages.PhaseDecode, decode.Stage(exec), opt.Workers.Decode, phaseWork(stages.PhaseDecode))
 	f.add(stages.PhaseFuse, fuse.Stage(exec), opt.Workers.Fuse, phaseWork(stages.PhaseFuse))
@@ -138,7 +130,7 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	f.add(stages.PhaseRepack, repack.Stage(exec), opt.Workers.Repack, phaseWork(stages.PhaseRepack))
 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: f.source.Verify})
-	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
+	pipeline.Into(f.stream, end, f.traced(pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))...)
 }
 
 // standardFetchers is for a Source that does not say: two requests keep a disk busy.
@@ -200,12 +192,20 @@ func (f *flow) fetch(source stages.Source, sink stages.Sink, workers int) {
 
 // add appends the stage of a phase, and what the user wants after it.
 func (f *flow) add(phase stages.Phase, st stage, workers int, work func(*stages.Batch) pipeline.Work, more ...pipeline.Option) {
-	f.stream = pipeline.Map(f.stream, st, append(more, pipeline.Workers(workers), pipeline.Measure(work))...)
+	f.stream = pipeline.Map(f.stream, st, f.traced(append(more, pipeline.Workers(workers), pipeline.Measure(work))...)...)
 	for _, in := range f.opt.Stages {
 		if in.After == phase {
-			f.stream = pipeline.Map(f.stream, execute.Insert(in.Stage, f.exec), pipeline.Workers(max(in.Workers, 1)))
+			f.stream = pipeline.Map(f.stream, execute.Insert(in.Stage, f.exec), f.traced(pipeline.Workers(max(in.Workers, 1)), pipeline.SpanName(insertedSpan))...)
 		}
 	}
+}
+
+// traced adds spans per Batch to the options of a stage, when they are wanted.
+func (f *flow) traced(stage ...pipeline.Option) []pipeline.Option {
+	if f.opt.TraceBatches {
+		stage = append(stage, pipeline.ItemSpans())
+	}
+	return stage
 }
 
 func (f *flow) inserted(after stages.Phase) bool {

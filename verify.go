@@ -37,6 +37,8 @@ type VerifyResult struct {
 	Differences []Difference
 	Notes       []string
 	Duration    time.Duration
+
+	load *Result // of computing again; nil without it
 }
 
 // Verify reads a packed folder once and lists everything that is not as the manifest says, up to the last bit; with VerifyOptions.Against
@@ -48,6 +50,7 @@ func Verify(ctx context.Context, dir string, vopt VerifyOptions) (*VerifyResult,
 	ctx, span := vopt.Load.startSpan(ctx, "verify", dir)
 	err := verify(ctx, vopt, res)
 	res.Duration = time.Since(start)
+	res.describe(span)
 	fail(span, err)
 	span.End()
 	return res, err
@@ -69,7 +72,7 @@ func verify(ctx context.Context, vopt VerifyOptions, res *VerifyResult) (err err
 		}
 		defer func() { err = errors.Join(err, ck.Close()) }()
 	}
-	rep, err := packed.Verify(ctx, dir, packed.VerifyOptions{Workers: vopt.Workers, Progress: vopt.Progress})
+	rep, err := packed.Verify(ctx, dir, packed.VerifyOptions{Workers: vopt.Workers, Progress: vopt.Progress, Pipeline: vopt.Load.sideConfig()})
 	if err != nil {
 		return err
 	}
@@ -102,11 +105,12 @@ func (ck *Checkpoint) recompute(
 	if vopt.Progress != nil {
 		opt.Progress = func(p Progress) { vopt.Progress(p.Written, p.Total) }
 	}
-	lres := newResult()
-	if err := ck.load(ctx, sink, opt, lres); err != nil {
+	res.load = newResult()
+	res.load.sink = sinkName(sink)
+	if err := ck.load(ctx, sink, opt, res.load); err != nil {
 		return err
 	}
-	res.Recomputed = len(lres.Plan.Outputs)
+	res.Recomputed = len(res.load.Plan.Outputs)
 	res.Differences = append(res.Differences, sink.Differences()...)
 	return nil
 }

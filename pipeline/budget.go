@@ -20,6 +20,7 @@ type Budget struct {
 	sem  *semaphore.Weighted
 	used atomic.Int64
 	peak atomic.Int64
+	part atomic.Int64 // of those in use, for the purpose that Purposes tells apart
 }
 
 // NewBudget returns a Budget of size bytes. A size below one admits only items of no cost.
@@ -82,8 +83,15 @@ func raise(v *atomic.Int64, x int64) {
 type lease struct {
 	budget  *Budget
 	bytes   int64
+	part    int64 // counted in the Budget's part
 	holders atomic.Int32
 	outer   *lease // what the same item had taken before from another Budget; nil for most
+}
+
+// setApart counts n bytes of the lease, until its end, for the purpose that Purposes tells apart.
+func (l *lease) setApart(n int64) {
+	l.part = n
+	l.budget.part.Add(n)
 }
 
 // retain adds a holder; only a holder may call it.
@@ -97,6 +105,7 @@ func (l *lease) retain() *lease {
 // release ends the part of one holder.
 func (l *lease) release() {
 	for ; l != nil && l.holders.Add(-1) == 0; l = l.outer {
+		l.budget.part.Add(-l.part)
 		l.budget.giveBack(l.bytes)
 	}
 }

@@ -28,13 +28,14 @@
 //
 // [Run.Stats] says at any time how much each stage has done, and how long it was busy and waiting. With a
 // TracerProvider, the Run also opens a span per stage, from its first item to its last, as a child of the span in the
-// context given to New; a stage without items has none. The span has the attributes stage.name, stage.workers, items,
+// context given to New; a stage without items has none, and [SpanName] or [Config].SpanName may leave one out. The span has the attributes stage.name, stage.workers, items,
 // bytes.in, bytes.out, time.busy, time.wait_in and time.wait_out (seconds, summed over the workers). Each Commit has a
-// span, and with [ItemSpans] each item, with the attributes stage.name, item.seq and, for a [Named] item, item.name.
-// The span of the stage that ended the run has the status Error and the attribute error.type.
+// span with the same attributes, and with [ItemSpans] each item, with the attributes stage.name and those of
+// [Config].ItemAttrs. The span of the stage that ended the run has the status Error and the attribute error.type.
 //
 // With a MeterProvider, the Run records the counter io (By; by stage.name and direction, in or out), the histograms
 // stage.duration and stage.wait (s, per item; by stage.name), and the gauges queue.length ({item}; by stage.name),
-// memory.in_flight and memory.budget (By; by purpose, which is the name of the stage that charges). The names of
+// memory.in_flight and memory.budget (By; by purpose, which [Purposes] names; else it is the name of the stage that
+// charges). The names of
 // attributes and metrics, but for error.type, begin with [Config].AttrPrefix.
 package pipeline

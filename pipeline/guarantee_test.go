@@ -535,6 +535,12 @@ func TestWiringFaults(t *testing.T) {
 		"measure of another type": {"func(int)", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, out, pipeline.Measure(func(int) pipeline.Work { return pipeline.Work{} }))
 		}},
+		"purposes of another type": {"Purposes: a func(int) int64", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+			pipeline.Into(pipeline.Map(st, id, pipeline.Charge(b, costOf), pipeline.Purposes("a", "b", func(int) int64 { return 1 })), out)
+		}},
+		"purposes without charge": {"without Charge", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+			pipeline.Into(pipeline.Map(st, id, pipeline.Purposes("a", "b", costOf)), out)
+		}},
 		"ordered into": {"one worker only", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, out, pipeline.Ordered(), pipeline.Workers(2))
 		}},

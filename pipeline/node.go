@@ -55,7 +55,7 @@ type node struct {
 	span trace.Span      // nil until the first item
 
 	metrics   *instruments // nil without a MeterProvider
-	itemSpans atomic.Int64 // opened or refused so far
+	itemSpans atomic.Int64 // opened or omitted so far
 
 	left     atomic.Int32 // workers that have not returned
 	closeOut func()       // tells the stage downstream that there is no more; nil for a sink
@@ -116,7 +116,8 @@ func (n *node) timedCommit(commit func(context.Context) error) error {
 	err := isolate(n.name, itemCommit, func() error { return commit(ctx) })
 	end := time.Now()
 	n.commit.Add(int64(end.Sub(start)))
-	endSpan(span, err)
+	newInstruments(n.run, commitStage).recordBusy(ctx, end.Sub(start))
+	n.closeCommitSpan(span, end.Sub(start), err)
 	if o := n.run.cfg.Observer; o != nil {
 		o.Observe(Event{Stage: commitStage, Since: start, Came: start, Done: end, Left: end, Work: Work{Items: 1}, Err: err})
 	}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"log/slog"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -25,17 +26,26 @@ type Config struct {
 	Logger *slog.Logger
 
 	// SpanName maps the name of a stage to that of its span; it is called with "commit" too. It should have few
-	// results. Nil: the name itself.
+	// results; an empty one means no span. Nil: the name itself.
 	SpanName func(stage string) string
 
 	// ItemSpanName maps the name of a stage to that of its item spans. Nil: the stage's span name and ".item".
 	ItemSpanName func(stage string) string
 
+	// ItemAttrs are the attributes of an item's span beside stage.name. It is called with what came to the stage, when
+	// the span begins, and, with made, with what a source or a [Map] has made, when it ends: not for an item that
+	// failed. Nil: item.seq and, for a [Named] item, item.name.
+	ItemAttrs func(stage string, item any, made bool) []attribute.KeyValue
+
+	// ErrorType is the attribute error.type of a span that failed; it should have few results. Nil: the Go type of what
+	// the stage returned.
+	ErrorType func(error) string
+
 	// AttrPrefix starts the names of all attributes and metrics, for example "acme." Empty: "pipeline."
 	AttrPrefix string
 
 	// ItemSpanLimit is the most item spans that a stage opens in one run. Zero: no limit. The stage spans count every
-	// item all the same.
+	// item all the same, and say as spans.omitted how many have none.
 	ItemSpanLimit int
 }
 
@@ -53,6 +63,9 @@ func (c Config) withDefaults() Config {
 	if c.ItemSpanName == nil {
 		span := c.SpanName
 		c.ItemSpanName = func(stage string) string { return span(stage) + ".item" }
+	}
+	if c.ErrorType == nil {
+		c.ErrorType = goType
 	}
 	if c.AttrPrefix == "" {
 		c.AttrPrefix = "pipeline."
@@ -81,6 +94,10 @@ type options struct {
 	budget    *Budget
 	cost      any // func(T) int64
 	measure   any // func(T) Work
+	spanName  *string
+	purpose   string
+	part      any // func(T) int64
+	partFor   string
 }
 
 func resolve(opts []Option) options {
@@ -114,6 +131,17 @@ func Buffer(n int) Option { return func(o *options) { o.buffer = n } }
 func Charge[T any](b *Budget, cost func(T) int64) Option {
 	return func(o *options) { o.budget, o.cost = b, cost }
 }
+
+// Purposes names what the bytes are for that [Charge] takes, in the gauge memory.in_flight: part(item) of them, which
+// the item keeps to its end whatever else it gives back, are for partFor, and the rest for purpose, under which the
+// gauge memory.budget is too. Without it all are for the name of the stage. It needs Charge.
+func Purposes[T any](purpose, partFor string, part func(T) int64) Option {
+	return func(o *options) { o.purpose, o.partFor, o.part = purpose, partFor, part }
+}
+
+// SpanName names the span of the stage, whatever [Config].SpanName says; empty means none. The Commit of a sink keeps its
+// own.
+func SpanName(name string) Option { return func(o *options) { o.spanName = &name } }
 
 // Measure sets what an item adds to the [StageStats] of the stage: an item that the stage produced, or, for [Into],
 // one that was written and is not released yet. Without it each item counts as one and no bytes. f is called by

@@ -132,7 +132,7 @@ func TestStatsOfBudget(t *testing.T) {
 	}
 }
 
-// TestStatsLeaveNoGap checks, for any number of workers, that their times add up to their lifetimes.
+// TestStatsLeaveNoGap checks, for any number of workers, that their times add up to their lifetimes, exactly.
 func TestStatsLeaveNoGap(t *testing.T) {
 	for _, opts := range [][]pipeline.Option{{pipeline.Workers(1)}, {pipeline.Workers(3)}, {pipeline.Workers(3), pipeline.Ordered()}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -156,6 +156,11 @@ func TestStatsLeaveNoGap(t *testing.T) {
 			s = r.Stats()[1]
 			if sum := s.Busy + s.WaitIn + s.WaitOut; s.Busy != 70*time.Second || sum > time.Duration(s.Workers)*all {
 				t.Errorf("stage: %+v", s)
+			}
+			for _, s := range r.Stats() {
+				if sum := s.Busy + s.WaitIn + s.WaitOut; sum != s.Lifetime || sum == 0 {
+					t.Errorf("%s: busy and waiting for %v of %v", s.Name, sum, s.Lifetime)
+				}
 			}
 		})
 	}

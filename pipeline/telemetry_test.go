@@ -2,6 +2,8 @@ package pipeline_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -93,6 +95,19 @@ func TestSpans(t *testing.T) {
 				t.Errorf("%s = %v, want %v", key, got, want)
 			}
 		}
+		for key, want := range map[string]any{
+			"acme.stage.name": "commit", "acme.stage.workers": int64(1), "acme.items": int64(1), "acme.bytes.in": int64(0), "acme.bytes.out": int64(0),
+			"acme.time.busy": 1.0, "acme.time.wait_in": 0.0, "acme.time.wait_out": 0.0,
+		} {
+			if got := attr(spans["phase.commit"][0], key); got != want {
+				t.Errorf("commit: %s = %v, want %v", key, got, want)
+			}
+		}
+		for name, want := range map[string]any{"phase.source": int64(1), "phase.stage": int64(1), "phase.sink": nil} {
+			if got := attr(spans[name][0], "acme.spans.omitted"); got != want {
+				t.Errorf("%s: %v item spans omitted, want %v", name, got, want)
+			}
+		}
 		wantItemSpans(t, spans)
 	})
 }
@@ -118,6 +133,82 @@ func wantItemSpans(t *testing.T, spans map[string][]tracetest.SpanStub) {
 	}
 	if len(made) != 2 || linked != 2 {
 		t.Errorf("%d item spans of the source, %d of the stage, want the limit of 2 each", len(made), linked)
+	}
+}
+
+// TestSpanNames leaves out what has an empty name, and takes the name of the stage's own before that of the Config.
+func TestSpanNames(t *testing.T) {
+	cfg := pipeline.Config{SpanName: func(stage string) string {
+		if stage == "commit" {
+			return ""
+		}
+		return "of " + stage
+	}}
+	spans, err := traced(t, cfg, func(r *pipeline.Run) {
+		st := pipeline.From(r, "source", slowInts(2, 0), pipeline.SpanName(""), pipeline.ItemSpans())
+		st = pipeline.Map(st, slowStage("stage", 0), pipeline.SpanName("mine"))
+		pipeline.Into(st, slowSink(0))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := spans["root"][0].SpanContext.SpanID()
+	for name, want := range map[string]int{"root": 1, "mine": 1, "of sink": 1, "of source.item": 2} {
+		if len(spans[name]) != want {
+			t.Errorf("%d spans %q, want %d", len(spans[name]), name, want)
+		}
+		for _, s := range spans[name] {
+			if name != "root" && s.Parent.SpanID() != root {
+				t.Errorf("%s is not a child of the caller's span", name)
+			}
+		}
+	}
+	if len(spans) != 4 {
+		t.Errorf("more spans than those: %d names", len(spans))
+	}
+	if got := attr(spans["mine"][0], "pipeline.stage.name"); got != "stage" {
+		t.Errorf("stage.name %v", got)
+	}
+}
+
+// TestItemAttrs asserts what a user's attributes are made from: what comes to a stage, then what it made; not what failed.
+func TestItemAttrs(t *testing.T) {
+	cfg := pipeline.Config{
+		ItemAttrs: func(stage string, item any, made bool) []attribute.KeyValue {
+			key := "came"
+			if made {
+				key = "made"
+			}
+			return []attribute.KeyValue{attribute.String(key, fmt.Sprint(stage, " ", item))}
+		},
+		ErrorType: func(err error) string { return "type of " + errors.Unwrap(err).Error() },
+	}
+	spans, err := traced(t, cfg, func(r *pipeline.Run) {
+		st := pipeline.From(r, "source", slowInts(1, 0), pipeline.ItemSpans())
+		half := stageFunc[int, string]{"half", func(context.Context, int) (string, error) { return "text", nil }}
+		out := &sink[string]{write: func(context.Context, string) error { return errBoom }}
+		pipeline.Into(pipeline.Map(st, half, pipeline.ItemSpans()), out, pipeline.ItemSpans())
+	})
+	wantError(t, err, "error", "sink")
+	for _, want := range []struct {
+		name       string
+		came, made any
+		failed     any
+	}{
+		{"source.item", "source 0", "source 0", nil},
+		{"half.item", "half 0", "half text", nil},
+		{"sink.item", "sink text", nil, "type of boom"},
+	} {
+		if len(spans[want.name]) != 1 {
+			t.Fatalf("%d spans %q", len(spans[want.name]), want.name)
+		}
+		s := spans[want.name][0]
+		if attr(s, "came") != want.came || attr(s, "made") != want.made || attr(s, "error.type") != want.failed {
+			t.Errorf("%s: %v", want.name, s.Attributes)
+		}
+		if attr(s, "pipeline.item.seq") != nil {
+			t.Errorf("%s has the engine's own attributes too", want.name)
+		}
 	}
 }
 
@@ -202,6 +293,12 @@ func (m *meter) add(name string, attrs attribute.Set, v float64) {
 	m.sums[strings.Join(parts, " ")] += v
 }
 
+func (m *meter) sum(name string) float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sums[name]
+}
+
 func (m *meter) callback() metric.Callback {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -282,6 +379,48 @@ func (o meterObserver) ObserveInt64(g metric.Int64Observable, v int64, opts ...m
 	}
 }
 
+// TestPurposes tells apart what the bytes in flight are for: 2 of the 5 of an item stay when it gives back the rest.
+func TestPurposes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &meter{sums: map[string]float64{}}
+		budget := pipeline.NewBudget(10)
+		r := pipeline.New(t.Context(), pipeline.Config{MeterProvider: meters{one: m}})
+		l := &ledger{}
+		st := pipeline.From(r, "source", l.source(2), pipeline.Charge(budget, func(*item) int64 { return 5 }),
+			pipeline.Purposes("read", "held", func(*item) int64 { return 2 }))
+		st = pipeline.Map(st, stage("half", func(_ context.Context, i *item) (*item, error) {
+			time.Sleep(time.Second)
+			i.held.Store(2)
+			return i, nil
+		}))
+		out := &sink[*item]{write: func(context.Context, *item) error { time.Sleep(9 * time.Second); return nil }}
+		pipeline.Into(st, out)
+		r.Start()
+		for _, want := range []struct {
+			after      time.Duration
+			read, held float64
+		}{{500 * time.Millisecond, 6, 4}, {2 * time.Second, 0, 4}, {10 * time.Second, 0, 2}} {
+			time.Sleep(want.after)
+			m.mu.Lock()
+			clear(m.sums)
+			m.mu.Unlock()
+			m.collect(t)
+			if r, h := m.sum("pipeline.memory.in_flight read"), m.sum("pipeline.memory.in_flight held"); r != want.read || h != want.held {
+				t.Errorf("%v: %v read, %v held, want %v and %v", want.after, r, h, want.read, want.held)
+			}
+			if size := m.sum("pipeline.memory.budget read"); size != 10 {
+				t.Errorf("a budget of %v", size)
+			}
+		}
+		if err := r.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if budget.InUse() != 0 {
+			t.Errorf("%d bytes in use at the end", budget.InUse())
+		}
+	})
+}
+
 func TestMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &meter{sums: map[string]float64{}}
@@ -290,7 +429,9 @@ func TestMetrics(t *testing.T) {
 			pipeline.Charge(pipeline.NewBudget(10), func(int) int64 { return 2 }))
 		st = pipeline.Map(st, slowStage("stage", 10*time.Second),
 			pipeline.Measure(func(int) pipeline.Work { return pipeline.Work{Items: 1, BytesIn: 7, BytesOut: 9} }))
-		pipeline.Into(st, slowSink(0))
+		out := slowSink(0)
+		out.commit = func(context.Context) error { time.Sleep(7 * time.Second); return nil }
+		pipeline.Into(st, out)
 		r.Start()
 		time.Sleep(5 * time.Second)
 		m.collect(t) // with one item in the stage, two parked
@@ -300,7 +441,8 @@ func TestMetrics(t *testing.T) {
 		for name, want := range map[string]float64{
 			"pipeline.io stage in": 21, "pipeline.io stage out": 27,
 			"pipeline.stage.duration source": 3, "pipeline.stage.duration stage": 30, "pipeline.stage.wait stage": 1,
-			"pipeline.queue.length source": 2, "pipeline.queue.length stage": 0,
+			"pipeline.stage.duration commit": 7,
+			"pipeline.queue.length source":   2, "pipeline.queue.length stage": 0,
 			"pipeline.memory.in_flight source": 6, "pipeline.memory.budget source": 10,
 		} {
 			if m.sums[name] != want {

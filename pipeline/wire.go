@@ -42,6 +42,7 @@ func Map[In, Out any](s Stream[In], st Stage[In, Out], opts ...Option) Stream[Ou
 		l := w.got.takeLease()
 		o.made = envelope[Out]{value: out, owned: true, seq: seq, lease: l}
 		o.made.fit()
+		describeMade(w.hand, o.made.value)
 		o.made.link = w.endItemSpan(nil)
 		o.counted()
 		if err := o.handOn(); err != nil {
@@ -159,6 +160,9 @@ func tollOf[T any](n *node, before *edge) toll[T] {
 		if n.opts.cost != nil {
 			n.fault("Charge: no budget")
 		}
+		if n.opts.part != nil {
+			n.fault("Purposes: without Charge")
+		}
 		return toll[T]{}
 	}
 	cost, ok := n.opts.cost.(func(T) int64)
@@ -168,7 +172,19 @@ func tollOf[T any](n *node, before *edge) toll[T] {
 	if before != nil && slices.Contains(before.charged, b) {
 		n.fault("Charge: a stage before has charged the same budget")
 	}
-	return toll[T]{budget: b, cost: cost}
+	return toll[T]{budget: b, cost: cost, part: partOf[T](n)}
+}
+
+// partOf returns what Purposes has set for items of type T; nil if it was not used.
+func partOf[T any](n *node) func(T) int64 {
+	if n.opts.part == nil {
+		return nil
+	}
+	f, ok := n.opts.part.(func(T) int64)
+	if !ok {
+		n.fault("Purposes: a %T does not fit items of type %v", n.opts.part, reflect.TypeFor[T]())
+	}
+	return f
 }
 
 // measureOf returns what Measure has set for items of type T; nil if it was not used.

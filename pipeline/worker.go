@@ -68,10 +68,23 @@ func (h *hand) leave() {
 	h.node.leave()
 }
 
-func (h *hand) openItemSpan(upstream trace.SpanContext) context.Context {
-	ctx, span := h.node.openItemSpan(h.mark, h.label, upstream)
-	h.itemSpan = span
+// openItemSpan opens the span of the item that came, if it is to have one, and returns the context for it.
+func openItemSpan[T any](h *hand, item T, upstream trace.SpanContext) context.Context {
+	if !h.opts.itemSpans {
+		return h.ctx
+	}
+	ctx, span := h.node.openItemSpan(h.mark, upstream)
+	if h.itemSpan = span; span != nil {
+		h.describe(span, h.label, item)
+	}
 	return ctx
+}
+
+// describeMade adds to the item's span, if it has one, what the stage has made of the item.
+func describeMade[T any](h *hand, item T) {
+	if h.itemSpan != nil {
+		h.node.describeMade(h.itemSpan, item)
+	}
 }
 
 // endItemSpan ends the item's span, if it has one, and returns what the next stage links to.
@@ -80,7 +93,7 @@ func (h *hand) endItemSpan(err error) trace.SpanContext {
 		return trace.SpanContext{}
 	}
 	link := h.itemSpan.SpanContext()
-	endSpan(h.itemSpan, err)
+	h.run.endSpan(h.itemSpan, err)
 	h.itemSpan = nil
 	return link
 }
@@ -103,6 +116,7 @@ func (h *hand) start() {
 type toll[T any] struct {
 	budget *Budget
 	cost   func(T) int64
+	part   func(T) int64 // see Purposes; may be nil
 }
 
 // admit waits for the bytes that e costs and adds their lease to e.
@@ -116,6 +130,9 @@ func (t toll[T]) admit(h *hand, e *envelope[T]) error {
 		return h.fail(err)
 	}
 	if l != nil {
+		if t.part != nil {
+			l.setApart(t.part(e.value))
+		}
 		l.outer, e.lease = e.lease, l
 	}
 	return nil
@@ -208,7 +225,8 @@ func (s *source[T]) offer(v T) error {
 	s.made = envelope[T]{value: v, owned: true} // before any other code of the user's can panic
 	s.label = labelOf(v, s.label.seq)
 	s.begin(s.mark)
-	s.openItemSpan(trace.SpanContext{})
+	openItemSpan(s.hand, v, trace.SpanContext{})
+	describeMade(s.hand, v)
 	s.made.seq, s.made.link = s.label.seq, s.endItemSpan(nil)
 	s.counted()
 	if err := s.cancelled(); err != nil {
@@ -249,7 +267,7 @@ func (w *worker[In]) work() error {
 		}
 		w.event.Came = w.mark
 		w.begin(w.mark)
-		if err := w.step(w.openItemSpan(w.got.link)); err != nil {
+		if err := w.step(openItemSpan(w.hand, w.got.value, w.got.link)); err != nil {
 			return err
 		}
 	}

@@ -96,6 +96,8 @@ type Batch struct {
 	// Views and Dst are set by the fetch stage: one view per Range, one destination per Slab.
 	Views Views
 	Dst   [][]byte
+	// Method is how the bytes were read, as the Views say; set by the fetch stage, and known after the Views are given back.
+	Method string
 
 	dropped bool // the Views were there and are released
 }

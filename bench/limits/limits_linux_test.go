@@ -2,10 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/coldload/coldload/internal/synth"
@@ -83,6 +88,63 @@ func checkFigures(t *testing.T, r *results) {
 	for _, u := range r.Memory {
 		if u.Peak <= 0 || u.Peak > u.Allowed {
 			t.Errorf("%s: peak %d, allowed %d", u.Measure, u.Peak, u.Allowed)
+		}
+	}
+}
+
+// TestMain lets the test binary be the collector.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == receiveCommand {
+		if code := execute(context.Background(), os.Stdout, os.Stderr, os.Args[1:]); code != 0 {
+			panic(code)
+		}
+		return
+	}
+	m.Run()
+}
+
+// Two pairs say nothing, but every span of every load is counted.
+func TestOverhead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "checkpoint")
+	if _, err := synth.Write(t.Context(), path, synth.Options{Model: "micro"}); err != nil {
+		t.Fatal(err)
+	}
+	var out, log bytes.Buffer
+	if code := execute(t.Context(), &out, &log, []string{overheadCommand, "--pairs", "2", "--with=--budget=1MiB", path}); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, log.Bytes())
+	}
+	text := out.String()
+	for _, part := range []string{"on / off, 2 interleaved pairs: ", "--budget=1MiB", " spans a load x ", "95 %: "} {
+		if !strings.Contains(text, part) {
+			t.Errorf("no %q in\n%s", part, text)
+		}
+	}
+	// A root, 9 phases, a shard, and 5 for each batch, of which the checkpoint has some.
+	_, rest, _ := strings.Cut(text, "on - off")
+	_, rest, _ = strings.Cut(rest, "\n")
+	number, _, _ := strings.Cut(rest, " spans a load")
+	if spans, err := strconv.Atoi(number); err != nil || spans < 16 || (spans-11)%5 != 0 {
+		t.Errorf("%q spans a load (%v)\n%s", number, err, text)
+	}
+}
+
+func TestOverheadOptions(t *testing.T) {
+	for _, args := range [][]string{{}, {"a", "b"}, {"--pairs", "1", "a"}, {"--no-such-flag", "a"}} {
+		if _, err := parseOverhead(io.Discard, args); err == nil {
+			t.Errorf("%q was taken", args)
+		}
+	}
+}
+
+// TestInterval against textbook values: of 1 to 5 the mean is 3, its standard error 0.7071, and Student's quantile 2.776.
+func TestInterval(t *testing.T) {
+	near := func(a, b float64) bool { return math.Abs(a-b) < 0.01 }
+	if i := intervalOf([]float64{1, 2, 3, 4, 5}); !near(i.mean, 3) || !near(i.high, 3+2.7764*0.70711) || !near(i.low, 3-2.7764*0.70711) {
+		t.Errorf("%+v", i)
+	}
+	for freedom, want := range map[int]float64{1: 12.7062, 2: 4.3027, 5: 2.5706, 14: 2.1448, 30: 2.0423} {
+		if got := student(freedom); math.Abs(got-want) > 0.003 {
+			t.Errorf("%d degrees of freedom: %.4f, want %.4f", freedom, got, want)
 		}
 	}
 }

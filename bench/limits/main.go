@@ -2,6 +2,7 @@
 // to it; README.md of the folder above has the method.
 //
 //	go run ./bench/limits [flags] CHECKPOINT
+//	go run ./bench/limits overhead [flags] CHECKPOINT
 package main
 
 import (
@@ -19,8 +20,11 @@ func main() {
 
 // execute is the program; it returns the exit code: 0 done, 1 failed, 2 wrong usage.
 func execute(ctx context.Context, out, log io.Writer, args []string) int {
-	if len(args) > 0 && args[0] == onceCommand {
-		return failure(log, loadOnce(ctx, args[1:]))
+	switch {
+	case len(args) > 0 && args[0] == overheadCommand:
+		return failure(log, measureOverhead(ctx, out, log, args[1:]))
+	case len(args) == 1 && args[0] == receiveCommand:
+		return failure(log, receive(os.Stdin, out))
 	}
 	opt, err := parse(log, args)
 	switch {

@@ -21,7 +21,6 @@ type options struct {
 	peers   []string       // other programs that read, as parsePeer takes them
 	rounds  int            // that count
 	most    int            // rounds at most, when some were disturbed
-	spans   int            // pairs of loads with and without spans
 	wait    time.Duration  // for a quiet machine, in all
 	region  int64          // bytes of the pieces of memory that kernels work on
 	passes  int            // over region, so that a run takes long enough to be judged
@@ -47,7 +46,6 @@ func parse(log io.Writer, args []string) (options, error) {
 	fs.StringVar(&o.work, "work", "", "`folder` for what is written, on the checkpoint's disk; default: beside the checkpoint")
 	fs.StringVar(&o.program, "coldload", "", "`program` to measure; default: built from this source")
 	fs.StringVar(&o.other, "other", "", "another `checkpoint`, with more layers: its seconds a byte over this one's, cold")
-	fs.IntVar(&o.spans, "spans", 0, "`pairs` of loads with and without spans (15 or more say something)")
 	fs.DurationVar(&o.wait, "wait", 0, "wait so long, in all, for the machine to be quiet")
 	fs.Func("only", "`pattern` of the names of measures; what needs others is left out of the table", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
@@ -63,8 +61,8 @@ func parse(log io.Writer, args []string) (options, error) {
 	if fs.NArg() != 1 {
 		return o, errors.New("exactly one CHECKPOINT is needed")
 	}
-	if o.rounds < 1 || o.spans < 0 {
-		return o, errors.New("--rounds must be 1 or more and --spans 0 or more")
+	if o.rounds < 1 {
+		return o, errors.New("--rounds must be 1 or more")
 	}
 	o.most = max(o.most, o.rounds)
 	return o.at(fs.Arg(0))

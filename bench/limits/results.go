@@ -19,7 +19,6 @@ type results struct {
 	Lines      []line             `json:"lines"`
 	Paces      []pace             `json:"paces"`
 	Memory     []memoryUse        `json:"memory"`
-	Spans      *spanCost          `json:"spans,omitempty"`
 	Samples    samples            `json:"samples"`
 }
 

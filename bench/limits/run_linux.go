@@ -38,9 +38,6 @@ func run(ctx context.Context, out, log io.Writer, opt options) (err error) {
 		return err
 	}
 	r := b.results(list, all)
-	if r.Spans, err = b.spans(ctx, log); err != nil {
-		return err
-	}
 	r.describe(out)
 	r.print(out)
 	if opt.json == "" {

@@ -12,4 +12,6 @@ var errSystem = errors.New("only Linux can be measured: it takes direct reads, c
 
 func run(context.Context, io.Writer, io.Writer, options) error { return errSystem }
 
-func loadOnce(context.Context, []string) error { return errSystem }
+func measureOverhead(context.Context, io.Writer, io.Writer, []string) error { return errSystem }
+
+func receive(io.Reader, io.Writer) error { return errSystem }

@@ -162,9 +162,6 @@ func (r *results) print(w io.Writer) {
 	for _, u := range r.Memory {
 		u.print(w)
 	}
-	if r.Spans != nil {
-		r.Spans.tell(w)
-	}
 	if slices.ContainsFunc(r.Lines, func(l line) bool { return l.AllTold }) {
 		fmt.Fprintf(w, "\n\\* fewer than %d rounds were undisturbed: all count\n", fewest)
 	}

@@ -77,7 +77,7 @@ func TestSpread(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{}, {"a", "b"}, {"--rounds", "0", "a"}, {"--no-such-flag", "a"}, {"--spans", "-1", "a"}} {
+	for _, args := range [][]string{{}, {"a", "b"}, {"--rounds", "0", "a"}, {"--no-such-flag", "a"}} {
 		if code := execute(t.Context(), io.Discard, io.Discard, args); code != 2 {
 			t.Errorf("%q: exit code %d", args, code)
 		}

@@ -21,6 +21,8 @@ type env struct {
 	hubCache string // folder of the Hugging Face cache
 	// disableCPU is a list of the processor's features that kernels must not use.
 	disableCPU string
+	otel       telemetrySettings
+	exports    *telemetry // once something is observed; until flush
 }
 
 // envDisableCPU takes instruction sets away from the kernels, to look for a fault in one or to measure an older processor: a list of
@@ -39,6 +41,7 @@ func processEnv() *env {
 		outTTY: terminal(os.Stdout), errTTY: terminal(os.Stderr),
 		hubCache:   discover.HubCacheFromEnv(os.Getenv, home),
 		disableCPU: os.Getenv(envDisableCPU),
+		otel:       telemetryFromEnv(os.Getenv),
 	}
 }
 

@@ -65,6 +65,7 @@ type planFlags struct {
 	noFuse, strict, actOrder bool
 	budget                   size
 	workers                  int
+	traceBatches             bool // of load and pack
 }
 
 func newPlanFlags() planFlags {
@@ -92,6 +93,11 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
 }
 
+// addTraceBatches is for the commands that have Batches.
+func (f *planFlags) addTraceBatches(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces")
+}
+
 // options are the flags as the library takes them.
 func (f *planFlags) options(e *env) (coldload.Options, error) {
 	if f.workers < 0 {
@@ -108,7 +114,7 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	}
 	n := f.workers
 	return coldload.Options{
-		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache, TraceBatches: f.traceBatches,
 		Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
 	}, nil
 }

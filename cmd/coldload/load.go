@@ -39,6 +39,7 @@ func newLoadFlags() loadFlags {
 
 func (f *loadFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
+	f.addTraceBatches(fs)
 	fs.Var(&f.to, "to", "where the result goes")
 }
 
@@ -65,6 +66,8 @@ bytes written, the rate and the time to the very end.
 With --json, peak_anon_bytes is the most anonymous memory that the process had,
 sampled every 10 ms (on systems other than Linux: what the Go runtime took from
 the system, without the result). Times of phases are summed over their workers.
+
+` + telemetryHelp + `
 
 ` + exitCodes,
 		Example: `  coldload load ./my-model
@@ -102,6 +105,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 	if err != nil {
 		return nil, err
 	}
+	ctx = e.observe(ctx, &opt)
 	sink := stages.Sink(discard.New())
 	where := ", discarded"
 	if o.to.value == toHost {

@@ -29,6 +29,7 @@ const defaultShardSize = 5_000_000_000
 
 func (f *packFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
+	f.addTraceBatches(fs)
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in one shard; a larger tensor has a shard of its own")
 	fs.BoolVar(&f.overwrite, "overwrite", false, "replace whatever OUTDIR is, when the new folder is complete")
 	fs.BoolVar(&f.verifySource, "verify-source", false, "read every source file in full first, for its sha256; files of the Hugging Face cache must have theirs")
@@ -58,6 +59,8 @@ original inside; quantize_config.json moves to source/.
 
 ` + pathHelp + `
 
+` + telemetryHelp + `
+
 ` + exitCodes,
 		Example: `  coldload pack ./my-model ./my-model-marlin
   coldload pack org/name /models/name --dtype bf16 --shard-size 10GB
@@ -75,6 +78,7 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 	if err != nil {
 		return err
 	}
+	ctx = e.observe(ctx, &opt)
 	popt := coldload.PackOptions{
 		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, VerifySource: o.verifySource, PlainDigests: o.plainDigest,
 	}

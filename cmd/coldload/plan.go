@@ -48,12 +48,10 @@ func runPlan(ctx context.Context, e *env, o *planFlags, path string) error {
 	if err != nil {
 		return err
 	}
-	ck, err := coldload.Open(ctx, path, opt)
-	if err != nil {
-		return err
-	}
-	p, err := ck.Plan(opt, nil)
-	if err = errors.Join(err, ck.Close()); err != nil && !isRefusal(err) {
+	ctx = e.observe(ctx, &opt)
+	res, err := coldload.Plan(ctx, path, opt)
+	p := res.Plan
+	if err != nil && (p == nil || !isRefusal(err)) {
 		return err
 	}
 	if ctx.Err() != nil {

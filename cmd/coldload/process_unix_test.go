@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+
 	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/safetensors"
 )
@@ -80,6 +82,23 @@ func TestInterruptedLoad(t *testing.T) {
 	}
 	if o := (result{out: out.String()}).object(t); o["error"] == nil || o["faults"] == nil {
 		t.Error(o)
+	}
+}
+
+// Ctrl-C: what was done until then is sent all the same.
+func TestInterruptedLoadIsExported(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t, "")
+	dir := sparse(t, 200, 1, 256<<20)
+	cmd, _, _ := exporting(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL}, "load", dir, "--to", "discard", "--io", "pread", "--workers", "1")
+	code, stderr := interrupt(t, cmd, syscall.SIGINT, func() bool { return hasOpen(cmd.Process.Pid, dir) })
+	if code != 130 || strings.Contains(stderr, "telemetry") {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+	r.end()
+	roots := r.named("coldload.load")
+	if len(roots) != 1 || roots[0].GetStatus().GetCode() != tracepb.Status_STATUS_CODE_ERROR || len(r.named("coldload.phase.discover")) != 1 {
+		t.Errorf("roots %v", roots)
 	}
 }
 

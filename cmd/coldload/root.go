@@ -26,6 +26,12 @@ that cannot be used; 3 checkpoint refused (not found, incomplete, or not
 processed by this version), with every fault; 4 verify found a difference;
 130 or 143 interrupted.`
 
+	telemetryHelp = `Spans and metrics are exported as the standard variables of OpenTelemetry say,
+and not without one: OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318, or
+OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER (otlp, console, none), with
+OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, and so
+on. With TRACEPARENT (and TRACESTATE) the spans are part of that trace.`
+
 	pathHelp = `PATH is a folder, a .safetensors file, or org/name (org/name@revision) in the
 Hugging Face cache. Nothing is downloaded.`
 
@@ -40,7 +46,7 @@ load every module by itself.`
 // What the design has and this version has not: it is refused by name, so that nobody takes a typing error for a missing ability.
 var (
 	laterCommands = []string{"report"}
-	laterFlags    = []string{"alias", "report", "trace", "trace-batches"}
+	laterFlags    = []string{"alias", "report", "trace"}
 )
 
 // errLater ends the sentence that refuses them.
@@ -58,6 +64,8 @@ amount of memory. It needs no GPU and no Python.
 
 Start with "coldload demo", then look at a checkpoint of your own with
 "coldload plan PATH".
+
+` + telemetryHelp + `
 
 ` + exitCodes,
 		Example: `  coldload demo
@@ -144,6 +152,7 @@ func disable(list string) error {
 }
 
 func run(ctx context.Context, e *env, root *cobra.Command, args []string) int {
+	defer e.flush() //nolint:contextcheck // whatever the end is, that of ctx too, and after it was told
 	root.SetArgs(args)
 	cmd, err := root, disable(e.disableCPU)
 	if err == nil {

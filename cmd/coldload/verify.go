@@ -80,6 +80,7 @@ func runVerify(ctx context.Context, e *env, o *verifyFlags, dir string) error {
 			Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
 		},
 	}
+	ctx = e.observe(ctx, &vopt.Load)
 	bar := startBar(e, o.quiet, "checking", "comparing")
 	if bar != nil {
 		vopt.Progress = bar.update

@@ -40,6 +40,9 @@ func NewComparer(dir Folder, m *Manifest) *Comparer {
 	}
 }
 
+// Name is "compare", for spans.
+func (*Comparer) Name() string { return "compare" }
+
 // Begin compares the lists of Outputs.
 func (c *Comparer) Begin(_ context.Context, outputs []stages.Output) error {
 	c.outputs = outputs

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -31,6 +32,9 @@ type run struct {
 	off   int64       // bytes from the start of the file
 	bytes int64
 }
+
+// work is what hashing the run means.
+func (r run) work() pipeline.Work { return pipeline.Work{Items: int64(r.n), BytesIn: r.bytes} }
 
 func newQueue(m *Manifest, shards map[string]bool) *queue {
 	q := &queue{m: m, sums: make(map[int][]Sum), left: make(map[int]int), failed: make(map[int]error)}

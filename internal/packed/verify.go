@@ -68,6 +68,7 @@ type Folder interface {
 type VerifyOptions struct {
 	Workers  int                     // how many read and hash at once; default one per CPU
 	Progress func(done, total int64) // told of the bytes of Outputs, from several goroutines at once; nil for none
+	Pipeline pipeline.Config         // says how the reading reports on itself
 }
 
 // readBytes is what a worker reads and holds at once. Larger Slabs are read in pieces of it.
@@ -369,8 +370,8 @@ func (v *verifier) files(ctx context.Context, m *Manifest) error {
 // outputs hashes every Output whose shard is there.
 func (v *verifier) outputs(ctx context.Context, m *Manifest) error {
 	q := newQueue(m, v.shards)
-	p := pipeline.New(ctx, pipeline.Config{})
-	pipeline.Into(pipeline.From(p, "read", q.all()), &hasher{v: v, q: q}, pipeline.Workers(v.opt.Workers))
+	p := pipeline.New(ctx, v.opt.Pipeline)
+	pipeline.Into(pipeline.From(p, "read", q.all(), pipeline.SpanName("")), &hasher{v: v, q: q}, pipeline.Workers(v.opt.Workers), pipeline.Measure(run.work))
 	if err := p.Wait(); err != nil {
 		return err
 	}
@@ -379,15 +380,17 @@ func (v *verifier) outputs(ctx context.Context, m *Manifest) error {
 
 // plain hashes the Outputs that have a plain digest too. It reads them again: a plain hash takes the bytes in order.
 func (v *verifier) plain(ctx context.Context, m *Manifest) error {
-	p := pipeline.New(ctx, pipeline.Config{})
+	p := pipeline.New(ctx, v.opt.Pipeline)
 	outputs := pipeline.From(p, "read", func(yield func(*Output, error) bool) {
 		for i := range m.Outputs {
 			if o := &m.Outputs[i]; o.SHA256 != (Sum{}) && (o.Bytes == 0 || v.shards[o.File]) && !yield(o, nil) {
 				return
 			}
 		}
-	})
-	pipeline.Into(outputs, plainHasher{v}, pipeline.Workers(v.opt.Workers))
+	}, pipeline.SpanName(""))
+	pipeline.Into(outputs, plainHasher{v}, pipeline.Workers(v.opt.Workers), pipeline.Measure(func(o *Output) pipeline.Work {
+		return pipeline.Work{Items: 1, BytesIn: o.Bytes}
+	}))
 	return p.Wait()
 }
 

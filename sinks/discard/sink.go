@@ -46,6 +46,9 @@ var (
 // New makes a Sink for one load. It holds nothing before the first Reserve.
 func New() *Sink { return &Sink{pool: staging.New(), held: make(map[slabID]staging.Block)} }
 
+// Name is "discard", for spans.
+func (*Sink) Name() string { return "discard" }
+
 // Begin keeps the slice of outputs, which must not change until Close. It refuses an Output with bytes and without a slab size, a second
 // call, and a context that has ended.
 func (s *Sink) Begin(ctx context.Context, outputs []stages.Output) error {

@@ -195,6 +195,9 @@ func New(opt Options) *Sink {
 	}
 }
 
+// Name is "file", for spans.
+func (*Sink) Name() string { return "file" }
+
 // Begin takes the target and makes the shards; see the package's documentation. It keeps the slice of outputs.
 //
 // It fails with ErrAlreadyDone when there is nothing to do, with a *TargetError when the folder cannot be used, with a *SpaceError when

@@ -52,6 +52,9 @@ var _ stages.Sink = (*Sink)(nil)
 // New makes a Sink for one load. It holds nothing before Begin.
 func New(opt Options) *Sink { return &Sink{opt: opt} }
 
+// Name is "host", for spans.
+func (*Sink) Name() string { return "host" }
+
 // Begin maps the memory for all outputs, which costs no page yet. It keeps the slice, which must not change while the result is in use.
 //
 // It refuses, with every reason in one *stages.RefusedError, Outputs that contradict themselves, that share a name, that exceed

@@ -36,11 +36,13 @@ func (r *run) read(ctx context.Context, dst []byte) error {
 			return err
 		}
 		n := t.bytes(r.end - at)
+		began := r.shard.latency.begin()
 		got, err := d.pread(d.File, dst[at-r.off:at-r.off+n], at)
 		d.tuner.end(t, int64(got))
 		if err != nil {
 			return err
 		}
+		r.shard.latency.end(ctx, direct, began)
 		at += int64(got)
 		if at < r.need && (got == 0 || at%d.align != 0) {
 			return errShort

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/edsrzf/mmap-go"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"golang.org/x/sys/unix"
 
 	"github.com/coldload/coldload/stages"
@@ -303,4 +304,15 @@ func TestFetchersNeedsFiles(t *testing.T) {
 	if got := s.Fetchers(t.Context()); got != 1 {
 		t.Errorf("closed: %d fetchers", got)
 	}
+}
+
+// Direct reads are recorded as such; how many requests they are is the tuner's affair.
+func TestLatencyOfDirectReads(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	s, data, _ := openDirectly(t, 1<<20)
+	s.shards[0].latency = newLatency(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
+	if how := check(t, s, data, stages.Extent{Len: 1 << 20}); how != "direct" {
+		t.Fatalf("read by %s", how)
+	}
+	wantRequests(t, reader, map[string]uint64{"direct": 1})
 }

@@ -37,10 +37,12 @@ func (s *Source) mapRange(ctx context.Context, sh *shard, e stages.Extent) ([]by
 			return nil, err
 		}
 		end := min(at+blockBytes, e.End())
+		began := sh.latency.begin()
 		if err := s.kernel.populate(m[at:end]); err != nil {
 			from := max(at, e.Off)
 			return nil, sh.unmappable(stages.Extent{Shard: e.Shard, Off: from, Len: end - from}, err)
 		}
+		sh.latency.end(ctx, mapped, began)
 	}
 	return m[e.Off:e.End():e.End()], nil
 }

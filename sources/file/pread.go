@@ -30,11 +30,13 @@ func (sh *shard) read(ctx context.Context, e stages.Extent, dst []byte) error {
 			return err
 		}
 		n := min(blockBytes, e.Len-done)
+		began := sh.latency.begin()
 		got, err := sh.File.ReadAt(dst[done:done+n], e.Off+done)
 		done += int64(got)
 		if int64(got) < n {
 			return sh.unread(stages.Extent{Shard: e.Shard, Off: e.Off + done, Len: e.Len - done}, n, int64(got), err)
 		}
+		sh.latency.end(ctx, copied, began)
 	}
 	return nil
 }

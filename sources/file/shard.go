@@ -30,6 +30,7 @@ type shard struct {
 	layered   func() bool               // on a file system that direct reads gain nothing on
 	direct    func() (*directFile, error)
 	refusal   atomic.Pointer[error] // why direct reads were refused; nil while they were not
+	latency   *latency              // of reads of all Shards; nil records nothing
 
 	mem    mmap.MMap // what mapping made, for close
 	passBy *os.File  // what direct opened, for close

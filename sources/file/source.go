@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/coldload/coldload/stages"
 )
 
@@ -26,6 +28,8 @@ type Options struct {
 	// when 0. A Fetch that would exceed it fails, so it must not be less than the budget at admission. The system counts memory in
 	// pages: the last one of each buffer may come on top.
 	BufferBytes int64
+	// MeterProvider gets the histogram coldload.source.read.duration (s; by coldload.source.method). Nil: no metrics.
+	MeterProvider metric.MeterProvider
 }
 
 func (o Options) withDefaults() Options {
@@ -72,9 +76,10 @@ func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
 	s.kernel.calls = by
 	err := opt.validate()
-	tuners := newTuners()
+	tuners, timing := newTuners(), newLatency(opt.MeterProvider)
 	for _, sh := range shards {
 		opened, shErr := newShard(sh, tuners, by)
+		opened.latency = timing
 		s.shards = append(s.shards, opened)
 		err = errors.Join(err, shErr)
 	}

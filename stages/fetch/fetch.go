@@ -49,7 +49,7 @@ func (s *Stage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, er
 	if err := Check(b.Views, b.Ranges); err != nil {
 		return nil, err
 	}
-	b.Dst = dst
+	b.Dst, b.Method = dst, b.Views.Method()
 	done = true
 	return b, nil
 }
