@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sort"
 
@@ -66,7 +67,18 @@ func (e *emitter) finish() *stages.Batch {
 		in.Range = find(b.Ranges, in.Extent)
 		in.Off = in.Extent.Off - b.Ranges[in.Range].Off
 	}
+	b.Name = fmt.Sprintf("batch %d (%s)", b.Seq, firstTensor(b))
 	return b
+}
+
+// firstTensor is what people find a Batch by: the first tensor that it reads, or else the first Output that it makes.
+func firstTensor(b *stages.Batch) string {
+	for i := range b.Parts {
+		if in := b.Parts[i].Inputs; len(in) > 0 {
+			return in[0].Tensor
+		}
+	}
+	return b.Outputs[b.Slabs[0].Output].Name
 }
 
 // coalesce sorts the extents and joins those that touch, overlap or have at most mostGap bytes between them. It reuses their memory. used

@@ -80,7 +80,7 @@ type Views interface {
 // Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch.
 type Batch struct {
 	Seq   int
-	Name  string // its number, for errors and spans: what is at fault says so itself
+	Name  string // its number and its first tensor, for errors, spans and traces; what is at fault in it says so itself
 	Slabs []Slab
 	Parts []Part
 	// Outputs are all Outputs of the load, which Slab.Output indexes. Shared: not to be changed.
