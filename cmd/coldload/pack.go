@@ -19,6 +19,7 @@ import (
 // packFlags are the options of pack.
 type packFlags struct {
 	planFlags
+	pictureFlags
 
 	shardSize                            size
 	overwrite, verifySource, plainDigest bool
@@ -29,6 +30,7 @@ const defaultShardSize = 5_000_000_000
 
 func (f *packFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
+	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in one shard; a larger tensor has a shard of its own")
 	fs.BoolVar(&f.overwrite, "overwrite", false, "replace whatever OUTDIR is, when the new folder is complete")
 	fs.BoolVar(&f.verifySource, "verify-source", false, "read every source file in full first, for its sha256; files of the Hugging Face cache must have theirs")
@@ -78,6 +80,11 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 	popt := coldload.PackOptions{
 		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, VerifySource: o.verifySource, PlainDigests: o.plainDigest,
 	}
+	pics, err := o.openPictures()
+	if err != nil {
+		return err
+	}
+	opt.Observer = pics.observer()
 	peak := startPeak()
 	bar := startBar(e, o.quiet, "packing", "making it durable")
 	if bar != nil {
@@ -95,9 +102,11 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 		res: res,
 	}
 	if err != nil {
-		return p.explain(err)
+		err = p.explain(err)
+		return errors.Join(err, pics.finish(e, p.shown(&o.planFlags, err)))
 	}
-	return p.print(e, o)
+	drawn := told(pics.finish(e, p.shown(&o.planFlags, nil)))
+	return errors.Join(p.print(e, o), drawn)
 }
 
 // packed is what pack did.
@@ -123,10 +132,7 @@ func (p *packed) print(e *env, o *packFlags) error {
 	width, _ := e.outTTY()
 	switch {
 	case o.json:
-		return writeJSON(e.out, packJSON{
-			loadJSON: p.object(&o.planFlags, toFile+p.res.Dir), Dir: p.res.Dir, AlreadyComplete: p.res.AlreadyComplete, Resumed: p.res.Resumed,
-			BytesRead: p.res.Phases[stages.PhaseFetch].BytesIn,
-		})
+		return writeJSON(e.out, p.object(&o.planFlags))
 	case p.res.AlreadyComplete:
 		return write(e.out, report.Clean(p.res.Dir)+" is complete already: this version packed it with the same options from a checkpoint with the same headers\n"+
 			"and samples. To be sure, compare: coldload verify --against; to make it again: --overwrite\n")
@@ -135,6 +141,19 @@ func (p *packed) print(e *env, o *packFlags) error {
 	default:
 		return write(e.out, p.Text(width)+p.resumedLine())
 	}
+}
+
+func (p *packed) object(o *planFlags) packJSON {
+	return packJSON{
+		loadJSON: p.loaded.object(o, toFile+p.res.Dir), Dir: p.res.Dir, AlreadyComplete: p.res.AlreadyComplete, Resumed: p.res.Resumed,
+		BytesRead: p.res.Phases[stages.PhaseFetch].BytesIn,
+	}
+}
+
+func (p *packed) shown(o *planFlags, failed error) *shown {
+	s := p.loaded.shown(o, toFile+p.res.Dir, failed)
+	s.object = p.object(o)
+	return s
 }
 
 // resumed says what was there already.
