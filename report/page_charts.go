@@ -20,7 +20,7 @@ type tick struct {
 
 // ticks are round times, four to eight of them.
 func ticks(span time.Duration) (list []tick) {
-	step := niceStep(span.Seconds() / 5)
+	step := niceStep(span.Seconds() / 8)
 	for i := 0; ; i++ {
 		at := float64(i) * step
 		if at > span.Seconds()*0.97 {
@@ -69,7 +69,7 @@ type laneView struct {
 	First            bool // of its stage
 }
 
-// mostLanes is how many workers of a stage are drawn apart; more are drawn together.
+// mostLanes is how many workers of a stage are drawn apart; more are drawn together, and those that were there for a moment only.
 const mostLanes = 8
 
 // lanes draws what every worker did. Stages that are no phases are shown when they took some time.
@@ -92,7 +92,7 @@ func (p Page) lanes(t *Timeline) (list []laneView) {
 		if stage == admission {
 			title = "admit"
 		}
-		if len(lanes) > mostLanes {
+		if len(lanes) > mostLanes || len(lanes) > 1 && sum.Busy+sum.WaitIn+sum.WaitOut < p.Result.Duration/100 {
 			list = append(list, p.lane(fmt.Sprintf("%s ×%d", title, len(lanes)), fmt.Sprintf("%s, %d workers together", title, len(lanes)), lanes, t.Width))
 		} else {
 			for i := range lanes {
@@ -188,7 +188,7 @@ func (p Page) shares() (list []laneView) {
 			class, says string
 			took        time.Duration
 		}{
-			{"busy", "busy", ph.Busy}, {"out", "waiting to hand on", ph.WaitOut}, {"in", "waiting for input", ph.WaitIn}, {"idle", "not there", ph.Idle},
+			{"busy", "busy", ph.Busy}, {"out", "waiting to hand on", ph.WaitOut}, {"in", "waiting for input", ph.WaitIn}, {"idle", "idle", ph.Idle},
 		} {
 			long := 100 * part.took.Seconds() / max(1e-9, whole.Seconds())
 			v.Bars = append(v.Bars, bar{part.class, number(at), number(long)})
@@ -226,17 +226,17 @@ func (p Page) charts(t *Timeline) []chartView {
 		c.Top = number(top) + " GB/s"
 		c.Value = "-"
 		if r := rate(n, d); r != "-" {
-			c.Value = "ø " + r
+			c.Value = "ø " + r + " GB/s"
 		}
 		c.Alt = fmt.Sprintf("%s over time: %s in %s, %s GB/s on average, at most %.2f GB/s", name, Bytes(n), Duration(d), rate(n, d), float64(slices.Max(bytes))/perBin)
 		return c
 	}
 	limit := max(p.Budget, slices.Max(t.InFlight), 1)
 	flight := curve("in flight", "flight", t.InFlight, 1.05*float64(limit))
-	flight.Top = Bytes(int64(1.05 * float64(limit)))
-	flight.Value = share(time.Duration(p.Result.BudgetPeak), time.Duration(p.Budget))
+	flight.Value = "max " + share(time.Duration(p.Result.BudgetPeak), time.Duration(p.Budget))
 	flight.Alt = fmt.Sprintf("bytes in flight over time: at most %s of the budget of %s", Bytes(p.Result.BudgetPeak), Bytes(p.Budget))
 	if p.Budget > 0 {
+		flight.Top = "budget " + BinaryBytes(p.Budget)
 		flight.Limit = number(100 * (1 - float64(p.Budget)/(1.05*float64(limit))))
 	}
 	return []chartView{

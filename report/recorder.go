@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -75,9 +76,11 @@ type Slow struct {
 	Ended  time.Duration // until it was written; until its last stage let go of it, when it was not
 	Err    error         // what it failed with, or nil
 	Done   bool          // it was written
+
+	seen uint8 // which phases have told of it, as bits
 }
 
-// flowPhases are the phases that a Batch goes through. The last entry of what is kept for each is for stages of the user's own.
+// flowPhases are the phases that every Batch goes through. The last entry of what is kept for each is for stages of the user's own.
 var flowPhases = [...]string{
 	stages.PhaseFetch.String(), stages.PhaseDecode.String(), stages.PhaseFuse.String(), stages.PhaseRepack.String(), stages.PhaseUpload.String(), "other",
 }
@@ -135,7 +138,8 @@ func (r *Recorder) lane(k laneKey) *recorded {
 	return l
 }
 
-// follow adds what a stage did for a Batch. Stages that no Batch went through before, such as one that hashes shards, are not of the flow.
+// follow adds what a stage did for a Batch. A stage tells of it after it has handed it on, so that the next one may tell first: a Batch is
+// complete when all phases have told. What a stage of the user's own tells even later is lost.
 func (r *Recorder) follow(e pipeline.Event, came, left time.Duration) {
 	b, known := r.flying[e.Seq]
 	phase := flowPhase(e.Stage)
@@ -149,16 +153,19 @@ func (r *Recorder) follow(e pipeline.Event, came, left time.Duration) {
 	s := sumsOf(e)
 	b.Phases[phase] += s.Busy
 	b.Busy, b.WaitIn, b.WaitOut = b.Busy+s.Busy, b.WaitIn+s.WaitIn, b.WaitOut+s.WaitOut
-	b.Ended, b.Err = max(b.Ended, left), e.Err
-	if e.Stage == stages.PhaseFetch.String() {
-		b.Read = e.Work.BytesIn
+	b.Ended, b.Err = max(b.Ended, left), cmp.Or(b.Err, e.Err)
+	switch e.Stage {
+	case stages.PhaseFetch.String():
+		b.Read, b.Began = e.Work.BytesIn, came
+	case stages.PhaseUpload.String():
+		b.Items, b.BytesIn, b.BytesOut, b.Done = e.Work.Items, e.Work.BytesIn, e.Work.BytesOut, e.Err == nil
 	}
-	if e.Stage != stages.PhaseUpload.String() || e.Err != nil {
+	const everyPhase = 1<<(len(flowPhases)-1) - 1
+	if b.seen |= 1 << phase; b.seen&everyPhase != everyPhase {
 		r.flying[e.Seq] = b
 		return
 	}
 	delete(r.flying, e.Seq)
-	b.Items, b.BytesIn, b.BytesOut, b.Done = e.Work.Items, e.Work.BytesIn, e.Work.BytesOut, true
 	r.slowest = keepSlowest(r.slowest, b)
 }
 
