@@ -48,6 +48,9 @@ func inFlow(e pipeline.Event) bool {
 	}
 }
 
+// early are the stages before the plan that are no phases.
+var early = []string{shards, "index (collect)", "commit (index)", "verify source", "commit (verify source)"}
+
 // stageRank orders lanes as bytes meet them: the phases, admission before fetch, and what is not known before upload.
 func stageRank(stage string) int {
 	for _, p := range stages.Phases() {
@@ -55,16 +58,13 @@ func stageRank(stage string) int {
 			return 10 * int(p)
 		}
 	}
-	switch stage {
-	case shards, "index (collect)", "commit (index)":
-		return 10*int(stages.PhaseIndex) + 1
-	case "verify source", "commit (verify source)":
-		return 10*int(stages.PhaseIndex) + 2
-	case admission:
-		return 10*int(stages.PhaseFetch) - 1
-	default:
-		return 10*int(stages.PhaseUpload) - 1
+	if i := slices.Index(early, stage); i >= 0 {
+		return 10*int(stages.PhaseIndex) + 1 + i
 	}
+	if stage == admission {
+		return 10*int(stages.PhaseFetch) - 1
+	}
+	return 10*int(stages.PhaseUpload) - 1
 }
 
 func compareLanes(a, b laneKey) int {

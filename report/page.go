@@ -13,6 +13,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/stages"
@@ -114,13 +115,24 @@ func (v *pageView) setStyle() {
 	v.Policy = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; form-action 'none'"
 }
 
-// scriptJSON makes JSON safe inside a script element, without a change of what it says.
+// scriptJSON makes JSON safe inside a script element, and for whoever reads the file in an editor, without a change of what it says: nothing
+// ends the element, nothing steers.
 func scriptJSON(object []byte) template.JS {
 	if len(object) == 0 {
 		return "null"
 	}
-	var b bytes.Buffer
-	json.HTMLEscape(&b, object)
+	var escaped bytes.Buffer
+	json.HTMLEscape(&escaped, object)
+	var b strings.Builder
+	for _, r := range escaped.String() {
+		if !unprintable(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
 	return template.JS(b.String())
 }
 

@@ -29,15 +29,16 @@ type Recorder struct {
 	width    time.Duration // of a bin
 	lanes    map[laneKey]*recorded
 	inFlight level
-	flying   map[int64]Slow // Batches that are not written yet, by number
-	slowest  []Slow         // at most mostSlow, in no order
+	flying   map[int64]*Slow // Batches that are not written yet, by number
+	spare    []*Slow         // to be used for the next ones: Observe does not allocate
+	slowest  []Slow          // at most mostSlow, in no order
 }
 
 var _ pipeline.Observer = (*Recorder)(nil)
 
 // NewRecorder makes a Recorder for a load that begins at start.
 func NewRecorder(start time.Time) *Recorder {
-	return &Recorder{start: start, width: firstBin, lanes: map[laneKey]*recorded{}, flying: map[int64]Slow{}}
+	return &Recorder{start: start, width: firstBin, lanes: map[laneKey]*recorded{}, flying: map[int64]*Slow{}}
 }
 
 // recorded is what one worker did.
@@ -141,14 +142,14 @@ func (r *Recorder) lane(k laneKey) *recorded {
 // follow adds what a stage did for a Batch. A stage tells of it after it has handed it on, so that the next one may tell first: a Batch is
 // complete when all phases have told. What a stage of the user's own tells even later is lost.
 func (r *Recorder) follow(e pipeline.Event, came, left time.Duration) {
-	b, known := r.flying[e.Seq]
-	phase := flowPhase(e.Stage)
-	switch {
-	case known:
-	case phase == len(flowPhases)-1:
-		return
-	default:
-		b = Slow{Seq: e.Seq, Name: e.Name, Began: came}
+	b, phase := r.flying[e.Seq], flowPhase(e.Stage)
+	if b == nil {
+		if phase == len(flowPhases)-1 {
+			return
+		}
+		b = r.takeSpare()
+		*b = Slow{Seq: e.Seq, Name: e.Name, Began: came}
+		r.flying[e.Seq] = b
 	}
 	s := sumsOf(e)
 	b.Phases[phase] += s.Busy
@@ -161,12 +162,21 @@ func (r *Recorder) follow(e pipeline.Event, came, left time.Duration) {
 		b.Items, b.BytesIn, b.BytesOut, b.Done = e.Work.Items, e.Work.BytesIn, e.Work.BytesOut, e.Err == nil
 	}
 	const everyPhase = 1<<(len(flowPhases)-1) - 1
-	if b.seen |= 1 << phase; b.seen&everyPhase != everyPhase {
-		r.flying[e.Seq] = b
-		return
+	if b.seen |= 1 << phase; b.seen&everyPhase == everyPhase {
+		delete(r.flying, e.Seq)
+		r.slowest = keepSlowest(r.slowest, *b)
+		r.spare = append(r.spare, b)
 	}
-	delete(r.flying, e.Seq)
-	r.slowest = keepSlowest(r.slowest, b)
+}
+
+func (r *Recorder) takeSpare() *Slow {
+	n := len(r.spare)
+	if n == 0 {
+		return &Slow{}
+	}
+	b := r.spare[n-1]
+	r.spare = r.spare[:n-1]
+	return b
 }
 
 // keepSlowest adds b to a list of at most mostSlow, in place of the least.
@@ -227,7 +237,7 @@ func (r *Recorder) Timeline(took time.Duration) Timeline {
 	}
 	list := slices.Clone(r.slowest)
 	for _, b := range r.flying {
-		list = keepSlowest(list, b)
+		list = keepSlowest(list, *b)
 	}
 	slices.SortFunc(list, func(a, b Slow) int {
 		return compareDown(a.Busy, b.Busy, a.Seq, b.Seq)

@@ -19,8 +19,6 @@ const (
 	traceBuffer = 256 << 10
 	// shortWait is not drawn: it would only be an edge between two slices. The slice of the item has it in its args.
 	shortWait = 10 * time.Microsecond
-	// tracePID is the only process of a trace.
-	tracePID = 1
 )
 
 // Trace is a [pipeline.Observer] that writes one load as a trace in the JSON format of Chrome, which ui.perfetto.dev opens: a lane for every
@@ -46,9 +44,9 @@ var _ pipeline.Observer = (*Trace)(nil)
 func NewTrace(w io.Writer, start time.Time) *Trace {
 	t := &Trace{start: start, w: bufio.NewWriterSize(w, traceBuffer), lanes: map[laneKey]int64{}, pace: NewRecorder(start)}
 	t.put(`{"displayTimeUnit":"ms","traceEvents":[`)
-	t.meta("process_name", 0, "name", strconv.Quote("coldload"))
-	t.meta("thread_name", 0, "name", strconv.Quote("the whole"))
-	t.meta("thread_sort_index", 0, "sort_index", "0")
+	t.name("process_name", 0, "coldload")
+	t.name("thread_name", 0, "the whole")
+	t.sort(0, 0)
 	return t
 }
 
@@ -195,15 +193,27 @@ func (t *Trace) lane(k laneKey) int64 {
 	if !known {
 		id = int64(len(t.lanes) + 1)
 		t.lanes[k] = id
-		t.meta("thread_name", id, "name", strconv.Quote(k.stage+" "+strconv.Itoa(k.worker+1)))
-		t.meta("thread_sort_index", id, "sort_index", strconv.Itoa((stageRank(k.stage)+1)*10_000+k.worker))
+		t.name("thread_name", id, k.stage+" "+strconv.Itoa(k.worker+1))
+		t.sort(id, (stageRank(k.stage)+1)*10_000+k.worker)
 	}
 	return id
 }
 
-func (t *Trace) meta(kind string, lane int64, name, value string) {
+// name gives the process or a lane its name.
+func (t *Trace) name(kind string, lane int64, name string) {
 	t.head("M", kind, lane)
-	t.line = append(t.line, `,"args":{"`+name+`":`+value+`}}`...)
+	t.line = append(t.line, `,"args":{"name":`...)
+	t.text(name)
+	t.line = append(t.line, "}}"...)
+	t.write()
+}
+
+// sort says where a lane is drawn: the least index at the top.
+func (t *Trace) sort(lane int64, index int) {
+	t.head("M", "thread_sort_index", lane)
+	t.line = append(t.line, `,"args":{`...)
+	t.number("sort_index", int64(index))
+	t.line = append(t.line, "}}"...)
 	t.write()
 }
 

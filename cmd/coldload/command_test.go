@@ -100,7 +100,7 @@ func TestLaterAbilities(t *testing.T) {
 		{"plan", gptq, "--names", "vllm"},
 	}
 	for _, f := range []string{
-		"--alias", "--report=a.html", "--trace=a.json",
+		"--alias",
 		"--trace-batches",
 	} {
 		lines = append(lines, []string{"load", gptq, f}, []string{"plan", f, gptq})

@@ -42,18 +42,14 @@ func (f *pictureFlags) openPictures() (_ *pictures, err error) {
 	}()
 	start := time.Now()
 	if f.report != "" {
-		if p.page, err = openPicture("--report", f.report); err != nil {
+		if p.page, err = openPicture("--report", f.report, ""); err != nil {
 			return nil, err
 		}
 		p.recorder = report.NewRecorder(start)
 	}
 	if f.trace != "" {
-		if p.steps, err = openPicture("--trace", f.trace); err != nil {
+		if p.steps, err = openPicture("--trace", f.trace, p.page.name()); err != nil {
 			return nil, err
-		}
-		if p.page != nil && p.page.path == p.steps.path {
-			p.steps.drop()
-			return nil, usagef("--report and --trace name the same file, %s", f.trace)
 		}
 		p.trace = report.NewTrace(p.steps.file, start)
 	}
@@ -175,8 +171,8 @@ type picture struct {
 	file       *os.File // under another name
 }
 
-// openPicture refuses what cannot be written, or would not be replaced but destroyed.
-func openPicture(flag, path string) (*picture, error) {
+// openPicture refuses what cannot be written, would not be replaced but destroyed, or is taken by the picture other.
+func openPicture(flag, path, other string) (*picture, error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // what the link leads to is replaced, not the link
 	}
@@ -185,6 +181,8 @@ func openPicture(flag, path string) (*picture, error) {
 		return nil, usagef("%s: %w", flag, err)
 	}
 	switch info, err := os.Stat(path); {
+	case path == other:
+		return nil, usagef("%s %s: --report and --trace name the same file", flag, path)
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, usagef("%s: %w", flag, err)
@@ -210,6 +208,14 @@ func (p *picture) finish(write func(io.Writer) error) error {
 		return fmt.Errorf("%s: %w", p.flag, errors.Join(err, os.Remove(p.file.Name())))
 	}
 	return nil
+}
+
+// name is what the file will be called; "" of none.
+func (p *picture) name() string {
+	if p == nil {
+		return ""
+	}
+	return p.path
 }
 
 // drop gives a file up that nothing was written to.
