@@ -85,7 +85,7 @@ func (p Page) lanes(t *Timeline) (list []laneView) {
 	for _, stage := range order {
 		lanes := byStage[stage]
 		sum := t.Of(stage)
-		if !isPhase(stage) && stage != admission && sum.Busy < p.Result.Duration/200 {
+		if !isPhase(stage) && stage != admission && sum.Busy < p.Result.Duration/50 {
 			continue
 		}
 		title := stage
@@ -210,10 +210,18 @@ type chartView struct {
 	Limit            string // height of the line of the limit; "" when there is none
 }
 
+// mostPaces is how many bins the curves of reading and writing have.
+const mostPaces = 80
+
 // charts draws the pace of reading and writing, on one scale, and the memory in flight.
 func (p Page) charts(t *Timeline) []chartView {
 	read, written := t.paces()
-	perBin := 1e9 * t.Width.Seconds()
+	width := t.Width
+	for len(read) > mostPaces { // Batches are large: in short bins some have one and others none
+		add := func(a, b int64) int64 { return a + b }
+		read, written, width = pairs(read, add), pairs(written, add), 2*width
+	}
+	perBin := 1e9 * width.Seconds()
 	most := float64(max(slices.Max(read), slices.Max(written))) / perBin
 	top := niceStep(most)
 	pace := func(name, class string, bytes []int64, ph stages.Phase) chartView {

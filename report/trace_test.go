@@ -217,7 +217,7 @@ func checkFlows(t *testing.T, flows map[string][]string, failed bool) {
 			}
 			at[stage] = true
 		}
-		if !failed && !(at["fetch"] && at["decode"] && at["fuse"] && at["repack"] && at["upload"]) {
+		if all := at["fetch"] && at["decode"] && at["fuse"] && at["repack"] && at["upload"]; !failed && !all {
 			t.Errorf("batch %s is at %v only", id, seen)
 		}
 	}

@@ -145,8 +145,14 @@ func (s *shown) optionFacts(e *env) []report.Fact {
 		layout = string(p.Summary.Layout)
 	}
 	facts := []report.Fact{
-		{Name: "begun", Value: e.start.Format(time.RFC3339)}, {Name: "checkpoint", Value: l.path}, {Name: "--to", Value: s.sink}, {Name: "--layout", Value: layout},
-		{Name: "--dtype", Value: o.dtype.value}, {Name: "--budget", Value: report.BinaryBytes(l.budget)}, {Name: "--workers", Value: workers}, {Name: "--io", Value: o.io.value},
+		{Name: "begun", Value: e.start.Format(time.RFC3339)},
+		{Name: "checkpoint", Value: l.path},
+		{Name: "--to", Value: s.sink},
+		{Name: "--layout", Value: layout},
+		{Name: "--dtype", Value: o.dtype.value},
+		{Name: "--budget", Value: report.BinaryBytes(l.budget)},
+		{Name: "--workers", Value: workers},
+		{Name: "--io", Value: o.io.value},
 	}
 	for _, f := range []struct {
 		name  string
@@ -173,8 +179,8 @@ type picture struct {
 
 // openPicture refuses what cannot be written, would not be replaced but destroyed, or is taken by the picture other.
 func openPicture(flag, path, other string) (*picture, error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // what the link leads to is replaced, not the link
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // what the link leads to is replaced, not the link
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -16,17 +16,17 @@ import (
 	"github.com/coldload/coldload/internal/synth"
 )
 
-// pageObject reads the JSON element of a page.
-func pageObject(t *testing.T, path, id string) (o map[string]any) {
+// pageObject reads the result in a page.
+func pageObject(t *testing.T, path string) (o map[string]any) {
 	t.Helper()
 	page, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := strings.Cut(string(page), `<script type="application/json" id="`+id+`">`)
+	_, rest, ok := strings.Cut(string(page), `<script type="application/json" id="coldload-result">`)
 	text, _, _ := strings.Cut(rest, "</script>")
 	if err := json.Unmarshal([]byte(text), &o); err != nil || !ok {
-		t.Fatalf("%s of %s: %v", id, path, err)
+		t.Fatalf("%s: %v", path, err)
 	}
 	return o
 }
@@ -78,7 +78,7 @@ func TestPicturesAgree(t *testing.T) {
 				t.Fatal(r.err)
 			}
 			printed := r.object(t)
-			if inPage := pageObject(t, page, "coldload-result"); !reflect.DeepEqual(inPage, printed) {
+			if inPage := pageObject(t, page); !reflect.DeepEqual(inPage, printed) {
 				t.Errorf("in the page:\n%v\nprinted:\n%v", inPage, printed)
 			}
 			steps := traceObject(t, trace)
@@ -141,7 +141,7 @@ func TestPicturesOfFailure(t *testing.T) {
 				if r.code != c.code || !strings.Contains(r.err, c.error) {
 					t.Fatalf("exit code %d, %s", r.code, r.err)
 				}
-				printed, inPage := r.object(t), pageObject(t, page, "coldload-result")
+				printed, inPage := r.object(t), pageObject(t, page)
 				if inPage["error"] != printed["error"] || !reflect.DeepEqual(inPage["faults"], printed["faults"]) {
 					t.Errorf("the page says %v and %v; printed was %v", inPage["error"], inPage["faults"], printed)
 				}
@@ -226,7 +226,7 @@ func TestPicturesReplace(t *testing.T) {
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("the link is %v, %v", info, err)
 	}
-	pageObject(t, old, "coldload-result")
+	pageObject(t, old)
 }
 
 // TestPicturesLost: when the file cannot get its name in the end, the result is told all the same, once, and the command fails.
@@ -273,7 +273,7 @@ func TestPicturesInterrupted(t *testing.T) {
 	if code != exitSignal+int(syscall.SIGTERM) {
 		t.Fatalf("exit code %d, %s", code, errs.String())
 	}
-	if o := pageObject(t, page, "coldload-result"); o["error"] == nil {
+	if o := pageObject(t, page); o["error"] == nil {
 		t.Errorf("the page says %v", o)
 	}
 	traceObject(t, trace)
