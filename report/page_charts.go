@@ -20,7 +20,7 @@ type tick struct {
 
 // ticks are round times, four to eight of them.
 func ticks(span time.Duration) (list []tick) {
-	step := niceStep(span.Seconds() / 8)
+	step := niceAbove(span.Seconds()/8, 1, 2, 5)
 	for i := 0; ; i++ {
 		at := float64(i) * step
 		if at > span.Seconds()*0.97 {
@@ -30,13 +30,13 @@ func ticks(span time.Duration) (list []tick) {
 	}
 }
 
-// niceStep is the next 1, 2 or 5 times a power of ten that is not below v.
-func niceStep(v float64) float64 {
+// niceAbove is the least of the numbers times a power of ten that is not below v.
+func niceAbove(v float64, numbers ...float64) float64 {
 	if v <= 0 {
 		return 1
 	}
 	power := math.Pow(10, math.Floor(math.Log10(v)))
-	for _, m := range []float64{1, 2, 5} {
+	for _, m := range numbers {
 		if m*power >= v*(1-1e-9) {
 			return m * power
 		}
@@ -92,7 +92,7 @@ func (p Page) lanes(t *Timeline) (list []laneView) {
 		if stage == admission {
 			title = "admit"
 		}
-		if len(lanes) > mostLanes || len(lanes) > 1 && sum.Busy+sum.WaitIn+sum.WaitOut < p.Result.Duration/100 {
+		if len(lanes) > mostLanes || len(lanes) > 1 && sum.Busy+sum.WaitIn+sum.WaitOut < p.Result.Duration/50 {
 			list = append(list, p.lane(fmt.Sprintf("%s ×%d", title, len(lanes)), fmt.Sprintf("%s, %d workers together", title, len(lanes)), lanes, t.Width))
 		} else {
 			for i := range lanes {
@@ -203,7 +203,7 @@ func (p Page) shares() (list []laneView) {
 // chartView is a curve over time.
 type chartView struct {
 	Name, Class, Alt string
-	Top              string // what the upper edge stands for
+	Top              string // what the upper edge, or the line of the limit, stands for
 	Value            string // the figure to remember
 	Columns          int
 	Path             string
@@ -223,7 +223,7 @@ func (p Page) charts(t *Timeline) []chartView {
 	}
 	perBin := 1e9 * width.Seconds()
 	most := float64(max(slices.Max(read), slices.Max(written))) / perBin
-	top := niceStep(most)
+	top := niceAbove(most, 1, 1.5, 2, 3, 4, 5, 6, 8)
 	pace := func(name, class string, bytes []int64, ph stages.Phase) chartView {
 		whole := p.Result.Phases[ph]
 		n, d := whole.BytesIn, whole.Last.Sub(whole.First)
@@ -231,7 +231,7 @@ func (p Page) charts(t *Timeline) []chartView {
 			n = whole.BytesOut
 		}
 		c := curve(name, class, bytes, perBin*top)
-		c.Top = number(top) + " GB/s"
+		c.Top = "to " + strconv.FormatFloat(top, 'g', 3, 64) + " GB/s"
 		c.Value = "-"
 		if r := rate(n, d); r != "-" {
 			c.Value = "ø " + r + " GB/s"
@@ -244,7 +244,7 @@ func (p Page) charts(t *Timeline) []chartView {
 	flight.Value = "max " + share(time.Duration(p.Result.BudgetPeak), time.Duration(p.Budget))
 	flight.Alt = fmt.Sprintf("bytes in flight over time: at most %s of the budget of %s", Bytes(p.Result.BudgetPeak), Bytes(p.Budget))
 	if p.Budget > 0 {
-		flight.Top = "budget " + BinaryBytes(p.Budget)
+		flight.Top = "of " + BinaryBytes(p.Budget)
 		flight.Limit = number(100 * (1 - float64(p.Budget)/(1.05*float64(limit))))
 	}
 	return []chartView{

@@ -68,12 +68,16 @@ func TestBrowserPages(t *testing.T) {
 	for name, page := range pages {
 		for _, v := range views {
 			t.Run(name+"/"+v.name, func(t *testing.T) {
-				b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": v.width, "height": v.height, "deviceScaleFactor": 1, "mobile": v.width < 500})
-				b.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]string{"name": "prefers-color-scheme", "value": v.scheme}}})
+				b.view(v.width, v.height, v.scheme)
 				b.open(page)
 				b.checkPage(t, page, v.width)
-				b.screenshot(t, name+"-"+v.name+".png")
+				b.screenshot(t, name+"-"+v.name+".png", "document.documentElement.scrollHeight")
 			})
+		}
+		if *shotsPage != "" {
+			b.view(900, 900, "light")
+			b.open(page)
+			b.screenshot(t, name+"-top.png", `document.getElementById("shares").getBoundingClientRect().top - 24`)
 		}
 	}
 }
@@ -289,13 +293,30 @@ func (b *browser) eval(t *testing.T, script string) bool {
 	return r.Result.Value
 }
 
-// screenshot takes a picture of the whole page; without -screenshots it only looks whether there is one.
-func (b *browser) screenshot(t *testing.T, name string) {
+// view sets the window and the scheme of colours.
+func (b *browser) view(width, height int, scheme string) {
+	b.t.Helper()
+	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
+	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]string{"name": "prefers-color-scheme", "value": scheme}}})
+}
+
+// screenshot takes a picture of the page down to a line; without -screenshots it only looks whether there is one.
+func (b *browser) screenshot(t *testing.T, name, bottom string) {
 	t.Helper()
+	var area struct {
+		Result struct {
+			Value []float64 `json:"value"`
+		} `json:"result"`
+	}
+	unmarshal(t, b.call("Runtime.evaluate", map[string]any{"expression": "[window.innerWidth, " + bottom + "]", "returnByValue": true}), &area)
+	if len(area.Result.Value) != 2 {
+		t.Fatalf("no size of the page: %v", area)
+	}
+	clip := map[string]any{"x": 0, "y": 0, "width": area.Result.Value[0], "height": area.Result.Value[1], "scale": 1}
 	var r struct {
 		Data string `json:"data"`
 	}
-	unmarshal(t, b.call("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true}), &r)
+	unmarshal(t, b.call("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true, "clip": clip}), &r)
 	png, err := base64.StdEncoding.DecodeString(r.Data)
 	if err != nil || len(png) < 5000 {
 		t.Fatalf("a screenshot of %d bytes: %v", len(png), err)

@@ -60,6 +60,10 @@ the same work and throws every tensor away, which needs no more memory than
 with its defaults. On a terminal a line shows the
 bytes written, the rate and the time to the very end.
 
+--report FILE.html draws where the time went, on a page that needs nothing else;
+--trace FILE.json has every step of every worker, for ui.perfetto.dev. Both are
+also written when the load fails.
+
 ` + layoutHelp + `
 
 ` + pathHelp + `
