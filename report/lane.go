@@ -67,6 +67,14 @@ func stageRank(stage string) int {
 	return 10*int(stages.PhaseUpload) - 1
 }
 
+// titleOf is what people read of a stage: its name, but for admission, whose name says what it makes and not what it does.
+func titleOf(stage string) string {
+	if stage == admission {
+		return "admit"
+	}
+	return stage
+}
+
 func compareLanes(a, b laneKey) int {
 	return cmp.Or(cmp.Compare(stageRank(a.stage), stageRank(b.stage)), cmp.Compare(a.stage, b.stage), cmp.Compare(a.worker, b.worker))
 }

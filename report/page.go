@@ -24,9 +24,10 @@ import (
 type Page struct {
 	Load
 
-	Path   string // of the checkpoint
-	Err    error  // what the load failed with; nil when it did not
-	Budget int64  // bytes
+	Path    string // of the checkpoint
+	Err     error  // what the load failed with; nil when it did not
+	Stopped bool   // by the user, who is not told then that it failed
+	Budget  int64  // bytes
 	// BoundBy is what bounded the load, Sentence says why, and Advice what would help. All may be empty.
 	BoundBy, Sentence, Advice string
 	Machine, Options          []Fact
@@ -138,7 +139,10 @@ func scriptJSON(object []byte) template.JS {
 
 // title is that of the window.
 func (p Page) title() string {
-	if p.Err != nil {
+	switch {
+	case p.Err != nil && p.Stopped:
+		return "stopped: " + Clean(p.Path)
+	case p.Err != nil:
 		return "failed: " + Clean(p.Path)
 	}
 	return Clean(p.Path) + " " + p.verb() + " in " + Duration(p.Took)

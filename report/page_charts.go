@@ -88,10 +88,7 @@ func (p Page) lanes(t *Timeline) (list []laneView) {
 		if !isPhase(stage) && stage != admission && sum.Busy < p.Result.Duration/50 {
 			continue
 		}
-		title := stage
-		if stage == admission {
-			title = "admit"
-		}
+		title := titleOf(stage)
 		if len(lanes) > mostLanes || len(lanes) > 1 && sum.Busy+sum.WaitIn+sum.WaitOut < p.Result.Duration/50 {
 			list = append(list, p.lane(fmt.Sprintf("%s ×%d", title, len(lanes)), fmt.Sprintf("%s, %d workers together", title, len(lanes)), lanes, t.Width))
 		} else {
@@ -241,7 +238,9 @@ func (p Page) charts(t *Timeline) []chartView {
 	}
 	limit := max(p.Budget, slices.Max(t.InFlight), 1)
 	flight := curve("in flight", "flight", t.InFlight, 1.05*float64(limit))
-	flight.Value = "max " + share(time.Duration(p.Result.BudgetPeak), time.Duration(p.Budget))
+	if flight.Value = "-"; p.Result.BudgetPeak > 0 {
+		flight.Value = "max " + share(time.Duration(p.Result.BudgetPeak), time.Duration(p.Budget))
+	}
 	flight.Alt = fmt.Sprintf("bytes in flight over time: at most %s of the budget of %s", Bytes(p.Result.BudgetPeak), Bytes(p.Budget))
 	if p.Budget > 0 {
 		flight.Top = "of " + BinaryBytes(p.Budget)

@@ -108,8 +108,8 @@ func (t *Trace) item(e pipeline.Event, lane int64, busy time.Duration) {
 
 // arrow ties the slice to those of the same Batch at other stages.
 func (t *Trace) arrow(e pipeline.Event) {
-	t.line = append(t.line, `,"bind_id":"b`...)
-	t.line = append(strconv.AppendInt(t.line, e.Seq, 10), '"')
+	t.line = append(t.line, `,"bind_id":"0x`...)
+	t.line = append(strconv.AppendInt(t.line, e.Seq, 16), '"')
 	if e.Stage != stages.PhaseFetch.String() {
 		t.line = append(t.line, `,"flow_in":true`...)
 	}
@@ -193,7 +193,7 @@ func (t *Trace) lane(k laneKey) int64 {
 	if !known {
 		id = int64(len(t.lanes) + 1)
 		t.lanes[k] = id
-		t.name("thread_name", id, k.stage+" "+strconv.Itoa(k.worker+1))
+		t.name("thread_name", id, titleOf(k.stage)+" "+strconv.Itoa(k.worker+1))
 		t.sort(id, (stageRank(k.stage)+1)*10_000+k.worker)
 	}
 	return id

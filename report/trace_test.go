@@ -200,7 +200,7 @@ func (l *traceLane) take(t *testing.T, e traceEvent, dur int64, flows map[string
 	if e.BindID == "" {
 		return
 	}
-	if e.BindID != fmt.Sprintf("b%d", seq) || e.FlowIn == (l.stage() == "fetch") || e.FlowOut == (l.stage() == "upload") {
+	if e.BindID != fmt.Sprintf("0x%x", seq) || e.FlowIn == (l.stage() == "fetch") || e.FlowOut == (l.stage() == "upload") {
 		t.Errorf("an arrow at %s: %+v", l.name, e)
 	}
 	flows[e.BindID] = append(flows[e.BindID], l.stage())

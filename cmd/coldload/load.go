@@ -131,7 +131,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 		Load: report.Load{Result: res, Took: took, Where: where, PeakAnon: peak.stop()},
 		path: path, budget: opt.Budget,
 	}
-	if err != nil {
+	if err = interrupted(ctx, err); err != nil {
 		return nil, errors.Join(err, pics.finish(e, l.shown(&o.planFlags, o.to.value, err)))
 	}
 	if h, ok := sink.(*host.Sink); ok {

@@ -101,7 +101,10 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 		},
 		res: res,
 	}
-	if err != nil {
+	if res.AlreadyComplete {
+		p.Verb = "found packed"
+	}
+	if err = interrupted(ctx, err); err != nil {
 		err = p.explain(err)
 		return errors.Join(err, pics.finish(e, p.shown(&o.planFlags, err)))
 	}

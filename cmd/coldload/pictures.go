@@ -118,8 +118,9 @@ func (p *pictures) finish(e *env, s *shown) error {
 func (s *shown) page(e *env) (report.Page, error) {
 	l := s.loaded
 	text, err := s.text()
+	_, stopped := errors.AsType[*interruptError](s.failed)
 	return report.Page{
-		Load: l.Load, Path: l.path, Err: s.failed, Budget: l.budget, Machine: machineFacts(l.Result), Options: s.optionFacts(e), Object: text,
+		Load: l.Load, Path: l.path, Err: s.failed, Stopped: stopped, Budget: l.budget, Machine: machineFacts(l.Result), Options: s.optionFacts(e), Object: text,
 	}, err
 }
 

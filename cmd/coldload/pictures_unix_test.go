@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -273,8 +274,11 @@ func TestPicturesInterrupted(t *testing.T) {
 	if code != exitSignal+int(syscall.SIGTERM) {
 		t.Fatalf("exit code %d, %s", code, errs.String())
 	}
-	if o := pageObject(t, page); o["error"] == nil {
-		t.Errorf("the page says %v", o)
+	if o := pageObject(t, page); !strings.Contains(fmt.Sprint(o["error"]), "stopped by a signal (terminated)") {
+		t.Errorf("the page says %v", o["error"])
+	}
+	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "The load was stopped") {
+		t.Errorf("the page does not say that the load was stopped: %v", err)
 	}
 	traceObject(t, trace)
 	onlyThere(t, page)
