@@ -12,6 +12,7 @@ import (
 	"html/template"
 	"io"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf16"
 
@@ -45,7 +46,10 @@ var pageTemplate string
 //go:embed page.css
 var pageStyle string
 
-var pageHTML = template.Must(template.New("page").Funcs(template.FuncMap{"clean": Clean}).Parse(pageTemplate))
+// pageHTML parses the template when it is first needed: most programs never do.
+var pageHTML = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Funcs(template.FuncMap{"clean": Clean}).Parse(pageTemplate))
+})
 
 // WriteHTML writes the page.
 func (p Page) WriteHTML(w io.Writer) error {
@@ -53,7 +57,7 @@ func (p Page) WriteHTML(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return pageHTML.Execute(w, v)
+	return pageHTML().Execute(w, v)
 }
 
 // pageView is what the template shows.

@@ -140,7 +140,7 @@ func (p Page) describe(b Slow) (name, what string) {
 
 func millis(d time.Duration) string { return strconv.FormatFloat(float64(d)/1e6, 'f', 2, 64) }
 
-// series is what the pictures are drawn from, for programs.
+// pageSeries is what the pictures are drawn from, for programs.
 type pageSeries struct {
 	BinSeconds float64    `json:"bin_seconds"`
 	BytesRead  []int64    `json:"bytes_read"`    // by fetch, in every bin
