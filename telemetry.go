@@ -89,7 +89,7 @@ func batchAttrs(isa string) func(stage string, item any, made bool) []attribute.
 		}
 		attrs := []attribute.KeyValue{
 			attribute.Int("coldload.batch.seq", b.Seq), attribute.Int64("coldload.batch.bytes", max(b.InBytes, b.OutBytes)),
-			attribute.String("coldload.tensor.first", firstTensor(b)), attribute.Int("coldload.parts", len(b.Parts)),
+			attribute.String("coldload.tensor.first", b.FirstTensor()), attribute.Int("coldload.parts", len(b.Parts)),
 			attribute.String("coldload.isa", isa),
 		}
 		if b.Method != "" { // from the stage before
@@ -97,16 +97,6 @@ func batchAttrs(isa string) func(stage string, item any, made bool) []attribute.
 		}
 		return attrs
 	}
-}
-
-// firstTensor is the first tensor that the Batch reads; empty when it reads none.
-func firstTensor(b *stages.Batch) string {
-	for i := range b.Parts {
-		if in := b.Parts[i].Inputs; len(in) > 0 {
-			return in[0].Tensor
-		}
-	}
-	return ""
 }
 
 // shardAttrs are the attributes of the span in which a Shard's header is read.

@@ -41,6 +41,7 @@ type StageStats struct {
 type node struct {
 	run  *Run
 	name string
+	sink string // name, where it is one; "" for other stages
 	opts options
 	// budgets are those that the stage's items have charged, here or before.
 	budgets []*Budget
@@ -119,7 +120,7 @@ func (n *node) timedCommit(commit func(context.Context) error) error {
 	newInstruments(n.run, commitStage).recordBusy(ctx, end.Sub(start))
 	n.closeCommitSpan(span, end.Sub(start), err)
 	if o := n.run.cfg.Observer; o != nil {
-		o.Observe(Event{Stage: commitStage, Since: start, Came: start, Done: end, Left: end, Work: Work{Items: 1}, Err: err})
+		o.Observe(Event{Stage: commitStage, Sink: n.sink, Since: start, Came: start, Done: end, Left: end, Work: Work{Items: 1}, Err: err})
 	}
 	return err
 }

@@ -50,9 +50,9 @@ func TestObserver(t *testing.T) {
 			t.Fatal(err)
 		}
 		for stage, want := range map[string][][4]int{ // Since, Came, Done, Left
-			"source": {{0, 0, 1, 1}, {1, 1, 2, 3}, {3, 3, 4, 6}},
-			"stage":  {{0, 1, 3, 3}, {3, 3, 5, 6}, {6, 6, 8, 9}},
-			"sink":   {{0, 3, 6, 6}, {6, 6, 9, 9}, {9, 9, 12, 12}},
+			"source": {{0, 0, 1, 1}, {1, 1, 2, 3}, {3, 3, 4, 6}, {6, 6, 6, 6}},
+			"stage":  {{0, 1, 3, 3}, {3, 3, 5, 6}, {6, 6, 8, 9}, {9, 9, 9, 9}},
+			"sink":   {{0, 3, 6, 6}, {6, 6, 9, 9}, {9, 9, 12, 12}, {12, 12, 12, 12}},
 			"commit": {{12, 12, 16, 16}},
 		} {
 			got := seen.of(stage)
@@ -64,8 +64,11 @@ func TestObserver(t *testing.T) {
 				if g.Since != at(w[0]) || g.Came != at(w[1]) || g.Done != at(w[2]) || g.Left != at(w[3]) {
 					t.Errorf("%s, item %d: %v %v %v %v, want %v after %v", stage, i, g.Since, g.Came, g.Done, g.Left, w, start)
 				}
-				if stage != "commit" && g.Seq != int64(i) {
-					t.Errorf("%s: event %d is of item %d", stage, i, g.Seq)
+				if end := i == 3; g.End != end || stage != "commit" && !end && g.Seq != int64(i) {
+					t.Errorf("%s: event %d is of item %d, the end: %v", stage, i, g.Seq, g.End)
+				}
+				if of := g.Sink; of != "" && stage != "sink" && stage != "commit" || of == "" && (stage == "sink" || stage == "commit") {
+					t.Errorf("%s: event %d is of sink %q", stage, i, of)
 				}
 			}
 		}
@@ -90,7 +93,7 @@ func TestObserverOfFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := seen.of("stage")
-	if last := got[len(got)-1]; !errors.Is(last.Err, boom) || last.Seq != 1 || last.Left != last.Done || last.Work != (pipeline.Work{}) {
+	if last := got[len(got)-2]; !errors.Is(last.Err, boom) || last.Seq != 1 || last.Left != last.Done || last.Work != (pipeline.Work{}) {
 		t.Errorf("told of %+v", last)
 	}
 }
@@ -114,13 +117,56 @@ func TestObserverOfExpander(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := seen.of("twice")
-		if len(got) != 4 {
-			t.Fatalf("%d events, want 4", len(got))
+		if len(got) != 5 || !got[4].End {
+			t.Fatalf("%d events, want 4 and the end", len(got))
 		}
-		for i, e := range got {
+		for i, e := range got[:4] {
 			if e.Seq != int64(i/2) || e.Done.Sub(e.Came) != time.Second {
 				t.Errorf("event %d: %+v", i, e)
 			}
 		}
 	})
+}
+
+// TestObserverAddsUp compares the events of runs that succeed and that fail somewhere with the figures of their stages, to the nanosecond:
+// whatever a worker did is in one of its events.
+func TestObserverAddsUp(t *testing.T) {
+	boom := errors.New("boom")
+	for failAt := range 8 { // 7: never
+		synctest.Test(t, func(t *testing.T) {
+			seen := &events{}
+			budget := pipeline.NewBudget(20)
+			r := pipeline.New(t.Context(), pipeline.Config{Observer: seen})
+			measure := pipeline.Measure(func(i int) pipeline.Work { return pipeline.Work{Items: 1, BytesIn: int64(i), BytesOut: 3} })
+			slow := stageFunc[int, int]{"stage", func(_ context.Context, i int) (int, error) {
+				time.Sleep(time.Duration(i%3+1) * time.Second)
+				if i == failAt {
+					return 0, boom
+				}
+				return i, nil
+			}}
+			st := pipeline.From(r, "source", slowInts(7, time.Second/2), pipeline.Charge(budget, func(int) int64 { return 7 }))
+			st = pipeline.Map(st, slow, measure, pipeline.Workers(2))
+			pipeline.Into(pipeline.Map(st, slowStage("next", time.Second), measure), slowSink(2*time.Second), measure)
+			if err := r.Wait(); (err == nil) != (failAt == 7) {
+				t.Fatal(err)
+			}
+			for _, s := range r.Stats() {
+				var busy, in, out time.Duration
+				var w pipeline.Work
+				for _, e := range seen.of(s.Name) {
+					in += e.Came.Sub(e.Since)
+					busy += e.Done.Sub(e.Came)
+					out += e.Left.Sub(e.Done)
+					w.Items, w.BytesIn, w.BytesOut = w.Items+e.Work.Items, w.BytesIn+e.Work.BytesIn, w.BytesOut+e.Work.BytesOut
+				}
+				if in != s.WaitIn || busy != s.Busy || out != s.WaitOut || in+busy+out != s.Lifetime {
+					t.Errorf("failing at %d, %s: events of %v, %v, %v; figures %+v", failAt, s.Name, in, busy, out, s)
+				}
+				if s.Name != "source" && w != (pipeline.Work{Items: s.Items, BytesIn: s.BytesIn, BytesOut: s.BytesOut}) {
+					t.Errorf("failing at %d, %s: events of %+v; figures %+v", failAt, s.Name, w, s)
+				}
+			}
+		})
+	}
 }

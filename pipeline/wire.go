@@ -88,6 +88,7 @@ func FlatMap[In, Out any](s Stream[In], st Expander[In, Out], opts ...Option) St
 // Of the options, Workers, Measure and ItemSpans are for Into. With one worker, items are written in the order of s.
 func Into[T any](s Stream[T], sink Sink[T], opts ...Option) {
 	n := s.run.register(sink.Name(), opts)
+	n.sink = n.name
 	switch {
 	case n.opts.budget != nil:
 		n.fault("Charge: not for Into")

@@ -41,6 +41,7 @@ func (h *hand) fail(err error) error {
 func (h *hand) failItem(err error) error {
 	err = h.run.fail(h.node, err)
 	h.observe(Work{}, err)
+	h.waiting()
 	h.endItemSpan(err)
 	return err
 }
@@ -64,6 +65,7 @@ func (h *hand) leave() {
 		e.drop()
 	}
 	h.endItemSpan(nil)
+	h.observeEnd()
 	h.lifetime.Add(int64(time.Since(h.born)))
 	h.node.leave()
 }
@@ -160,6 +162,8 @@ func (o *outlet[T]) handOn() error {
 	err := o.send()
 	o.metrics.recordWait(o.ctx, o.lap(&o.waitOut))
 	if err != nil {
+		o.observe(o.work, err)
+		o.waiting()
 		o.made.drop()
 		return err
 	}
@@ -233,6 +237,7 @@ func (s *source[T]) offer(v T) error {
 		return err
 	}
 	if err := s.toll.admit(s.hand, &s.made); err != nil {
+		s.event.Came, s.event.Done = s.event.Since, s.event.Since // what follows was waiting
 		s.lap(&s.waitOut)
 		return err
 	}
@@ -262,10 +267,10 @@ func (w *worker[In]) work() error {
 	for {
 		more, err := w.receive()
 		w.metrics.recordWait(w.run.ctx, w.lap(&w.waitIn))
+		w.event.Came = w.mark
 		if err != nil || !more {
 			return err
 		}
-		w.event.Came = w.mark
 		w.begin(w.mark)
 		if err := w.step(openItemSpan(w.hand, w.got.value, w.got.link)); err != nil {
 			return err

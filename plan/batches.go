@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"iter"
 	"slices"
 
@@ -159,7 +158,7 @@ func (p *Plan) Batch(i int) *stages.Batch {
 	n := p.ends[i] - start
 	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n), ends: make([]int, 0, n)}
 	e.batch = &stages.Batch{
-		Seq: i, Name: fmt.Sprintf("batch %d", i), Outputs: p.Outputs, Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
+		Seq: i, Outputs: p.Outputs, Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
 	}
 	for _, u := range p.units[start:p.ends[i]] {
 		slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab))

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sort"
 
@@ -66,6 +67,7 @@ func (e *emitter) finish() *stages.Batch {
 		in.Range = find(b.Ranges, in.Extent)
 		in.Off = in.Extent.Off - b.Ranges[in.Range].Off
 	}
+	b.Name = fmt.Sprintf("batch %d (%s)", b.Seq, cmp.Or(b.FirstTensor(), b.Outputs[b.Slabs[0].Output].Name))
 	return b
 }
 

@@ -80,7 +80,7 @@ type Views interface {
 // Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch.
 type Batch struct {
 	Seq   int
-	Name  string // its number, for errors and spans: what is at fault says so itself
+	Name  string // its number and its first tensor, for errors, spans and traces; what is at fault in it says so itself
 	Slabs []Slab
 	Parts []Part
 	// Outputs are all Outputs of the load, which Slab.Output indexes. Shared: not to be changed.
@@ -143,6 +143,16 @@ func (b *Batch) DropSource() {
 
 // Release gives back what the Batch holds of the Source. What it holds of the Sink is settled by Write, or by Close.
 func (b *Batch) Release() { b.DropSource() }
+
+// FirstTensor is what people find a Batch by: the first tensor that it reads; empty when it reads none.
+func (b *Batch) FirstTensor() string {
+	for i := range b.Parts {
+		if in := b.Parts[i].Inputs; len(in) > 0 {
+			return in[0].Tensor
+		}
+	}
+	return ""
+}
 
 // ItemName names the Batch in errors and spans.
 func (b *Batch) ItemName() string { return b.Name }

@@ -99,7 +99,7 @@ func TestLaterAbilities(t *testing.T) {
 		{"report", "a.json", "b.json"},
 		{"plan", gptq, "--names", "vllm"},
 	}
-	for _, f := range []string{"--alias", "--report=a.html", "--trace=a.json"} {
+	for _, f := range []string{"--alias"} {
 		lines = append(lines, []string{"load", gptq, f}, []string{"plan", f, gptq})
 	}
 	for _, args := range lines {

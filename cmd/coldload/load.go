@@ -27,6 +27,7 @@ const (
 // loadFlags are the options of load.
 type loadFlags struct {
 	planFlags
+	pictureFlags
 
 	to choice
 }
@@ -40,6 +41,7 @@ func newLoadFlags() loadFlags {
 func (f *loadFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
 	f.addTraceBatches(fs)
+	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.to, "to", "where the result goes")
 }
 
@@ -59,6 +61,10 @@ the same work and throws every tensor away, which needs no more memory than
 with its defaults. On a terminal a line shows the
 bytes written, the rate and the time to the very end.
 
+--report FILE.html draws where the time went, on a page that needs nothing else;
+--trace FILE.json has every step of every worker, for ui.perfetto.dev. Both are
+also written when the load fails.
+
 ` + layoutHelp + `
 
 ` + pathHelp + `
@@ -77,13 +83,13 @@ the system, without the result). Times of phases are summed over their workers.
 		Args: exactly(1, "one PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dir, ok := strings.CutPrefix(o.to.value, toFile); ok {
-				return runPack(cmd.Context(), e, &packFlags{planFlags: o.planFlags, shardSize: defaultShardSize}, args[0], dir)
+				return runPack(cmd.Context(), e, &packFlags{planFlags: o.planFlags, pictureFlags: o.pictureFlags, shardSize: defaultShardSize}, args[0], dir)
 			}
 			l, err := load(cmd.Context(), e, &o, args[0], e.start)
 			if err != nil {
 				return err
 			}
-			return errors.Join(l.print(e, &o), l.close())
+			return errors.Join(l.print(e, &o), l.close(), l.drawn)
 		},
 	}
 	o.AddFlags(cmd.Flags())
@@ -97,6 +103,7 @@ type loaded struct {
 	path   string
 	budget int64
 	memory *host.Memory // nil when nothing was kept
+	drawn  error        // what went wrong with the pictures of a load that did not
 }
 
 // load runs a load whose time is counted from start.
@@ -105,7 +112,11 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 	if err != nil {
 		return nil, err
 	}
-	ctx = e.observe(ctx, &opt)
+	pics, err := o.openPictures()
+	if err != nil {
+		return nil, err
+	}
+	ctx = e.watch(ctx, &opt, pics)
 	sink := stages.Sink(discard.New())
 	where := ", discarded"
 	if o.to.value == toHost {
@@ -123,13 +134,18 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 		Load: report.Load{Result: res, Took: took, Where: where, PeakAnon: peak.stop()},
 		path: path, budget: opt.Budget,
 	}
-	if err != nil {
-		return nil, err
+	if err = interrupted(ctx, err); err != nil {
+		return nil, errors.Join(err, pics.finish(e, l.shown(&o.planFlags, o.to.value, err)))
 	}
 	if h, ok := sink.(*host.Sink); ok {
 		l.memory = h.Memory()
 	}
+	l.drawn = told(pics.finish(e, l.shown(&o.planFlags, o.to.value, nil)))
 	return l, nil
+}
+
+func (l *loaded) shown(o *planFlags, sink string, failed error) *shown {
+	return &shown{loaded: l, flags: o, sink: sink, object: l.object(o, sink), failed: failed}
 }
 
 // close gives the result's memory back.
@@ -212,13 +228,16 @@ type phaseJSON struct {
 }
 
 func (l *loaded) object(o *planFlags, sink string) loadJSON {
-	res := l.Result
+	res, s, outputs := l.Result, plan.Summary{}, 0
+	if res.Plan != nil { // a load that failed may not have come to it
+		s, outputs = res.Plan.Summary, len(res.Plan.Outputs)
+	}
 	j := loadJSON{
-		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(res.Plan.Summary.Layout), DType: o.dtype.value,
-		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
-		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
+		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(s.Layout), DType: o.dtype.value,
+		Seconds: l.Took.Seconds(), BytesIn: s.BytesIn, BytesOut: res.BytesOut(),
+		TensorsIn: res.TensorsIn, Outputs: outputs,
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
-		Kernels: res.Kernels, Kept: notNil(res.Plan.Summary.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
+		Kernels: res.Kernels, Kept: notNil(s.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
 		j.Phases = append(j.Phases, phaseJSON{

@@ -123,12 +123,18 @@ func (s *telemetrySettings) signal(get func(string) string, name string) (to sig
 // off tells that nothing is to be exported.
 func (s *telemetrySettings) off() bool { return len(s.traces.exporters)+len(s.metrics.exporters) == 0 }
 
+// watch makes a load that has pictures report to them, and to the exporters of the environment as observe does.
+func (e *env) watch(ctx context.Context, opt *coldload.Options, pics *pictures) context.Context {
+	opt.Observer = pics.observer()
+	if opt.TraceBatches && pics.trace == nil && len(e.otel.traces.exporters) == 0 {
+		e.say("--trace-batches has no effect: no OTEL_* variable names an exporter of traces (OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318), and --trace no file")
+	}
+	return e.observe(ctx, opt)
+}
+
 // observe makes a load report to the exporters of the environment, as part of the trace that it names. What it starts, the end of the command
 // line ends.
 func (e *env) observe(ctx context.Context, opt *coldload.Options) context.Context {
-	if opt.TraceBatches && len(e.otel.traces.exporters) == 0 {
-		e.say("--trace-batches has no effect: no OTEL_* variable names an exporter of traces (OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318)")
-	}
 	if e.otel.off() {
 		e.sayFaults()
 		return ctx

@@ -19,6 +19,7 @@ import (
 // packFlags are the options of pack.
 type packFlags struct {
 	planFlags
+	pictureFlags
 
 	shardSize                            size
 	overwrite, verifySource, plainDigest bool
@@ -30,6 +31,7 @@ const defaultShardSize = 5_000_000_000
 func (f *packFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
 	f.addTraceBatches(fs)
+	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in one shard; a larger tensor has a shard of its own")
 	fs.BoolVar(&f.overwrite, "overwrite", false, "replace whatever OUTDIR is, when the new folder is complete")
 	fs.BoolVar(&f.verifySource, "verify-source", false, "read every source file in full first, for its sha256; files of the Hugging Face cache must have theirs")
@@ -78,10 +80,14 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 	if err != nil {
 		return err
 	}
-	ctx = e.observe(ctx, &opt)
 	popt := coldload.PackOptions{
 		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, VerifySource: o.verifySource, PlainDigests: o.plainDigest,
 	}
+	pics, err := o.openPictures()
+	if err != nil {
+		return err
+	}
+	ctx = e.watch(ctx, &opt, pics)
 	peak := startPeak()
 	bar := startBar(e, o.quiet, "packing", "making it durable")
 	if bar != nil {
@@ -98,10 +104,15 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 		},
 		res: res,
 	}
-	if err != nil {
-		return p.explain(err)
+	if res.AlreadyComplete {
+		p.Verb = "found packed"
 	}
-	return p.print(e, o)
+	if err = interrupted(ctx, err); err != nil {
+		err = p.explain(err)
+		return errors.Join(err, pics.finish(e, p.shown(&o.planFlags, err)))
+	}
+	drawn := told(pics.finish(e, p.shown(&o.planFlags, nil)))
+	return errors.Join(p.print(e, o), drawn)
 }
 
 // packed is what pack did.
@@ -127,10 +138,7 @@ func (p *packed) print(e *env, o *packFlags) error {
 	width, _ := e.outTTY()
 	switch {
 	case o.json:
-		return writeJSON(e.out, packJSON{
-			loadJSON: p.object(&o.planFlags, toFile+p.res.Dir), Dir: p.res.Dir, AlreadyComplete: p.res.AlreadyComplete, Resumed: p.res.Resumed,
-			BytesRead: p.res.Phases[stages.PhaseFetch].BytesIn,
-		})
+		return writeJSON(e.out, p.object(&o.planFlags))
 	case p.res.AlreadyComplete:
 		return write(e.out, report.Clean(p.res.Dir)+" is complete already: this version packed it with the same options from a checkpoint with the same headers\n"+
 			"and samples. To be sure, compare: coldload verify --against; to make it again: --overwrite\n")
@@ -139,6 +147,19 @@ func (p *packed) print(e *env, o *packFlags) error {
 	default:
 		return write(e.out, p.Text(width)+p.resumedLine())
 	}
+}
+
+func (p *packed) object(o *planFlags) packJSON {
+	return packJSON{
+		loadJSON: p.loaded.object(o, toFile+p.res.Dir), Dir: p.res.Dir, AlreadyComplete: p.res.AlreadyComplete, Resumed: p.res.Resumed,
+		BytesRead: p.res.Phases[stages.PhaseFetch].BytesIn,
+	}
+}
+
+func (p *packed) shown(o *planFlags, failed error) *shown {
+	s := p.loaded.shown(o, toFile+p.res.Dir, failed)
+	s.object = p.object(o)
+	return s
 }
 
 // resumed says what was there already.

@@ -46,7 +46,7 @@ load every module by itself.`
 // What the design has and this version has not: it is refused by name, so that nobody takes a typing error for a missing ability.
 var (
 	laterCommands = []string{"report"}
-	laterFlags    = []string{"alias", "report", "trace"}
+	laterFlags    = []string{"alias"}
 )
 
 // errLater ends the sentence that refuses them.
@@ -181,6 +181,14 @@ type toldError struct {
 
 func (e *toldError) Error() string { return e.err.Error() }
 func (e *toldError) Unwrap() error { return e.err }
+
+// told is an error about something beside the result, which is printed all the same; nil for nil.
+func told(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &toldError{err: err}
+}
 
 // failureJSON is the JSON object of a command that failed.
 type failureJSON struct {
