@@ -79,6 +79,10 @@ type Options struct {
 	// Observer is told of every Batch at every stage, and once of each phase that has no workers of its own.
 	Observer pipeline.Observer
 
+	// CopySpeed is asked for the verdict on a load that the processors bounded, when it is over: how many bytes a second a plain copy reads
+	// and writes on this machine, or 0. Without it the verdict cannot tell memory from processors.
+	CopySpeed func(context.Context) float64
+
 	TracerProvider trace.TracerProvider // nil: no spans
 	MeterProvider  metric.MeterProvider // nil: no metrics
 	Logger         *slog.Logger         // nil: no logs
@@ -180,7 +184,7 @@ func (o Options) validate() error {
 // after an error it says how far the load came.
 func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Result, error) {
 	opt = opt.withDefaults()
-	res := newResult()
+	res := newJudgedResult()
 	if sink == nil {
 		return res, errNoSink
 	}

@@ -50,8 +50,13 @@ type Result struct {
 	Kernels  string
 	Notes    []string // what was decided on the way
 	Warnings []string // what the bytes have that is odd but not wrong
+	// Verdict says what bounded a load that succeeded. It is empty for a load of one module, and when nothing had to be done.
+	Verdict Verdict
+	// Usage is what a load that has a Verdict took of its machine.
+	Usage Usage
 
 	start time.Time
+	meter *meter // nil when nobody asks for a verdict
 }
 
 // Read is how many bytes were read in which way. All are 0 for a source that is not made of files.
@@ -69,6 +74,13 @@ func newResult() *Result {
 	return r
 }
 
+// newJudgedResult is for loads that are worth a Verdict.
+func newJudgedResult() *Result {
+	r := newResult()
+	r.meter = startMeter()
+	return r
+}
+
 func (r *Result) finish() {
 	r.Duration = time.Since(r.start)
 	for i := range r.Phases {
@@ -76,6 +88,9 @@ func (r *Result) finish() {
 		p.Idle = max(0, time.Duration(p.Workers)*r.Duration-p.lifetime)
 	}
 }
+
+// Ended is when the last byte was in its final layout, and everything closed.
+func (r *Result) Ended() time.Time { return r.start.Add(r.Duration) }
 
 // BytesOut is the size of all Outputs together, in bytes.
 func (r *Result) BytesOut() int64 {

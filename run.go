@@ -60,6 +60,7 @@ func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink,
 	if err != nil {
 		return err
 	}
+	res.flowBegins(ck)
 	return unwrapRefusal(f.end(p, res))
 }
 
@@ -95,6 +96,7 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 // end waits for the end of a load and notes its figures.
 func (f *flow) end(p *plan.Plan, res *Result) error {
 	err := f.run.Wait()
+	res.flowEnds()
 	f.back()
 	res.takeSource(f.source, f.before)
 	res.takeFlow(f.run.Stats(), f.budget.Peak())

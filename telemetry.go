@@ -49,6 +49,9 @@ func (o Options) operation(ctx context.Context, name, path string, res *Result, 
 	ctx, span := o.startSpan(ctx, name, path)
 	err := f(ctx)
 	res.finish()
+	if err == nil {
+		res.judge(ctx, o)
+	}
 	endSpan(span, res, err)
 	return err
 }
@@ -70,11 +73,11 @@ func endSpan(span trace.Span, r *Result, err error) {
 			attribute.String("coldload.format", s.Format), attribute.String("coldload.layout", string(s.Layout)),
 			attribute.Int64("coldload.bytes.in", s.BytesIn), attribute.Int64("coldload.bytes.out", s.BytesOut),
 			attribute.Int("coldload.tensors.in", s.Tensors), attribute.Int("coldload.tensors.out", len(r.Plan.Outputs)),
-			attribute.String("coldload.isa", r.Kernels),
+			attribute.String("coldload.isa", r.Kernels), attribute.String("coldload.bound_by", r.Verdict.BoundBy),
 		)
 	}
 	fail(span, err)
-	span.End()
+	span.End(trace.WithTimestamp(r.Ended())) // the verdict came after
 }
 
 // describePhase says in the span of a phase that has no pipeline of its own what the phase did.

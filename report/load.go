@@ -42,6 +42,9 @@ func (l Load) Text(width int) string {
 	var b strings.Builder
 	b.WriteString(l.Headline() + "\n\n")
 	b.WriteString(Phases(l.Result.Phases, l.Result.Duration, width))
+	if v := l.Result.Verdict.Sentence; v != "" {
+		b.WriteString("\n" + wrap(Clean(v), width) + "\n")
+	}
 	writeKept(&b, l.Result.Plan.Summary)
 	writeList(&b, "notes", l.Result.Notes)
 	writeList(&b, "warnings", l.Result.Warnings)

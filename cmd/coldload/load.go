@@ -113,10 +113,9 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 		opt.Progress = bar.load
 	}
 	res, err := coldload.Load(ctx, path, sink, opt)
-	took := time.Since(start)
 	bar.stop()
 	l := &loaded{
-		Load: report.Load{Result: res, Took: took, Where: where, PeakAnon: peak.stop()},
+		Load: report.Load{Result: res, Took: res.Ended().Sub(start), Where: where, PeakAnon: peak.stop()},
 		path: path, budget: opt.Budget,
 	}
 	if err != nil {
@@ -177,10 +176,16 @@ type loadJSON struct {
 	// WaitBudget is how long admission waited for the budget.
 	WaitBudget float64 `json:"wait_budget_seconds"`
 
-	Read readJSON `json:"read_bytes"`
+	Read  readJSON  `json:"read_bytes"`
+	Usage usageJSON `json:"usage"`
 
-	Kernels  string      `json:"kernels"`  // the best instruction set that they could use
-	BoundBy  string      `json:"bound_by"` // empty: this version does not judge
+	Kernels string `json:"kernels"` // the best instruction set that they could use
+	// BoundBy is source, cpu, memory, sink, budget or stage; empty when nothing can be said. BoundPhase is the phase that it is about.
+	BoundBy    string `json:"bound_by"`
+	BoundPhase string `json:"bound_phase"`
+	Verdict    string `json:"verdict"` // in a sentence, with the evidence
+	Advice     string `json:"advice"`
+
 	Phases   []phaseJSON `json:"phases"`
 	Kept     []plan.Kept `json:"kept"` // what the layout cannot hold, by reason
 	Notes    []string    `json:"notes"`
@@ -192,6 +197,53 @@ type readJSON struct {
 	Mmap   int64 `json:"mmap"`
 	Pread  int64 `json:"pread"`
 	Direct int64 `json:"direct"`
+}
+
+// usageJSON is what the load took of the machine, the evidence of the verdict; null is what the system does not tell.
+type usageJSON struct {
+	CPU           *float64 `json:"cpu_seconds"`    // user and system time of the process
+	System        *float64 `json:"system_seconds"` // what of them the system had
+	CPUs          float64  `json:"cpus"`           // that it may keep busy
+	Throttled     *float64 `json:"throttled_seconds"`
+	Idle          *float64 `json:"machine_idle"` // share of the machine's processor time
+	DeviceRead    *int64   `json:"device_read_bytes"`
+	DeviceWritten *int64   `json:"device_write_bytes"`
+	Source        *device  `json:"source_device"`
+	Target        *device  `json:"target_device"`
+	CopyBandwidth *float64 `json:"copy_bandwidth"` // bytes per second read and written by a plain copy; null when it was not needed
+}
+
+// device is a block device while Batches flowed, with the requests of everybody.
+type device struct {
+	Name  string  `json:"name"`
+	Busy  float64 `json:"busy"`  // share of the time with a request in flight
+	Queue float64 `json:"queue"` // requests in flight on average
+}
+
+func usageObject(u coldload.Usage) usageJSON {
+	j := usageJSON{
+		CPU: known(u.CPU.Seconds()), System: known(u.System.Seconds()), CPUs: u.CPUs, Throttled: known(u.Throttled.Seconds()), Idle: known(u.Idle),
+		DeviceRead: known(u.DeviceRead), DeviceWritten: known(u.DeviceWritten), Source: deviceObject(u.Source), Target: deviceObject(u.Target),
+	}
+	if u.CopySpeed > 0 {
+		j.CopyBandwidth = &u.CopySpeed
+	}
+	return j
+}
+
+// known is nil for what the system did not tell.
+func known[T int64 | float64](v T) *T {
+	if v < 0 {
+		return nil
+	}
+	return &v
+}
+
+func deviceObject(d coldload.Device) *device {
+	if d.Name == "" || d.Busy < 0 {
+		return nil
+	}
+	return &device{Name: d.Name, Busy: d.Busy, Queue: d.Queue}
 }
 
 // phaseJSON is one phase; times are summed over its workers.
@@ -214,6 +266,7 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
+		Usage: usageObject(res.Usage), BoundBy: res.Verdict.BoundBy, BoundPhase: res.Verdict.Phase, Verdict: res.Verdict.Sentence, Advice: res.Verdict.Advice,
 		Kernels: res.Kernels, Kept: notNil(res.Plan.Summary.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
