@@ -93,8 +93,16 @@ func (j *judge) fromDevice() bool {
 }
 
 // fromMemory: the checkpoint lies on a device, and most of what was read did not come from there: the page cache had it. Such reading is
-// work for processors and waits for nothing else. Of file systems without a device nobody knows.
-func (j *judge) fromMemory() bool { return j.DeviceRead >= 0 && j.From.Name != "" && !j.fromDevice() }
+// work for processors, if they had that much to do: a source of one's own may wait for something else. Of file systems without a device
+// nobody knows.
+func (j *judge) fromMemory() bool {
+	return j.DeviceRead >= 0 && j.From.Name != "" && !j.fromDevice() && !j.waitsInside(j.fetch)
+}
+
+// waitsInside: the process as a whole used less processor time than half of what the phase was busy.
+func (j *judge) waitsInside(p *Phase) bool {
+	return j.CPU >= 0 && j.CPU.Seconds() < mostly*p.Busy.Seconds()
+}
 
 // memoryBound compares what the kernels move with a copy; both 0 when memory is not the limit, or nobody knows.
 func (j *judge) memoryBound() (speed, moved float64) {

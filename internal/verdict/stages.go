@@ -34,9 +34,9 @@ func (j *judge) budgetWaits() bool {
 }
 
 func (j *judge) budget() Verdict {
-	advice := fmt.Sprintf("--budget %s or more helps (now %s), more workers will not", binary(4*j.Budget), binary(j.Budget))
+	advice := fmt.Sprintf("a larger budget helps (--budget %s; now %s), more workers will not", binary(4*j.Budget), binary(j.Budget))
 	return verdict(Budget, j.fetch.Name, "bound by the budget: "+list(
-		"Batches waited "+percent(j.WaitBudget.Seconds()/j.window.Seconds())+" of the time for "+binary(j.Budget),
+		"Batches waited "+percent(min(1, j.WaitBudget.Seconds()/j.window.Seconds()))+" of the time for room in it",
 		fmt.Sprintf("%s of %d fetchers had one to read", decimal(j.used(j.fetch)*float64(j.fetch.Workers)), j.fetch.Workers), j.cpu()), advice)
 }
 
@@ -111,9 +111,4 @@ func (j *judge) fewWorkers(p *Phase) Verdict {
 		return verdict(CPU, p.Name, "bound by the workers of "+p.Name+": "+list(busyFor, j.cpu(), j.device(j.From)),
 			fmt.Sprintf("more workers for it (now %d) help, a faster disk will not", p.Workers))
 	}
-}
-
-// waitsInside: the process as a whole used less processor time than half of what the stage was busy.
-func (j *judge) waitsInside(p *Phase) bool {
-	return p.Kind == Inserted && j.CPU >= 0 && j.CPU.Seconds() < mostly*p.Busy.Seconds()
 }
