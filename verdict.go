@@ -36,6 +36,7 @@ type Usage struct {
 	System        time.Duration // what of CPU the system had: page faults, copies, reading
 	CPUs          float64       // that the process may keep busy: GOMAXPROCS, or a quota that is less
 	Throttled     time.Duration // that a quota kept it waiting, summed over processors
+	Delayed       time.Duration // that its threads could have run and waited for a processor, summed over them
 	Idle          float64       // share of the machine's processor time that nobody used, from 0 to 1
 	DeviceRead    int64         // bytes that block devices read for it: nothing of them was in the page cache
 	DeviceWritten int64         // bytes that block devices wrote for it
@@ -83,7 +84,8 @@ func (r *Result) flowEnds() {
 	m.end = usage.Now()
 	u := m.end.Since(m.flow)
 	m.flowed = Usage{
-		CPU: u.CPU, System: u.System, Throttled: u.Throttled, Idle: u.Idle, DeviceRead: u.DeviceRead, DeviceWritten: u.DeviceWritten, CPUs: usage.CPUs(),
+		CPU: u.CPU, System: u.System, Throttled: u.Throttled, Delayed: u.Delayed, Idle: u.Idle,
+		DeviceRead: u.DeviceRead, DeviceWritten: u.DeviceWritten, CPUs: usage.CPUs(),
 		Source: m.source.Now().Since(m.source), Target: m.target.Now().Since(m.target),
 	}
 }
@@ -96,7 +98,7 @@ func (r *Result) judge(ctx context.Context, opt Options) {
 	}
 	u := m.end.Since(m.start)
 	r.Usage = Usage{
-		CPU: u.CPU, System: u.System, Throttled: u.Throttled, Idle: u.Idle, DeviceRead: u.DeviceRead, DeviceWritten: u.DeviceWritten,
+		CPU: u.CPU, System: u.System, Throttled: u.Throttled, Delayed: u.Delayed, Idle: u.Idle, DeviceRead: u.DeviceRead, DeviceWritten: u.DeviceWritten,
 		CPUs: m.flowed.CPUs, Source: m.flowed.Source, Target: m.flowed.Target,
 	}
 	f := r.figures(opt)
@@ -117,7 +119,7 @@ func (r *Result) figures(opt Options) verdict.Figures {
 		Total: r.Duration, Prelude: m.begun.Sub(r.start), Flow: r.Ended().Sub(m.begun), Commit: r.Phases[stages.PhaseCommit].Busy,
 		Index: index.Last.Sub(index.First),
 		CPU:   m.flowed.CPU, System: m.flowed.System, PreludeCPU: m.flow.Since(m.start).CPU, CPUs: m.flowed.CPUs, Processors: runtime.NumCPU(),
-		Idle: m.flowed.Idle, Throttled: m.flowed.Throttled, Generic: r.Kernels == cpu.Features{}.String(),
+		Idle: m.flowed.Idle, Throttled: m.flowed.Throttled, Delayed: m.flowed.Delayed, Generic: r.Kernels == cpu.Features{}.String(),
 		DeviceRead: m.flowed.DeviceRead, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}

@@ -205,7 +205,8 @@ type usageJSON struct {
 	System        *float64 `json:"system_seconds"` // what of them the system had
 	CPUs          float64  `json:"cpus"`           // that it may keep busy
 	Throttled     *float64 `json:"throttled_seconds"`
-	Idle          *float64 `json:"machine_idle"` // share of the machine's processor time
+	Delayed       *float64 `json:"run_delay_seconds"` // its threads could have run and waited for a processor
+	Idle          *float64 `json:"machine_idle"`      // share of the machine's processor time
 	DeviceRead    *int64   `json:"device_read_bytes"`
 	DeviceWritten *int64   `json:"device_write_bytes"`
 	Source        *device  `json:"source_device"`
@@ -222,7 +223,7 @@ type device struct {
 
 func usageObject(u coldload.Usage) usageJSON {
 	j := usageJSON{
-		CPU: known(u.CPU.Seconds()), System: known(u.System.Seconds()), CPUs: u.CPUs, Throttled: known(u.Throttled.Seconds()), Idle: known(u.Idle),
+		CPU: known(u.CPU.Seconds()), System: known(u.System.Seconds()), CPUs: u.CPUs, Throttled: known(u.Throttled.Seconds()), Delayed: known(u.Delayed.Seconds()), Idle: known(u.Idle),
 		DeviceRead: known(u.DeviceRead), DeviceWritten: known(u.DeviceWritten), Source: deviceObject(u.Source), Target: deviceObject(u.Target),
 	}
 	if u.CopySpeed > 0 {

@@ -17,6 +17,7 @@ type Snapshot struct {
 	system        time.Duration // of cpu, in the system
 	read, written int64         // bytes of block devices that the process caused; Unknown
 	throttled     time.Duration // that a quota kept the process's control group waiting; Unknown
+	delayed       time.Duration // that threads could run and had no processor, summed over them; Unknown
 	machine       ticks         // of all processors
 }
 
@@ -32,6 +33,8 @@ type Used struct {
 	System time.Duration
 	// Throttled is how long a CPU quota kept the process waiting, summed over its processors.
 	Throttled time.Duration
+	// Delayed is how long the process's threads could have run and waited for a processor, summed over them.
+	Delayed time.Duration
 	// DeviceRead and DeviceWritten are the bytes that the process had block devices read and write. What lies in the page cache, and file
 	// systems without a device of this machine, do not count.
 	DeviceRead, DeviceWritten int64
@@ -43,6 +46,7 @@ type Used struct {
 func (s Snapshot) Since(before Snapshot) Used {
 	u := Used{
 		Wall: s.at.Sub(before.at), CPU: difference(s.cpu, before.cpu), System: difference(s.system, before.system), Throttled: difference(s.throttled, before.throttled),
+		Delayed: difference(s.delayed, before.delayed),
 		DeviceRead: difference(s.read, before.read), DeviceWritten: difference(s.written, before.written), Idle: Unknown,
 	}
 	if all := s.machine.all - before.machine.all; before.machine.all > 0 && all > 0 {

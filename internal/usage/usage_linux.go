@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Now takes a Snapshot. It reads four small files: some tens of microseconds.
+// Now takes a Snapshot. It reads four small files and one of each thread: some hundred microseconds.
 func Now() Snapshot {
-	s := Snapshot{at: time.Now(), read: Unknown, written: Unknown, throttled: throttled(), machine: machine()}
+	s := Snapshot{at: time.Now(), read: Unknown, written: Unknown, throttled: throttled(), delayed: delayed(), machine: machine()}
 	s.cpu, s.system = cpuTime()
 	if f, err := os.ReadFile("/proc/self/io"); err == nil {
 		s.read, s.written = field(f, "read_bytes:"), field(f, "write_bytes:")
@@ -34,6 +34,29 @@ func field(file []byte, name string) int64 {
 		}
 	}
 	return Unknown
+}
+
+// delayed adds up what the scheduler says of each thread: time on a processor, time that it waited for one, and how often it ran. Of threads
+// that have ended nothing is left; the Go runtime keeps its own.
+func delayed() time.Duration {
+	const tasks = "/proc/self/task"
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return Unknown
+	}
+	sum := time.Duration(Unknown)
+	for _, t := range threads {
+		file, err := os.ReadFile(filepath.Join(tasks, t.Name(), "schedstat"))
+		if err != nil { // it has ended, or this kernel does not count
+			continue
+		}
+		if words := bytes.Fields(file); len(words) == 3 {
+			if ns, err := strconv.ParseInt(string(words[1]), 10, 64); err == nil {
+				sum = max(sum, 0) + time.Duration(ns)
+			}
+		}
+	}
+	return sum
 }
 
 // machine reads the first line of /proc/stat only: the file is long where there are many processors.

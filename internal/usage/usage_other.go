@@ -6,7 +6,7 @@ import "time"
 
 // Now takes a Snapshot of what this system tells without more ado: the processor time.
 func Now() Snapshot {
-	s := Snapshot{at: time.Now(), read: Unknown, written: Unknown, throttled: Unknown}
+	s := Snapshot{at: time.Now(), read: Unknown, written: Unknown, throttled: Unknown, delayed: Unknown}
 	s.cpu, s.system = cpuTime()
 	return s
 }

@@ -8,14 +8,14 @@ import (
 func TestSince(t *testing.T) {
 	t.Parallel()
 	t0 := time.Unix(100, 0)
-	before := Snapshot{at: t0, cpu: time.Second, system: time.Second, read: 100, written: 7, throttled: Unknown, machine: ticks{idle: 50, all: 200}}
-	now := Snapshot{at: t0.Add(2 * time.Second), cpu: 4 * time.Second, system: 2 * time.Second, read: 1100, written: 7, throttled: time.Second, machine: ticks{idle: 75, all: 300}}
-	want := Used{Wall: 2 * time.Second, CPU: 3 * time.Second, System: time.Second, Throttled: Unknown, DeviceRead: 1000, Idle: 0.25}
+	before := Snapshot{at: t0, cpu: time.Second, system: time.Second, read: 100, written: 7, throttled: Unknown, delayed: 5, machine: ticks{idle: 50, all: 200}}
+	now := Snapshot{at: t0.Add(2 * time.Second), cpu: 4 * time.Second, system: 2 * time.Second, read: 1100, written: 7, throttled: time.Second, delayed: 9, machine: ticks{idle: 75, all: 300}}
+	want := Used{Wall: 2 * time.Second, CPU: 3 * time.Second, System: time.Second, Throttled: Unknown, Delayed: 4, DeviceRead: 1000, Idle: 0.25}
 	if got := now.Since(before); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	nothing := Snapshot{at: t0, cpu: Unknown, system: Unknown, read: Unknown, written: Unknown, throttled: Unknown}
-	want = Used{Wall: 2 * time.Second, CPU: Unknown, System: Unknown, Throttled: Unknown, DeviceRead: Unknown, DeviceWritten: Unknown, Idle: Unknown}
+	nothing := Snapshot{at: t0, cpu: Unknown, system: Unknown, read: Unknown, written: Unknown, throttled: Unknown, delayed: Unknown}
+	want = Used{Wall: 2 * time.Second, CPU: Unknown, System: Unknown, Throttled: Unknown, Delayed: Unknown, DeviceRead: Unknown, DeviceWritten: Unknown, Idle: Unknown}
 	if got := now.Since(nothing); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}

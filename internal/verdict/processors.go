@@ -23,10 +23,18 @@ func (j *judge) lacking() string {
 	case j.throttled():
 		return "a quota kept it waiting for " + seconds(j.Throttled)
 	case j.cpuShare < full && j.crowded():
-		return "the machine " + percent(1-j.Idle) + " busy"
+		return list("threads waited "+seconds(j.Delayed)+" for a processor", j.machine())
 	default:
 		return ""
 	}
+}
+
+// machine says how busy the machine was; empty when it is not known.
+func (j *judge) machine() string {
+	if j.Idle < 0 {
+		return ""
+	}
+	return "the machine " + percent(1-j.Idle) + " busy"
 }
 
 func (j *judge) processorAdvice(p *Phase) string {

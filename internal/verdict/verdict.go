@@ -56,6 +56,7 @@ type Figures struct {
 	Processors int           // that the machine has
 	Idle       float64       // share of the machine's processor time in Flow that nobody used; Unknown
 	Throttled  time.Duration // that a quota kept the process waiting in Flow, summed over processors; Unknown
+	Delayed    time.Duration // that threads of the process waited in Flow for a processor, summed over them; Unknown
 	Generic    bool          // the kernels had no instruction set to use
 
 	DeviceRead int64  // bytes that the process had devices read in Flow; Unknown
@@ -103,7 +104,7 @@ const (
 	shortest   = 50 * time.Millisecond // less is over before anything settles
 	full       = 0.85                  // of the processors: the rest are the gaps between Batches and at both ends
 	nearlyFull = 0.7                   // of the processors, when the busiest stage needs nothing else
-	crowded    = 0.08                  // idle share of the machine below which others take what we lack
+	crowded    = 0.15                  // of what the process wanted of the processors, that others had
 	busy       = 0.6                   // of a stage's workers
 	waits      = 0.3                   // of the flow in which admission waited for the budget
 	mostly     = 0.5                   // of the time
@@ -178,10 +179,10 @@ func (j *judge) throttled() bool {
 	return j.Throttled > 0 && j.Throttled.Seconds() >= 0.2*j.CPUs*j.Flow.Seconds()
 }
 
-// crowded: what we lack of the processors others have, and our kernels wait for it.
+// crowded: the process wanted all processors, and others had a part of them.
 func (j *judge) crowded() bool {
-	p := j.busiest(Computes, Inserted)
-	return j.Idle >= 0 && j.Idle <= crowded && p != nil && j.used(p) >= mostly
+	wanted := (j.CPU + j.Delayed).Seconds()
+	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted
 }
 
 // busiest is the phase of these kinds that was busy for the largest part of its time; nil when there is none.

@@ -108,12 +108,12 @@ func TestJudge(t *testing.T) {
 			"a larger CPU quota of the control group helps, more workers will not"},
 		{"other programs", func(f *Figures) {
 			set(f, "repack", 0.9)
-			f.CPU, f.Idle = 16*time.Second, 0.01
-		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, the machine 99 % busy, repack has 89 % of the work, sda 30 % busy; " +
+			f.CPU, f.Delayed, f.Idle = 16*time.Second, 20*time.Second, 0.01
+		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, threads waited 20.00 s for a processor, the machine 99 % busy, repack has 89 % of the work, sda 30 % busy; " +
 			"other programs take the rest: a quieter machine helps, more workers will not"},
 		{"other programs while a device is slow", func(f *Figures) {
 			reading(f)
-			f.Idle = 0.01
+			f.Delayed, f.Idle = 6*time.Second, 0.01
 		}, Source, "fetch",
 			"bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
 		{"an inserted stage", func(f *Figures) {
