@@ -44,7 +44,7 @@ func (j *judge) budget() Verdict {
 func (j *judge) source() Verdict {
 	rate := float64(j.fetch.BytesIn) / j.window.Seconds()
 	where, device := "", ""
-	if j.fromDevice() {
+	if j.fromDevice() && j.From.Name != "" {
 		where, device = " from the device", j.device(j.From)
 		rate = float64(j.DeviceRead) / j.window.Seconds()
 	}
@@ -60,8 +60,10 @@ func (j *judge) source() Verdict {
 }
 
 func (j *judge) sourceAdvice() string {
-	switch {
-	case j.fromDevice() && j.From.Name != "" && j.From.Busy >= deviceBusy:
+	switch device := j.fromDevice() && j.From.Name != ""; {
+	case device && j.From.Busy >= 0 && j.From.Busy < idleDevice && j.used(j.fetch) >= busy:
+		return fmt.Sprintf("the device has little to do: look for a limit above it, as io.max of the control group, or give it more fetchers (now %d)", j.fetch.Workers)
+	case device && j.From.Busy >= deviceBusy:
 		return "a second device or a warmer cache helps, more workers will not"
 	case j.fetch.Workers <= 2:
 		return fmt.Sprintf("more fetchers (now %d) or a faster source help, more processors will not", j.fetch.Workers)

@@ -111,6 +111,7 @@ const (
 	nearCopy   = 0.7                   // of the speed of a copy
 	deepQueue  = 2.0                   // requests in flight that keep a device busy
 	deviceBusy = 0.8
+	idleDevice = 0.25
 )
 
 // Judge says what bounded a load.

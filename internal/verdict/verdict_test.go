@@ -57,6 +57,11 @@ func TestJudge(t *testing.T) {
 			"bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
 		{"reading a device that is not busy", func(f *Figures) { set(f, "fetch", 0.95) }, Source, "fetch",
 			"bound by reading: 1.00 GB/s from the device, sda 30 % busy, CPU 20 %; a faster source or a warmer cache helps, more processors will not"},
+		{"reading a device that has nothing to do", func(f *Figures) {
+			reading(f)
+			f.From.Busy = 0.1
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 10 % busy, CPU 20 %; the device has little to do: look for a limit above it, " +
+			"as io.max of the control group, or give it more fetchers (now 8)"},
 		{"one fetcher of a network", func(f *Figures) {
 			set(f, "fetch", 0.95)
 			f.Phases[0].Workers, f.Phases[0].Busy = 1, 9500*time.Millisecond
