@@ -73,7 +73,7 @@ type Options struct {
 	Formats []plan.Format
 	// HubCache is the folder of the Hugging Face cache, for names such as org/name; see [discover.HubCacheFromEnv].
 	HubCache string
-	// Progress is called after every Batch that the Sink took, and once at the end; from one goroutine at a time.
+	// Progress is called before the first Batch, after every Batch that the Sink took, and once at the end; from one goroutine at a time.
 	Progress func(Progress)
 
 	// Observer is told of every Batch at every stage, and once of each phase that has no workers of its own.
@@ -106,6 +106,15 @@ type Insert struct {
 type Progress struct {
 	Written, Total int64
 	Done           bool
+	// Phases are those that Batches flow through, in their order, stages of one's own included. The slice is the receiver's.
+	Phases []PhaseProgress
+}
+
+// PhaseProgress is how far one phase of a load is.
+type PhaseProgress struct {
+	Name  string
+	Bytes int64 // that it has put out
+	Total int64 // that it will put out; 0 when nobody knows yet
 }
 
 // withDefaults fills in what is zero.

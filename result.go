@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/coldload/coldload/internal/cpu"
@@ -196,22 +195,5 @@ func phaseOf(s pipeline.StageStats) Phase {
 	return Phase{
 		Name: s.Name, Workers: s.Workers, Items: s.Items, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
 		Busy: s.Busy, WaitIn: s.WaitIn, WaitOut: s.WaitOut, First: s.First, Last: s.Last, lifetime: s.Lifetime,
-	}
-}
-
-// progress measures what the Sink took and tells the user of it.
-func progress(opt Options, p *plan.Plan, work func(*stages.Batch) pipeline.Work) func(*stages.Batch) pipeline.Work {
-	if opt.Progress == nil {
-		return work
-	}
-	var mu sync.Mutex
-	now := Progress{Total: p.Summary.BytesOut - p.Summary.Skipped}
-	return func(b *stages.Batch) pipeline.Work {
-		w := work(b)
-		mu.Lock()
-		defer mu.Unlock()
-		now.Written += w.BytesOut
-		opt.Progress(now)
-		return w
 	}
 }

@@ -101,9 +101,8 @@ func (f *flow) end(p *plan.Plan, res *Result) error {
 	res.takeSource(f.source, f.before)
 	res.takeFlow(f.run.Stats(), f.budget.Peak())
 	res.takeWarnings(f.warnings)
-	if err == nil && f.opt.Progress != nil {
-		total := p.Summary.BytesOut - p.Summary.Skipped
-		f.opt.Progress(Progress{Written: total, Total: total, Done: true})
+	if err == nil {
+		f.progress.end()
 	}
 	return err
 }
@@ -123,6 +122,7 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 		return nil, errors.Join(err, closeSink(sink))
 	}
 	f.back = ck.lend(budget)
+	f.progress.tell(0)
 	return f, nil
 }
 
@@ -138,7 +138,8 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	f.add(stages.PhaseRepack, repack.Stage(exec), opt.Workers.Repack, phaseWork(stages.PhaseRepack))
 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: f.source.Verify})
-	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))
+	f.progress = newProgress(opt.Progress, p, f.run)
+	pipeline.Into(f.stream, end, pipeline.Workers(opt.Workers.Upload), pipeline.Measure(f.progress.measure(upload.Work)))
 }
 
 // standardFetchers is for a Source that does not say: two requests keep a disk busy.
@@ -187,6 +188,7 @@ type flow struct {
 	run      *pipeline.Run
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings
+	progress *progress
 	back     func() // gives back what the source lent
 }
 

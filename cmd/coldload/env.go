@@ -18,6 +18,7 @@ type env struct {
 	out, err io.Writer
 	outTTY   func() (width int, ok bool) // whether out is a terminal, and how wide
 	errTTY   func() (width int, ok bool)
+	noColour bool   // nothing is coloured: NO_COLOR is set
 	hubCache string // folder of the Hugging Face cache
 	// disableCPU is a list of the processor's features that kernels must not use.
 	disableCPU string
@@ -37,6 +38,7 @@ func processEnv() *env {
 		start: started,
 		out:   &output{os.Stdout}, err: os.Stderr,
 		outTTY: terminal(os.Stdout), errTTY: terminal(os.Stderr),
+		noColour:   os.Getenv("NO_COLOR") != "",
 		hubCache:   discover.HubCacheFromEnv(os.Getenv, home),
 		disableCPU: os.Getenv(envDisableCPU),
 	}

@@ -46,7 +46,7 @@ type Used struct {
 func (s Snapshot) Since(before Snapshot) Used {
 	u := Used{
 		Wall: s.at.Sub(before.at), CPU: difference(s.cpu, before.cpu), System: difference(s.system, before.system), Throttled: difference(s.throttled, before.throttled),
-		Delayed: difference(s.delayed, before.delayed),
+		Delayed:    difference(s.delayed, before.delayed),
 		DeviceRead: difference(s.read, before.read), DeviceWritten: difference(s.written, before.written), Idle: Unknown,
 	}
 	if all := s.machine.all - before.machine.all; before.machine.all > 0 && all > 0 {
