@@ -81,6 +81,9 @@ func Duration(d time.Duration) string {
 	}
 }
 
+// glue holds a number and its per cent together.
+const glue = "\u00a0"
+
 // wrap breaks a sentence between words, so that no line has more than width columns where that is possible; 0 sets no bound.
 func wrap(s string, width int) string {
 	if width <= 0 {
@@ -88,7 +91,8 @@ func wrap(s string, width int) string {
 	}
 	var b strings.Builder
 	column := 0
-	for i, word := range strings.Split(s, " ") {
+	for i, word := range strings.Split(strings.ReplaceAll(s, " %", glue+"%"), " ") {
+		word = strings.ReplaceAll(word, glue, " ")
 		n := utf8.RuneCountInString(word)
 		switch {
 		case i == 0:
