@@ -15,6 +15,7 @@ import (
 // env is what the commands have of the world around them; tests give their own.
 type env struct {
 	start    time.Time // what a load took is counted from here
+	in       io.Reader
 	out, err io.Writer
 	outTTY   func() (width int, ok bool) // whether out is a terminal, and how wide
 	errTTY   func() (width int, ok bool)
@@ -36,6 +37,7 @@ func processEnv() *env {
 	}
 	return &env{
 		start: started,
+		in:    os.Stdin,
 		out:   &output{os.Stdout}, err: os.Stderr,
 		outTTY: terminal(os.Stdout), errTTY: terminal(os.Stderr),
 		noColour:   os.Getenv("NO_COLOR") != "",

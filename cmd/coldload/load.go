@@ -162,6 +162,8 @@ type loadJSON struct {
 	Version string `json:"version"`
 	Layout  string `json:"layout"`
 	DType   string `json:"dtype"`
+	// Options are those that say how the load was to be done, beside budget.
+	Options optionsJSON `json:"options"`
 
 	Seconds   float64 `json:"seconds"` // from the start of main to the last byte in its final layout
 	BytesIn   int64   `json:"bytes_in"`
@@ -176,8 +178,8 @@ type loadJSON struct {
 	// WaitBudget is how long admission waited for the budget.
 	WaitBudget float64 `json:"wait_budget_seconds"`
 
-	Read  readJSON  `json:"read_bytes"`
-	Usage usageJSON `json:"usage"`
+	Read readJSON `json:"read_bytes"`
+	usageJSON
 
 	Kernels string `json:"kernels"` // the best instruction set that they could use
 	// BoundBy is source, cpu, memory, sink, budget or stage; empty when nothing can be said. BoundPhase is the phase that it is about.
@@ -190,6 +192,25 @@ type loadJSON struct {
 	Kept     []plan.Kept `json:"kept"` // what the layout cannot hold, by reason
 	Notes    []string    `json:"notes"`
 	Warnings []string    `json:"warnings"`
+}
+
+// optionsJSON are flags as they were given.
+type optionsJSON struct {
+	IO       string   `json:"io"`
+	Workers  int      `json:"workers"` // 0: each stage chose
+	Names    string   `json:"names"`
+	NoFuse   bool     `json:"no_fuse"`
+	Strict   bool     `json:"strict"`
+	ActOrder bool     `json:"act_order"`
+	Include  []string `json:"include"`
+	Exclude  []string `json:"exclude"`
+}
+
+func optionsObject(o *planFlags) optionsJSON {
+	return optionsJSON{
+		IO: o.io.value, Workers: o.workers, Names: o.names.value, NoFuse: o.noFuse, Strict: o.strict, ActOrder: o.actOrder,
+		Include: notNil(o.include), Exclude: notNil(o.exclude),
+	}
 }
 
 // readJSON is how many bytes were read in which way.
@@ -267,7 +288,7 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Seconds: l.Took.Seconds(), BytesIn: res.Plan.Summary.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: len(res.Plan.Outputs),
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
-		Usage: usageObject(res.Usage), BoundBy: res.Verdict.BoundBy, BoundPhase: res.Verdict.Phase, Verdict: res.Verdict.Sentence, Advice: res.Verdict.Advice,
+		usageJSON: usageObject(res.Usage), Options: optionsObject(o), BoundBy: res.Verdict.BoundBy, BoundPhase: res.Verdict.Phase, Verdict: res.Verdict.Sentence, Advice: res.Verdict.Advice,
 		Kernels: res.Kernels, Kept: notNil(res.Plan.Summary.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {
