@@ -84,7 +84,7 @@ func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yiel
 			}
 		}
 	}
-	err = f.end(p, res)
+	err = f.end(res)
 	if left && errors.Is(err, errStopped) {
 		return left, nil
 	}

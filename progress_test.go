@@ -21,7 +21,7 @@ func TestProgress(t *testing.T) {
 			t.Fatal(err)
 		}
 		first, last := told[0], told[len(told)-1]
-		if first.Written != 0 || first.Total != res.BytesOut() || first.Done || len(told) != int(res.Plan.BatchCount())+2 {
+		if first.Written != 0 || first.Total != res.BytesOut() || first.Done || len(told) != res.Plan.BatchCount()+2 {
 			t.Errorf("%s: begins with %+v, %d calls for %d Batches", fixture, first, len(told), res.Plan.BatchCount())
 		}
 		before := first

@@ -61,7 +61,7 @@ func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink,
 		return err
 	}
 	res.flowBegins(ck)
-	return unwrapRefusal(f.end(p, res))
+	return unwrapRefusal(f.end(res))
 }
 
 // doneBefore asks a Sink that goes on where an earlier run stopped; nil for any other.
@@ -94,7 +94,7 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 }
 
 // end waits for the end of a load and notes its figures.
-func (f *flow) end(p *plan.Plan, res *Result) error {
+func (f *flow) end(res *Result) error {
 	err := f.run.Wait()
 	res.flowEnds()
 	f.back()

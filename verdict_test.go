@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,14 +66,14 @@ func (s *slowSink) StagingBytes(slab stages.Slab) int64 {
 }
 
 // burn keeps one processor busy.
-func burn(d time.Duration) (sum uint64) {
+func burn(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		for i := range uint64(1000) {
-			sum += i * i
-		}
+		burnt.Add(1)
 	}
-	return sum
 }
+
+// burnt is what burn does.
+var burnt atomic.Int64
 
 // slowStage is a stage that does something to every Batch for a while.
 func slowStage(do func(time.Duration), d time.Duration) []coldload.Insert {
@@ -93,7 +94,7 @@ func verdictModel(t *testing.T) string {
 }
 
 // Loads that are held up on purpose: each names what held it up.
-func TestForcedVerdicts(t *testing.T) {
+func TestForcedVerdicts(t *testing.T) { // not parallel: processor time is that of all tests
 	dir := verdictModel(t)
 	const wait = 15 * time.Millisecond
 	for _, c := range []struct {
@@ -104,15 +105,27 @@ func TestForcedVerdicts(t *testing.T) {
 		phase   string
 		mention string
 	}{
-		{"throttled source", coldload.Options{Source: slowly(wait, new(sync.Mutex)), Workers: coldload.Workers{Fetch: 8}},
-			discard.New(), coldload.BoundBySource, "fetch", "bound by reading: "},
-		{"stage that computes", coldload.Options{Stages: slowStage(func(d time.Duration) { burn(d) }, wait)},
-			discard.New(), coldload.BoundByCPU, "mine", "mine"},
-		{"stage that waits", coldload.Options{Stages: slowStage(time.Sleep, wait)},
-			discard.New(), coldload.BoundByStage, "mine", "it waits for something of its own"},
+		{
+			"throttled source",
+			coldload.Options{Source: slowly(wait, new(sync.Mutex)), Workers: coldload.Workers{Fetch: 8}},
+			discard.New(), coldload.BoundBySource, "fetch", "bound by reading: ",
+		},
+		{
+			"stage that computes",
+			coldload.Options{Stages: slowStage(burn, wait)},
+			discard.New(), coldload.BoundByCPU, "mine", "mine",
+		},
+		{
+			"stage that waits",
+			coldload.Options{Stages: slowStage(time.Sleep, wait)},
+			discard.New(), coldload.BoundByStage, "mine", "it waits for something of its own",
+		},
 		{"slow sink", coldload.Options{}, &slowSink{Sink: discard.New(), delay: time.Millisecond}, coldload.BoundBySink, "upload", "bound by writing: "},
-		{"starved budget", coldload.Options{Source: slowly(wait, nil), Budget: 12 << 20, Workers: coldload.Workers{Fetch: 32}},
-			discard.New(), coldload.BoundByBudget, "fetch", "a larger budget helps (--budget 48MiB; now 12MiB)"},
+		{
+			"starved budget",
+			coldload.Options{Source: slowly(wait, nil), Budget: 12 << 20, Workers: coldload.Workers{Fetch: 32}},
+			discard.New(), coldload.BoundByBudget, "fetch", "a larger budget helps (--budget 48MiB; now 12MiB)",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			res, err := coldload.Load(t.Context(), dir, c.sink, c.opt)
@@ -129,8 +142,7 @@ func TestForcedVerdicts(t *testing.T) {
 }
 
 // The root span says it too, and a load of one module, which is over at once, is not judged.
-func TestVerdictInSpan(t *testing.T) {
-	t.Parallel()
+func TestVerdictInSpan(t *testing.T) { // not parallel: processor time is that of all tests
 	spans := tracetest.NewInMemoryExporter()
 	opt := coldload.Options{Source: slowly(100*time.Millisecond, nil), TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))}
 	res, err := coldload.Load(t.Context(), fixturePath("gptq_moe_4b_g128_sharded"), discard.New(), opt)
@@ -155,8 +167,7 @@ func TestVerdictInSpan(t *testing.T) {
 }
 
 // What a load took of the machine is told, and a copy is measured only when the verdict needs it.
-func TestUsage(t *testing.T) {
-	t.Parallel()
+func TestUsage(t *testing.T) { // not parallel, as above
 	asked := 0
 	opt := coldload.Options{Source: slowly(50*time.Millisecond, nil), CopySpeed: func(context.Context) float64 { asked++; return 1 }}
 	res, err := coldload.Load(t.Context(), fixturePath("gptq_moe_4b_g128_sharded"), discard.New(), opt)

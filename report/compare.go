@@ -219,9 +219,14 @@ func (c Comparison) writeDifferences(b *strings.Builder, width int) {
 func (c Comparison) writePhases(b *strings.Builder, width int) {
 	t := table{columns: []column{
 		{title: "phase"},
-		{title: "bytes A", right: true, drop: 3}, {title: "bytes B", right: true, drop: 2},
-		{title: "busy s A", right: true}, {title: "B", right: true}, {title: "change", right: true, drop: 1},
-		{title: "wait s A", right: true}, {title: "B", right: true}, {title: "change", right: true, drop: 1},
+		{title: "bytes A", right: true, drop: 3},
+		{title: "bytes B", right: true, drop: 2},
+		{title: "busy s A", right: true},
+		{title: "B", right: true},
+		{title: "change", right: true, drop: 1},
+		{title: "wait s A", right: true},
+		{title: "B", right: true},
+		{title: "change", right: true, drop: 1},
 	}}
 	for _, p := range c.Phases {
 		t.add(Clean(p.Name), p.A.bytes(), p.B.bytes(), p.A.busy(), p.B.busy(), percentChange(p.BusyChange), p.A.waited(), p.B.waited(), percentChange(p.WaitChange))

@@ -126,8 +126,13 @@ func TestWrap(t *testing.T) {
 		width int
 		want  string
 	}{
-		{0, "one two 33 % four"}, {17, "one two 33 % four"}, {16, "one two 33 %\nfour"}, {10, "one two\n33 % four"}, {9, "one two\n33 % four"},
-		{7, "one two\n33 %\nfour"}, {1, "one\ntwo\n33 %\nfour"},
+		{0, "one two 33 % four"},
+		{17, "one two 33 % four"},
+		{16, "one two 33 %\nfour"},
+		{10, "one two\n33 % four"},
+		{9, "one two\n33 % four"},
+		{7, "one two\n33 %\nfour"},
+		{1, "one\ntwo\n33 %\nfour"},
 	} {
 		if got := wrap("one two 33 % four", c.width); got != c.want {
 			t.Errorf("%d: %q, want %q", c.width, got, c.want)

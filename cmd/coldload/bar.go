@@ -180,11 +180,12 @@ func (b *bar) draw(now time.Time, width int) string {
 	if !b.colour {
 		return b.drawn
 	}
-	text := bold + lines[0] + normal
-	for _, line := range lines[1:] {
-		text += "\n" + faint + line + normal
+	style := bold // of the first
+	for i := range lines {
+		lines[i] = style + lines[i] + normal
+		style = faint
 	}
-	return text
+	return strings.Join(lines, "\n")
 }
 
 // logLine is the bar in one line, where nothing can be redrawn.

@@ -23,8 +23,11 @@ func wide(err io.Writer, width int) *env {
 // moved is a load of 10 GB of which so much was written.
 func moved(written int64) coldload.Progress {
 	return coldload.Progress{Written: written, Total: 10e9, Phases: []coldload.PhaseProgress{
-		{Name: "fetch", Bytes: min(2*written, 11e9), Total: 11e9}, {Name: "decode", Bytes: written / 10}, {Name: "fuse"},
-		{Name: "repack", Bytes: written}, {Name: "upload", Bytes: written, Total: 10e9},
+		{Name: "fetch", Bytes: min(2*written, 11e9), Total: 11e9},
+		{Name: "decode", Bytes: written / 10},
+		{Name: "fuse"},
+		{Name: "repack", Bytes: written},
+		{Name: "upload", Bytes: written, Total: 10e9},
 	}}
 }
 

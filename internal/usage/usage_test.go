@@ -40,11 +40,12 @@ func TestDeviceSince(t *testing.T) {
 func TestNowCounts(t *testing.T) {
 	t.Parallel()
 	before := Now()
-	sum := 0
-	for deadline := time.Now().Add(time.Minute); Now().Since(before).CPU == 0 && time.Now().Before(deadline); sum++ {
+	rounds := 0
+	for deadline := time.Now().Add(time.Minute); Now().Since(before).CPU == 0 && time.Now().Before(deadline); {
+		rounds++
 	}
 	if got := Now().Since(before); got.CPU == 0 || got.Wall <= 0 {
-		t.Errorf("%+v after %d rounds", got, sum)
+		t.Errorf("%+v after %d rounds", got, rounds)
 	}
 	if n := CPUs(); n <= 0 {
 		t.Errorf("%v processors", n)
@@ -60,5 +61,11 @@ func TestCopySpeed(t *testing.T) {
 	t.Logf("%.1f GB/s", speed/1e9)
 	if speed, err := CopySpeed(t.Context(), 2*copyBlock-1); speed != 0 || err != nil {
 		t.Errorf("with too little memory: %v, %v", speed, err)
+	}
+}
+
+func BenchmarkNow(b *testing.B) {
+	for b.Loop() {
+		Now()
 	}
 }

@@ -107,9 +107,9 @@ func (j *judge) fromMemory() bool {
 	return j.DeviceRead >= 0 && j.From.Name != "" && !j.fromDevice() && !j.waitsInside(j.fetch)
 }
 
-// waitsInside: the process as a whole used less processor time than half of what the phase was busy.
+// waitsInside: the process as a whole wanted less processor time than half of what the phase was busy.
 func (j *judge) waitsInside(p *Phase) bool {
-	return j.CPU >= 0 && j.CPU.Seconds() < mostly*p.Busy.Seconds()
+	return j.CPU >= 0 && (j.CPU+max(0, j.Delayed)).Seconds() < mostly*p.Busy.Seconds()
 }
 
 // memoryBound compares what the kernels move with a copy; both 0 when memory is not the limit, or nobody knows.

@@ -25,11 +25,11 @@ func phase(name string, kind Kind, workers int, used float64) Phase {
 	return Phase{Name: name, Kind: kind, Workers: workers, BytesIn: 10e9, BytesOut: 10e9, Busy: busy, WaitIn: all - busy}
 }
 
-func set(f *Figures, name string, used float64) *Phase {
+func set(f *Figures, name string, used float64) {
 	for i := range f.Phases {
 		if p := &f.Phases[i]; p.Name == name {
 			*p = phase(name, p.Kind, p.Workers, used)
-			return p
+			return
 		}
 	}
 	panic(name)
@@ -53,32 +53,42 @@ func TestJudge(t *testing.T) {
 		by, phase string
 		sentence  string
 	}{
-		{"reading a device", reading, Source, "fetch",
-			"bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
-		{"reading a device that is not busy", func(f *Figures) { set(f, "fetch", 0.95) }, Source, "fetch",
-			"bound by reading: 1.00 GB/s from the device, sda 30 % busy, CPU 20 %; a faster source or a warmer cache helps, more processors will not"},
+		{
+			"reading a device", reading, Source, "fetch",
+			"bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not",
+		},
+		{
+			"reading a device that is not busy", func(f *Figures) { set(f, "fetch", 0.95) }, Source, "fetch",
+			"bound by reading: 1.00 GB/s from the device, sda 30 % busy, CPU 20 %; a faster source or a warmer cache helps, more processors will not",
+		},
 		{"reading a device that has nothing to do", func(f *Figures) {
 			reading(f)
 			f.From.Busy = 0.1
 		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 10 % busy, CPU 20 %; the device has little to do: look for a limit above it, " +
 			"as io.max of the control group, or give it more fetchers (now 8)"},
-		{"one fetcher of a network", func(f *Figures) {
-			set(f, "fetch", 0.95)
-			f.Phases[0].Workers, f.Phases[0].Busy = 1, 9500*time.Millisecond
-			f.DeviceRead, f.From = 0, Device{Busy: Unknown, Queue: Unknown}
-		}, Source, "fetch",
-			"bound by reading: 1.00 GB/s, 95 % of the fetchers' time, CPU 20 %; more fetchers (now 1) or a faster source help, more processors will not"},
+		{
+			"one fetcher of a network", func(f *Figures) {
+				set(f, "fetch", 0.95)
+				f.Phases[0].Workers, f.Phases[0].Busy = 1, 9500*time.Millisecond
+				f.DeviceRead, f.From = 0, Device{Busy: Unknown, Queue: Unknown}
+			}, Source, "fetch",
+			"bound by reading: 1.00 GB/s, 95 % of the fetchers' time, CPU 20 %; more fetchers (now 1) or a faster source help, more processors will not",
+		},
 		{"reading, nothing known of the system", func(f *Figures) {
 			reading(f)
 			f.CPU, f.System, f.PreludeCPU, f.Idle, f.Throttled, f.DeviceRead = Unknown, Unknown, Unknown, Unknown, Unknown, Unknown
 			f.From, f.To = Device{Busy: Unknown, Queue: Unknown}, Device{Busy: Unknown, Queue: Unknown}
 		}, Source, "fetch", "bound by reading: 1.00 GB/s, 95 % of the fetchers' time; a faster source or a warmer cache helps, more processors will not"},
-		{"reading is the most, not much", func(f *Figures) { set(f, "fetch", 0.5) }, Source, "fetch",
-			"mostly bound by reading: 1.00 GB/s from the device, sda 30 % busy, CPU 20 %; a faster source or a warmer cache helps, more processors will not"},
+		{
+			"reading is the most, not much", func(f *Figures) { set(f, "fetch", 0.5) }, Source, "fetch",
+			"mostly bound by reading: 1.00 GB/s from the device, sda 30 % busy, CPU 20 %; a faster source or a warmer cache helps, more processors will not",
+		},
 
-		{"processors", computing, CPU, "repack",
+		{
+			"processors", computing, CPU, "repack",
 			"bound by the processors in repack: CPU 98 %, repack has 89 % of the work, sda 30 % busy; " +
-				"more processors help, or coldload pack once, so that every load only reads; more workers or a faster disk will not"},
+				"more processors help, or coldload pack once, so that every load only reads; more workers or a faster disk will not",
+		},
 		{"processors in the system", func(f *Figures) {
 			computing(f)
 			f.System = 30 * time.Second
@@ -116,11 +126,13 @@ func TestJudge(t *testing.T) {
 			f.CPU, f.Delayed, f.Idle = 16*time.Second, 20*time.Second, 0.01
 		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, threads waited 20.00 s for a processor, the machine 99 % busy, repack has 89 % of the work, sda 30 % busy; " +
 			"other programs take the rest: a quieter machine helps, more workers will not"},
-		{"other programs while a device is slow", func(f *Figures) {
-			reading(f)
-			f.Delayed, f.Idle = 6*time.Second, 0.01
-		}, Source, "fetch",
-			"bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
+		{
+			"other programs while a device is slow", func(f *Figures) {
+				reading(f)
+				f.Delayed, f.Idle = 6*time.Second, 0.01
+			}, Source, "fetch",
+			"bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not",
+		},
 		{"an inserted stage", func(f *Figures) {
 			computing(f)
 			set(f, "repack", 0.1)
@@ -136,8 +148,14 @@ func TestJudge(t *testing.T) {
 			f.CPU, f.DeviceRead = 14*time.Second, 0
 		}, CPU, "fetch", "bound by the workers of fetch: its 1 worker was busy 98 % of the time, CPU 35 %, sda 30 % busy; " +
 			"more workers for it (now 1) help, a faster disk will not"},
-		{"one worker", func(f *Figures) { f.Phases[3] = phase("repack", Computes, 1, 0.97) }, CPU, "repack",
-			"bound by the workers of repack: its 1 worker was busy 97 % of the time, CPU 20 %, sda 30 % busy; more workers for it (now 1) help, a faster disk will not"},
+		{
+			"one worker", func(f *Figures) { f.Phases[3] = phase("repack", Computes, 1, 0.97) }, CPU, "repack",
+			"bound by the workers of repack: its 1 worker was busy 97 % of the time, CPU 20 %, sda 30 % busy; more workers for it (now 1) help, a faster disk will not",
+		},
+		{"a stage that computes on a busy machine", func(f *Figures) {
+			f.CPU, f.Delayed = 4*time.Second, 7*time.Second
+			f.Phases = append(f.Phases, phase("mine", Inserted, 2, 0.97))
+		}, CPU, "mine", "bound by the workers of mine: its 2 workers were busy 97 % of the time, CPU 10 %, sda 30 % busy; more workers for it (now 2) help, a faster disk will not"},
 		{"a source that waits, of files in the page cache", func(f *Figures) {
 			set(f, "fetch", 0.95)
 			f.DeviceRead = 0
@@ -159,19 +177,25 @@ func TestJudge(t *testing.T) {
 		}, CPU, "repack", "bound by the processors in repack: CPU 98 %, repack has 89 % of the work, sda 30 % busy; " +
 			"more processors help, or coldload pack once, so that every load only reads; more workers or a faster disk will not"},
 
-		{"a sink", func(f *Figures) { set(f, "upload", 0.9) }, Sink, "upload",
-			"bound by writing: 1.00 GB/s, the sink at work for 90 % of the time, CPU 20 %; a faster sink helps, more workers or a larger budget will not"},
+		{
+			"a sink", func(f *Figures) { set(f, "upload", 0.9) }, Sink, "upload",
+			"bound by writing: 1.00 GB/s, the sink at work for 90 % of the time, CPU 20 %; a faster sink helps, more workers or a larger budget will not",
+		},
 		{"a device that is written to", func(f *Figures) {
 			set(f, "upload", 0.9)
 			f.Packing, f.To = true, Device{Name: "sdb", Busy: 0.99, Queue: 4}
 		}, Sink, "upload", "bound by writing: 1.00 GB/s, the sink at work for 90 % of the time, sdb 99 % busy, CPU 20 %; " +
 			"a faster or second device for the target helps, more workers or a larger budget will not"},
-		{"a commit", func(f *Figures) { f.Commit = 6 * time.Second }, Sink, "commit",
-			"bound by writing: 1.00 GB/s, making it durable took 6.00 s of 10.00 s, CPU 20 %; a faster sink helps, more workers or a larger budget will not"},
+		{
+			"a commit", func(f *Figures) { f.Commit = 6 * time.Second }, Sink, "commit",
+			"bound by writing: 1.00 GB/s, making it durable took 6.00 s of 10.00 s, CPU 20 %; a faster sink helps, more workers or a larger budget will not",
+		},
 
-		{"the budget", starved, Budget, "fetch",
+		{
+			"the budget", starved, Budget, "fetch",
 			"bound by the budget: Batches waited 70 % of the time for room in it, 1.6 of 8 fetchers had one to read, CPU 20 %; " +
-				"a larger budget helps (--budget 64MiB; now 16MiB), more workers will not"},
+				"a larger budget helps (--budget 64MiB; now 16MiB), more workers will not",
+		},
 		{"a budget with a device that has enough to do", func(f *Figures) {
 			starved(f)
 			f.From = Device{Name: "sda", Busy: 0.95, Queue: 3}
@@ -186,16 +210,24 @@ func TestJudge(t *testing.T) {
 		}, CPU, "repack", "bound by the processors in repack: CPU 98 %, repack has 89 % of the work, sda 60 % busy; " +
 			"more processors help, or coldload pack once, so that every load only reads; more workers or a faster disk will not"},
 
-		{"headers from a disk", func(f *Figures) { f.Prelude, f.Index = 6*time.Second, 5*time.Second }, Source, "index",
+		{
+			"headers from a disk", func(f *Figures) { f.Prelude, f.Index = 6*time.Second, 5*time.Second }, Source, "index",
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
-				"a faster or warmer place for the headers helps, more budget will not"},
-		{"planning", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, 6*time.Second }, CPU, "plan",
+				"a faster or warmer place for the headers helps, more budget will not",
+		},
+		{
+			"planning", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, 6*time.Second }, CPU, "plan",
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 100 % of one processor; " +
-				"fewer or larger tensors help, a faster disk or more workers will not"},
-		{"a prelude of which nothing is known", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, Unknown }, None, "plan",
-			"bound by headers and planning: 6.00 s of 10.10 s before the first byte; fewer or larger tensors help, a faster disk or more workers will not"},
-		{"short", func(f *Figures) { f.Total = 49 * time.Millisecond }, None, "",
-			"too short to judge: 49 ms; times of less than 50 ms are mostly beginning and end"},
+				"fewer or larger tensors help, a faster disk or more workers will not",
+		},
+		{
+			"a prelude of which nothing is known", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, Unknown }, None, "plan",
+			"bound by headers and planning: 6.00 s of 10.10 s before the first byte; fewer or larger tensors help, a faster disk or more workers will not",
+		},
+		{
+			"short", func(f *Figures) { f.Total = 49 * time.Millisecond }, None, "",
+			"too short to judge: 49 ms; times of less than 50 ms are mostly beginning and end",
+		},
 		{"nothing read", func(f *Figures) { f.Phases[0].BytesIn = 0 }, None, "", "nothing was read: there is nothing to judge"},
 		{"nothing run", func(f *Figures) { f.Phases = nil }, None, "", "nothing was read: there is nothing to judge"},
 		{"nothing was busy", func(f *Figures) {
