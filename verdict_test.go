@@ -117,7 +117,7 @@ func TestForcedVerdicts(t *testing.T) { // not parallel: processor time is that 
 		},
 		{
 			"stage that waits",
-			coldload.Options{Stages: slowStage(time.Sleep, wait)},
+			coldload.Options{Stages: slowStage(time.Sleep, 4*wait)},
 			discard.New(), coldload.BoundByStage, "mine", "it waits for something of its own",
 		},
 		{"slow sink", coldload.Options{}, &slowSink{Sink: discard.New(), delay: time.Millisecond}, coldload.BoundBySink, "upload", "bound by writing: "},

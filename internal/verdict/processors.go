@@ -107,9 +107,16 @@ func (j *judge) fromMemory() bool {
 	return j.DeviceRead >= 0 && j.From.Name != "" && !j.fromDevice() && !j.waitsInside(j.fetch)
 }
 
-// waitsInside: the process as a whole wanted less processor time than half of what the phase was busy.
+// waitsInside: the process wanted less processor time than half of what the phase was busy. What other phases computed is not the phase's;
+// beside a fetch that reads the page cache they are busy too while they wait for a processor, so nothing is taken away for them.
 func (j *judge) waitsInside(p *Phase) bool {
-	return j.CPU >= 0 && (j.CPU+max(0, j.Delayed)).Seconds() < mostly*p.Busy.Seconds()
+	wanted := j.CPU + max(0, j.Delayed)
+	for i := range j.Phases {
+		if q := &j.Phases[i]; q != p && p.Kind != Fetches && (q.Kind == Computes || q.Kind == Inserted) {
+			wanted -= q.Busy
+		}
+	}
+	return j.CPU >= 0 && wanted.Seconds() < mostly*p.Busy.Seconds()
 }
 
 // memoryBound compares what the kernels move with a copy; both 0 when memory is not the limit, or nobody knows.

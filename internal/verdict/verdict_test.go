@@ -149,11 +149,11 @@ func TestJudge(t *testing.T) {
 		}, CPU, "fetch", "bound by the workers of fetch: its 1 worker was busy 98 % of the time, CPU 35 %, sda 30 % busy; " +
 			"more workers for it (now 1) help, a faster disk will not"},
 		{
-			"one worker", func(f *Figures) { f.Phases[3] = phase("repack", Computes, 1, 0.97) }, CPU, "repack",
-			"bound by the workers of repack: its 1 worker was busy 97 % of the time, CPU 20 %, sda 30 % busy; more workers for it (now 1) help, a faster disk will not",
+			"one worker", func(f *Figures) { f.CPU, f.Phases[3] = 14*time.Second, phase("repack", Computes, 1, 0.97) }, CPU, "repack",
+			"bound by the workers of repack: its 1 worker was busy 97 % of the time, CPU 35 %, sda 30 % busy; more workers for it (now 1) help, a faster disk will not",
 		},
 		{"a stage that computes on a busy machine", func(f *Figures) {
-			f.CPU, f.Delayed = 4*time.Second, 7*time.Second
+			f.CPU, f.Delayed = 4*time.Second, 15*time.Second
 			f.Phases = append(f.Phases, phase("mine", Inserted, 2, 0.97))
 		}, CPU, "mine", "bound by the workers of mine: its 2 workers were busy 97 % of the time, CPU 10 %, sda 30 % busy; more workers for it (now 2) help, a faster disk will not"},
 		{"a source that waits, of files in the page cache", func(f *Figures) {
