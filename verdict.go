@@ -150,3 +150,27 @@ func kindOf(p stages.Phase, standard int) (kind verdict.Kind, ok bool) {
 		return 0, false
 	}
 }
+
+// hashing measures what reading and hashing a folder takes, which has no phases.
+type hashing struct {
+	workers int
+	begun   time.Time
+	before  usage.Snapshot
+	device  usage.Device
+}
+
+func newHashing(dir string, workers int) *hashing {
+	return &hashing{workers: workers, begun: time.Now(), before: usage.Now(), device: usage.DeviceOf(dir)}
+}
+
+// judge says what bounded it. The workers do nothing else, so that each is busy all the time: processor time and devices decide.
+func (h *hashing) judge(bytes int64) Verdict {
+	wall, u := time.Since(h.begun), usage.Now().Since(h.before)
+	return verdict.Judge(verdict.Figures{
+		Total: wall, Flow: wall, CPU: u.CPU, System: u.System, PreludeCPU: usage.Unknown, CPUs: usage.CPUs(), Processors: runtime.NumCPU(), Idle: u.Idle,
+		Throttled: u.Throttled, Delayed: u.Delayed, DeviceRead: u.DeviceRead, From: verdict.Device(h.device.Now().Since(h.device)),
+		Packed: true, Phases: []verdict.Phase{{
+			Name: "verify", Kind: verdict.Fetches, Workers: h.workers, BytesIn: bytes, Busy: time.Duration(h.workers) * wall,
+		}},
+	})
+}

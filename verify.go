@@ -1,11 +1,15 @@
 package coldload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/stages"
@@ -37,6 +41,8 @@ type VerifyResult struct {
 	Differences []Difference
 	Notes       []string
 	Duration    time.Duration
+	// Verdict says what bounded the reading and hashing of the folder or, with VerifyOptions.Against, the load that computed it again.
+	Verdict Verdict
 }
 
 // Verify reads a packed folder once and lists everything that is not as the manifest says, up to the last bit; with VerifyOptions.Against
@@ -48,6 +54,9 @@ func Verify(ctx context.Context, dir string, vopt VerifyOptions) (*VerifyResult,
 	ctx, span := vopt.Load.startSpan(ctx, "verify", dir)
 	err := verify(ctx, vopt, res)
 	res.Duration = time.Since(start)
+	if span.IsRecording() {
+		span.SetAttributes(attribute.String("coldload.bound_by", res.Verdict.BoundBy))
+	}
 	fail(span, err)
 	span.End()
 	return res, err
@@ -69,10 +78,12 @@ func verify(ctx context.Context, vopt VerifyOptions, res *VerifyResult) (err err
 		}
 		defer func() { err = errors.Join(err, ck.Close()) }()
 	}
+	hashing := newHashing(dir.Dir, cmp.Or(max(0, vopt.Workers), runtime.GOMAXPROCS(0)))
 	rep, err := packed.Verify(ctx, dir, packed.VerifyOptions{Workers: vopt.Workers, Progress: vopt.Progress})
 	if err != nil {
 		return err
 	}
+	res.Verdict = hashing.judge(rep.Bytes)
 	res.Outputs, res.Bytes, res.Differences = rep.Outputs, rep.Bytes, rep.Differences
 	if rep.Manifest == nil {
 		return nil
@@ -102,10 +113,13 @@ func (ck *Checkpoint) recompute(
 	if vopt.Progress != nil {
 		opt.Progress = func(p Progress) { vopt.Progress(p.Written, p.Total) }
 	}
-	lres := newResult()
+	lres := newJudgedResult()
 	if err := ck.load(ctx, sink, opt, lres); err != nil {
 		return err
 	}
+	lres.finish()
+	lres.judge(ctx, opt)
+	res.Verdict = lres.Verdict
 	res.Recomputed = len(lres.Plan.Outputs)
 	res.Differences = append(res.Differences, sink.Differences()...)
 	return nil

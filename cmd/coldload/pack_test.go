@@ -147,7 +147,7 @@ func TestVerifyCommand(t *testing.T) {
 		}
 	}
 	o := command(t, "verify", dir, "--against", fixture(gptqFixture), "--json").object(t)
-	if o["outputs"] != 15.0 || o["recomputed"] != 15.0 || o["packed_by"] != "0.1.0" || len(list(o["differences"])) != 0 {
+	if o["outputs"] != 15.0 || o["recomputed"] != 15.0 || o["packed_by"] != "0.1.0" || len(list(o["differences"])) != 0 || o["verdict"] == "" || o["bound_by"] == nil {
 		t.Error(o)
 	}
 

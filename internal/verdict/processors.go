@@ -68,16 +68,16 @@ func (j *judge) system() string {
 	return " (" + percent(j.System.Seconds()/j.CPU.Seconds()) + " of it the system's: page faults and copies)"
 }
 
-// worked is the phase that had most of the work on processors. Fetching counts when the bytes came from memory: what waits for a device
-// needs no processor.
+// worked is the phase that had most of the work on processors. Fetching counts when the bytes came from memory, since what waits for a device
+// needs no processor, and when there is nothing else.
 func (j *judge) worked() *Phase {
-	var most *Phase
+	most := j.fetch
 	for i := range j.Phases {
 		p := &j.Phases[i]
 		if p.Kind == Fetches && j.fromDevice() {
 			continue
 		}
-		if most == nil || p.Busy > most.Busy {
+		if most == j.fetch && j.fromDevice() || p.Busy > most.Busy {
 			most = p
 		}
 	}
@@ -88,7 +88,7 @@ func (j *judge) worked() *Phase {
 func (j *judge) part(p *Phase) float64 {
 	sum := 0.0
 	for _, q := range j.Phases {
-		if q.Kind != Fetches || !j.fromDevice() {
+		if q.Kind != Fetches || !j.fromDevice() || p.Kind == Fetches {
 			sum += q.Busy.Seconds()
 		}
 	}

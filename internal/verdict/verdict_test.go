@@ -160,6 +160,9 @@ func TestJudge(t *testing.T) {
 			set(f, "fetch", 0.95)
 			f.DeviceRead = 0
 		}, Source, "fetch", "bound by reading: 1.00 GB/s, 95 % of the fetchers' time, CPU 20 %; a faster source or a warmer cache helps, more processors will not"},
+		{"nothing but reading, which computes", func(f *Figures) {
+			f.Phases, f.CPU = []Phase{phase("verify", Fetches, 4, 1)}, 40*time.Second
+		}, CPU, "verify", "bound by the processors in verify: CPU 100 %, verify has 100 % of the work, sda 30 % busy; more processors help, a faster disk will not"},
 		{"a stage that waits", func(f *Figures) {
 			f.CPU = 4 * time.Second
 			f.Phases = append(f.Phases, phase("mine", Inserted, 2, 0.97))
