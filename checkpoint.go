@@ -244,7 +244,7 @@ func (ck *Checkpoint) Close() error {
 // theirs until it is done. Under any other context it may wait for ever.
 func (ck *Checkpoint) LoadAll(ctx context.Context, sink stages.Sink, opt Options) (*Result, error) {
 	opt = ck.options(opt)
-	res := newResult()
+	res := newJudgedResult()
 	res.TensorsIn = ck.catalog.Len()
 	if sink == nil {
 		return res, errNoSink

@@ -77,13 +77,17 @@ type Options struct {
 	Formats []plan.Format
 	// HubCache is the folder of the Hugging Face cache, for names such as org/name; see [discover.HubCacheFromEnv].
 	HubCache string
-	// Progress is called after every Batch that the Sink took, and once at the end; from one goroutine at a time.
+	// Progress is called before the first Batch, after every Batch that the Sink took, and once at the end; from one goroutine at a time.
 	Progress func(Progress)
 
 	// TraceBatches adds a span per Batch and stage, linked to the Batch's span in the stage before, for the first [MostBatchSpans] Batches.
 	TraceBatches bool
 	// Observer is told of every Batch at every stage, and once of each phase that has no workers of its own.
 	Observer pipeline.Observer
+
+	// CopySpeed is asked for the verdict on a load that the processors bounded, when it is over: how many bytes a second a plain copy reads
+	// and writes on this machine, or 0. Without it the verdict cannot tell memory from processors.
+	CopySpeed func(context.Context) float64
 
 	TracerProvider trace.TracerProvider // nil: no spans
 	MeterProvider  metric.MeterProvider // nil: no metrics
@@ -108,6 +112,15 @@ type Insert struct {
 type Progress struct {
 	Written, Total int64
 	Done           bool
+	// Phases are those that Batches flow through, in their order, stages of one's own included. The slice is the receiver's.
+	Phases []PhaseProgress
+}
+
+// PhaseProgress is how far one phase of a load is.
+type PhaseProgress struct {
+	Name  string
+	Bytes int64 // that it has put out
+	Total int64 // that it will put out; 0 when nobody knows yet
 }
 
 // withDefaults fills in what is zero.
@@ -186,7 +199,7 @@ func (o Options) validate() error {
 // after an error it says how far the load came.
 func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Result, error) {
 	opt = opt.withDefaults()
-	res := newResult()
+	res := newJudgedResult()
 	if sink == nil {
 		return res, errNoSink
 	}

@@ -41,7 +41,7 @@ var errStopped = errors.New("the caller has seen enough")
 func (ck *Checkpoint) Outputs(ctx context.Context, opt Options) iter.Seq2[*Output, error] {
 	return func(yield func(*Output, error) bool) {
 		opt := ck.options(opt)
-		res := newResult()
+		res := newJudgedResult()
 		res.sink = "outputs"
 		var left bool
 		err := opt.operation(ctx, "load", ck.found.Path, res, func(ctx context.Context) (err error) {
@@ -74,6 +74,7 @@ func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yiel
 	if err != nil {
 		return false, err
 	}
+	res.flowBegins(ck)
 	f.run.Start()
 	for o := range out.done {
 		if left || !yield(o, nil) {
@@ -84,7 +85,7 @@ func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yiel
 			}
 		}
 	}
-	err = f.end(p, res)
+	err = f.end(res)
 	if left && errors.Is(err, errStopped) {
 		return left, nil
 	}

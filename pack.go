@@ -56,8 +56,9 @@ func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) 
 		opt.Workers.Upload = 2 * runtime.GOMAXPROCS(0) // they hash, and wait for the disk as long as that takes
 	}
 	opt = opt.withDefaults()
-	res := &PackResult{Result: newResult(), Dir: dir}
+	res := &PackResult{Result: newJudgedResult(), Dir: dir}
 	res.sink = "file"
+	res.meter.packing, res.meter.targetPath = true, filepath.Dir(filepath.Clean(dir))
 	return res, opt.operation(ctx, "pack", name, res.Result, func(ctx context.Context) error {
 		err := pack(ctx, name, opt, popt, res)
 		if errors.Is(err, file.ErrAlreadyDone) {

@@ -47,6 +47,9 @@ func mustVerify(t *testing.T, dir, against string) {
 	for _, d := range res.Differences {
 		t.Errorf("verify: %s", d)
 	}
+	if res.Verdict.Sentence == "" {
+		t.Error("verify has no verdict")
+	}
 	if res.Outputs == 0 || against != "" && res.Recomputed != res.Outputs {
 		t.Errorf("%d outputs were hashed, %d computed again", res.Outputs, res.Recomputed)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/coldload/coldload/internal/cpu"
@@ -50,9 +49,14 @@ type Result struct {
 	Kernels  string
 	Notes    []string // what was decided on the way
 	Warnings []string // what the bytes have that is odd but not wrong
+	// Verdict says what bounded a load that succeeded. It is empty for a load of one module, and when nothing had to be done.
+	Verdict Verdict
+	// Usage is what a load that has a Verdict took of its machine.
+	Usage Usage
 
 	start time.Time
 	sink  string // what the root span calls it; empty when there is none
+	meter *meter // nil when nobody asks for a verdict
 }
 
 // Read is how many bytes were read in which way. All are 0 for a source that is not made of files.
@@ -70,6 +74,13 @@ func newResult() *Result {
 	return r
 }
 
+// newJudgedResult is for loads that are worth a Verdict.
+func newJudgedResult() *Result {
+	r := newResult()
+	r.meter = startMeter()
+	return r
+}
+
 func (r *Result) finish() {
 	r.Duration = time.Since(r.start)
 	for i := range r.Phases {
@@ -77,6 +88,9 @@ func (r *Result) finish() {
 		p.Idle = max(0, time.Duration(p.Workers)*r.Duration-p.lifetime)
 	}
 }
+
+// Ended is when the last byte was in its final layout, and everything closed.
+func (r *Result) Ended() time.Time { return r.start.Add(r.Duration) }
 
 // BytesOut is the size of all Outputs together, in bytes.
 func (r *Result) BytesOut() int64 {
@@ -195,22 +209,5 @@ func phaseOf(s pipeline.StageStats) Phase {
 	return Phase{
 		Name: s.Name, Workers: s.Workers, Items: s.Items, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
 		Busy: s.Busy, WaitIn: s.WaitIn, WaitOut: s.WaitOut, First: s.First, Last: s.Last, lifetime: s.Lifetime,
-	}
-}
-
-// progress measures what the Sink took and tells the user of it.
-func progress(opt Options, p *plan.Plan, work func(*stages.Batch) pipeline.Work) func(*stages.Batch) pipeline.Work {
-	if opt.Progress == nil {
-		return work
-	}
-	var mu sync.Mutex
-	now := Progress{Total: p.Summary.BytesOut - p.Summary.Skipped}
-	return func(b *stages.Batch) pipeline.Work {
-		w := work(b)
-		mu.Lock()
-		defer mu.Unlock()
-		now.Written += w.BytesOut
-		opt.Progress(now)
-		return w
 	}
 }

@@ -60,7 +60,8 @@ func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink,
 	if err != nil {
 		return err
 	}
-	return unwrapRefusal(f.end(p, res))
+	res.flowBegins(ck)
+	return unwrapRefusal(f.end(res))
 }
 
 // doneBefore asks a Sink that goes on where an earlier run stopped; nil for any other.
@@ -84,15 +85,15 @@ func (ck *Checkpoint) makePlan(ctx context.Context, sink stages.Sink, opt Option
 }
 
 // end waits for the end of a load and notes its figures.
-func (f *flow) end(p *plan.Plan, res *Result) error {
+func (f *flow) end(res *Result) error {
 	err := f.run.Wait()
+	res.flowEnds()
 	f.back()
 	res.takeSource(f.source, f.before)
 	res.takeFlow(f.run.Stats(), f.budget.Peak())
 	res.takeWarnings(f.warnings)
-	if err == nil && f.opt.Progress != nil {
-		total := p.Summary.BytesOut - p.Summary.Skipped
-		f.opt.Progress(Progress{Written: total, Total: total, Done: true})
+	if err == nil {
+		f.progress.end()
 	}
 	return err
 }
@@ -112,6 +113,7 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 		return nil, errors.Join(err, closeSink(sink))
 	}
 	f.back = ck.lend(budget)
+	f.progress.tell(0)
 	return f, nil
 }
 
@@ -130,7 +132,8 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	f.add(stages.PhaseRepack, repack.Stage(exec), opt.Workers.Repack, phaseWork(stages.PhaseRepack))
 
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: f.source.Verify})
-	pipeline.Into(f.stream, end, f.traced(pipeline.Workers(opt.Workers.Upload), pipeline.Measure(progress(opt, p, upload.Work)))...)
+	f.progress = newProgress(opt.Progress, p, f.run)
+	pipeline.Into(f.stream, end, f.traced(pipeline.Workers(opt.Workers.Upload), pipeline.Measure(f.progress.measure(upload.Work)))...)
 }
 
 // standardFetchers is for a Source that does not say: two requests keep a disk busy.
@@ -179,6 +182,7 @@ type flow struct {
 	run      *pipeline.Run
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings
+	progress *progress
 	back     func() // gives back what the source lent
 }
 

@@ -131,6 +131,9 @@ func (o Options) operation(ctx context.Context, name, path string, res *Result, 
 	ctx, span := o.startSpan(ctx, name, path)
 	err := f(ctx)
 	res.finish()
+	if err == nil {
+		res.judge(ctx, o)
+	}
 	endSpan(span, res, err)
 	return err
 }
@@ -150,7 +153,7 @@ func endSpan(span trace.Span, r *Result, err error) {
 		r.describe(span)
 	}
 	fail(span, err)
-	span.End()
+	span.End(trace.WithTimestamp(r.Ended())) // the verdict came after
 }
 
 // describe says in a root span what the operation was to do.
@@ -168,6 +171,17 @@ func (r *Result) describe(span trace.Span) {
 		attribute.Int("coldload.tensors.in", s.Tensors), attribute.Int("coldload.tensors.out", len(r.Plan.Outputs)),
 		attribute.String("coldload.isa", r.Kernels),
 	)
+	describeVerdict(span, r.Verdict)
+}
+
+// describeVerdict says in a root span what bounded the operation, when that can be told.
+func describeVerdict(span trace.Span, v Verdict) {
+	if v.BoundBy != "" {
+		span.SetAttributes(attribute.String("coldload.bound_by", v.BoundBy))
+	}
+	if v.Sentence != "" {
+		span.SetAttributes(attribute.String("coldload.verdict", v.Sentence))
+	}
 }
 
 // describe says in the root span what was verified: read is what was hashed, and the checkpoint that was loaded again.
@@ -186,6 +200,7 @@ func (r *VerifyResult) describe(span trace.Span) {
 		attribute.Int64("coldload.bytes.in", read), attribute.Int("coldload.tensors.in", r.Outputs),
 		attribute.Int("coldload.tensors.out", r.Recomputed), attribute.Int("coldload.differences", len(r.Differences)),
 	)
+	describeVerdict(span, r.Verdict)
 }
 
 // describePhase says in the span of a phase that has no pipeline of its own what the phase did.

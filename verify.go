@@ -1,9 +1,11 @@
 package coldload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -37,6 +39,8 @@ type VerifyResult struct {
 	Differences []Difference
 	Notes       []string
 	Duration    time.Duration
+	// Verdict says what bounded the reading and hashing of the folder or, with VerifyOptions.Against, the load that computed it again.
+	Verdict Verdict
 
 	load *Result // of computing again; nil without it
 }
@@ -72,10 +76,12 @@ func verify(ctx context.Context, vopt VerifyOptions, res *VerifyResult) (err err
 		}
 		defer func() { err = errors.Join(err, ck.Close()) }()
 	}
+	hashing := newHashing(dir.Dir, cmp.Or(max(0, vopt.Workers), runtime.GOMAXPROCS(0)))
 	rep, err := packed.Verify(ctx, dir, packed.VerifyOptions{Workers: vopt.Workers, Progress: vopt.Progress, Pipeline: vopt.Load.sideConfig()})
 	if err != nil {
 		return err
 	}
+	res.Verdict = hashing.judge(rep.Bytes)
 	res.Outputs, res.Bytes, res.Differences = rep.Outputs, rep.Bytes, rep.Differences
 	if rep.Manifest == nil {
 		return nil
@@ -105,11 +111,14 @@ func (ck *Checkpoint) recompute(
 	if vopt.Progress != nil {
 		opt.Progress = func(p Progress) { vopt.Progress(p.Written, p.Total) }
 	}
-	res.load = newResult()
+	res.load = newJudgedResult()
 	res.load.sink = sinkName(sink)
 	if err := ck.load(ctx, sink, opt, res.load); err != nil {
 		return err
 	}
+	res.load.finish()
+	res.load.judge(ctx, opt)
+	res.Verdict = res.load.Verdict
 	res.Recomputed = len(res.load.Plan.Outputs)
 	res.Differences = append(res.Differences, sink.Differences()...)
 	return nil

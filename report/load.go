@@ -37,11 +37,14 @@ func (l Load) Headline() string {
 	return line
 }
 
-// Text is the headline, the phase table, what stayed raw and what was odd, at most width columns wide where that is possible; 0 sets no bound.
+// Text is the headline, the phase table, the verdict, what stayed raw and what was odd, at most width columns wide where that is possible; 0 sets no bound.
 func (l Load) Text(width int) string {
 	var b strings.Builder
 	b.WriteString(l.Headline() + "\n\n")
 	b.WriteString(Phases(l.Result.Phases, l.Result.Duration, width))
+	if v := l.Result.Verdict.Sentence; v != "" {
+		b.WriteString("\n" + wrap(Clean(v), width) + "\n")
+	}
 	writeKept(&b, l.Result.Plan.Summary)
 	writeList(&b, "notes", l.Result.Notes)
 	writeList(&b, "warnings", l.Result.Warnings)
@@ -59,6 +62,7 @@ func Phases(phases []coldload.Phase, took time.Duration, width int) string {
 		{title: "busy s", right: true},
 		{title: "wait in s", right: true},
 		{title: "wait out s", right: true},
+		{title: "idle s", right: true, drop: 7},
 		{title: "used", right: true, drop: 5},
 		{title: "GB/s", right: true, drop: 6},
 	}}
@@ -68,13 +72,17 @@ func Phases(phases []coldload.Phase, took time.Duration, width int) string {
 			used = fmt.Sprintf("%.0f %%", 100*p.Busy.Seconds()/whole.Seconds())
 		}
 		t.add(p.Name, strconv.Itoa(p.Workers), Count(p.Items), bytesOrDash(p.BytesIn), bytesOrDash(p.BytesOut),
-			seconds(p.Busy), seconds(p.WaitIn), seconds(p.WaitOut), used, speed(p, took))
+			seconds(p.Busy), seconds(p.WaitIn), seconds(p.WaitOut), seconds(p.Idle), used, speed(p, took))
 	}
 	var b strings.Builder
 	t.write(&b, width)
-	b.WriteString("\nTimes are summed over the workers. used: the part of the load that a worker\nwas busy. GB/s: of one worker while it was busy.\n")
+	b.WriteString("\n" + wrap("Times are summed over the workers: busy, waiting and idle (not there yet, or gone) make up the load. "+
+		"used: the part of the load that a worker was busy. GB/s: of one worker while it was busy.", cmp.Or(min(width, legendWidth), legendWidth)) + "\n")
 	return b.String()
 }
+
+// legendWidth is what is easy to read, where there is room for it.
+const legendWidth = 80
 
 // speed is what one busy worker does; "-" when it was busy for too short a time to tell.
 func speed(p coldload.Phase, took time.Duration) string {

@@ -63,12 +63,13 @@ func someLoad() Load {
 				{Name: "plan", Workers: 1, Items: 20000, Busy: 12 * time.Millisecond},
 				{
 					Name: "repack", Workers: 2, Items: 9396, BytesIn: 3.85e9, BytesOut: 3.84e9,
-					Busy: 3 * time.Second, WaitIn: 400 * time.Millisecond, WaitOut: 41 * time.Millisecond,
+					Busy: 3 * time.Second, WaitIn: 400 * time.Millisecond, WaitOut: 41 * time.Millisecond, Idle: 559 * time.Millisecond,
 				},
 				{Name: "commit", Workers: 1},
 			},
 			Notes:    []string{"a note"},
 			Warnings: []string{"odd\nname"},
+			Verdict:  coldload.Verdict{BoundBy: coldload.BoundByCPU, Sentence: "bound by the processors in repack: CPU 97 %; more processors help"},
 		},
 		Took: 2100 * time.Millisecond, Where: " in host memory", PeakAnon: 5.2e9,
 	}
@@ -78,13 +79,16 @@ func TestLoadText(t *testing.T) {
 	t.Parallel()
 	const want = `loaded 5.17 GB (18,687 tensors) as 5.10 GB in host memory, took 2.10 s, 2.46 GB/s, peak memory 5.20 GB
 
-phase   workers   items       in      out  busy s  wait in s  wait out s  used  GB/s
-plan          1  20,000        -        -   0.012      0.000       0.000   1 %     -
-repack        2   9,396  3.85 GB  3.84 GB   3.000      0.400       0.041  75 %  1.28
-commit        1       0        -        -   0.000      0.000       0.000     -     -
+phase   workers   items       in      out  busy s  wait in s  wait out s  idle s  used  GB/s
+plan          1  20,000        -        -   0.012      0.000       0.000   0.000   1 %     -
+repack        2   9,396  3.85 GB  3.84 GB   3.000      0.400       0.041   0.559  75 %  1.28
+commit        1       0        -        -   0.000      0.000       0.000   0.000     -     -
 
-Times are summed over the workers. used: the part of the load that a worker
-was busy. GB/s: of one worker while it was busy.
+Times are summed over the workers: busy, waiting and idle (not there yet, or
+gone) make up the load. used: the part of the load that a worker was busy. GB/s:
+of one worker while it was busy.
+
+bound by the processors in repack: CPU 97 %; more processors help
 
 notes
   - a note
@@ -103,7 +107,7 @@ func TestPhasesFit(t *testing.T) {
 	l := someLoad()
 	for _, width := range []int{120, 80, 70, 60, 50, 40} {
 		for line := range strings.Lines(Phases(l.Result.Phases, l.Result.Duration, width)) {
-			if strings.HasPrefix(line, "Times") || strings.HasPrefix(line, "was") {
+			if line == "\n" { // the legend follows
 				break
 			}
 			if n := len(strings.TrimSuffix(line, "\n")); n > max(width, 39) {
@@ -112,6 +116,26 @@ func TestPhasesFit(t *testing.T) {
 			if strings.HasPrefix(line, "repack") && (!strings.Contains(line, "3.000") || !strings.Contains(line, "0.041")) {
 				t.Errorf("width %d hides times: %s", width, line)
 			}
+		}
+	}
+}
+
+func TestWrap(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		width int
+		want  string
+	}{
+		{0, "one two 33 % four"},
+		{17, "one two 33 % four"},
+		{16, "one two 33 %\nfour"},
+		{10, "one two\n33 % four"},
+		{9, "one two\n33 % four"},
+		{7, "one two\n33 %\nfour"},
+		{1, "one\ntwo\n33 %\nfour"},
+	} {
+		if got := wrap("one two 33 % four", c.width); got != c.want {
+			t.Errorf("%d: %q, want %q", c.width, got, c.want)
 		}
 	}
 }

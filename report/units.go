@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Bytes is a number of bytes as a person reads it: three digits and a decimal unit, as disks and GB/s have it.
@@ -78,6 +79,34 @@ func Duration(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%d h %02d min", int(s)/3600, int(s)/60%60)
 	}
+}
+
+// glue holds a number and its per cent together.
+const glue = "\u00a0"
+
+// wrap breaks a sentence between words, so that no line has more than width columns where that is possible; 0 sets no bound.
+func wrap(s string, width int) string {
+	if width <= 0 {
+		return s
+	}
+	var b strings.Builder
+	column := 0
+	for i, word := range strings.Split(strings.ReplaceAll(s, " %", glue+"%"), " ") {
+		word = strings.ReplaceAll(word, glue, " ")
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case column+1+n > width:
+			b.WriteString("\n")
+			column = 0
+		default:
+			b.WriteString(" ")
+			column++
+		}
+		b.WriteString(word)
+		column += n
+	}
+	return b.String()
 }
 
 // rate is bytes per second; "-" when nothing can be said.

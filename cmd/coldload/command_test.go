@@ -41,7 +41,7 @@ func TestExitCodes(t *testing.T) {
 		{"bad bytes", []string{"load", broken(t)}, exitFailed, "scales"},
 
 		{"nothing", nil, exitUsage, "a command is needed"},
-		{"unknown command", []string{"lode"}, exitUsage, `unknown command "lode" (known: demo, help, load, pack, plan, synth, verify)`},
+		{"unknown command", []string{"lode"}, exitUsage, `unknown command "lode" (known: demo, help, load, pack, plan, report, synth, verify)`},
 		{"unknown flag", []string{"load", gptq, "--fast"}, exitUsage, "unknown flag: --fast"},
 		{"no path", []string{"load"}, exitUsage, "load needs one PATH"},
 		{"two paths", []string{"plan", "a", "b"}, exitUsage, `not also "b"`},
@@ -95,12 +95,9 @@ func lastParagraph(s string) string {
 func TestLaterAbilities(t *testing.T) {
 	t.Parallel()
 	gptq := fixture(gptqFixture)
-	lines := [][]string{
-		{"report", "a.json", "b.json"},
-		{"plan", gptq, "--names", "vllm"},
-	}
-	for _, f := range []string{"--alias"} {
-		lines = append(lines, []string{"load", gptq, f}, []string{"plan", f, gptq})
+	lines := [][]string{{"plan", gptq, "--names", "vllm"}}
+	for _, f := range laterFlags {
+		lines = append(lines, []string{"load", gptq, "--" + f}, []string{"plan", "--" + f, gptq})
 	}
 	for _, args := range lines {
 		r := command(t, args...)
@@ -109,7 +106,7 @@ func TestLaterAbilities(t *testing.T) {
 		}
 	}
 	var texts []string
-	for _, c := range []string{"plan", "load", "pack", "verify", "synth", "demo", "help"} {
+	for _, c := range []string{"plan", "load", "pack", "verify", "synth", "demo", "report", "help"} {
 		texts = append(texts, command(t, c, "--help").out)
 	}
 	help := strings.Join(texts, "\n")
@@ -199,13 +196,14 @@ func TestLoadJSON(t *testing.T) {
 			}
 		}
 		for key, want := range map[string]any{
-			"layout": "marlin", "dtype": "keep", "sink": to, "bound_by": "", "path": fixture(gptqFixture), "version": "0.1.0",
+			"layout": "marlin", "dtype": "keep", "sink": to, "path": fixture(gptqFixture), "version": "0.1.0",
 			"budget": 268435456.0, "tensors_in": 71.0, "outputs": 15.0, "kernels": cpu.X86.String(),
 		} {
 			if o[key] != want {
 				t.Errorf("--to %s: %s is %v, want %v", to, key, o[key], want)
 			}
 		}
+		checkVerdict(t, o)
 		for _, key := range []string{"notes", "warnings"} {
 			if _, ok := o[key].([]any); !ok {
 				t.Errorf("--to %s: %s is %v", to, key, o[key])
@@ -243,6 +241,32 @@ func TestDisableCPU(t *testing.T) {
 	}
 }
 
+// checkVerdict wants a sentence that agrees with the other members, and its evidence.
+func checkVerdict(t *testing.T, o map[string]any) {
+	t.Helper()
+	sentence, _ := o["verdict"].(string)
+	advice, _ := o["advice"].(string)
+	known := []any{"", "source", "cpu", "memory", "sink", "budget", "stage"}
+	if sentence == "" || !slices.Contains(known, o["bound_by"]) || !strings.HasSuffix(sentence, advice) || (o["bound_by"] == "") != (advice == "") {
+		t.Errorf("bound by %q, verdict %q, advice %q", o["bound_by"], sentence, advice)
+	}
+	for _, key := range []string{"cpu_seconds", "system_seconds", "cpus", "wait_budget_seconds"} {
+		if n, ok := o[key].(float64); !ok || n < 0 {
+			t.Errorf("%s is %v", key, o[key])
+		}
+	}
+	for _, key := range []string{
+		"device_read_bytes", "device_write_bytes", "copy_bandwidth", "throttled_seconds", "run_delay_seconds", "machine_idle",
+	} { // null where the system does not tell, or nobody asked
+		if n, ok := o[key].(float64); ok && n < 0 {
+			t.Errorf("%s is %v", key, o[key])
+		}
+		if _, there := o[key]; !there {
+			t.Errorf("%s is not there", key)
+		}
+	}
+}
+
 // checkPhases wants all phases in order, each with all figures.
 func checkPhases(t *testing.T, v any) {
 	t.Helper()
@@ -252,7 +276,7 @@ func checkPhases(t *testing.T, v any) {
 		phase, _ := p.(map[string]any)
 		name, _ := phase["name"].(string)
 		names = append(names, name)
-		for _, key := range []string{"workers", "items", "bytes_in", "bytes_out", "busy_seconds", "wait_in_seconds", "wait_out_seconds"} {
+		for _, key := range []string{"workers", "items", "bytes_in", "bytes_out", "busy_seconds", "wait_in_seconds", "wait_out_seconds", "idle_seconds"} {
 			if n, ok := phase[key].(float64); !ok || n < 0 || n > 1e9 {
 				t.Errorf("phase %s: %s is %v", name, key, phase[key])
 			}

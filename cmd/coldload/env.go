@@ -15,9 +15,11 @@ import (
 // env is what the commands have of the world around them; tests give their own.
 type env struct {
 	start    time.Time // what a load took is counted from here
+	in       io.Reader
 	out, err io.Writer
 	outTTY   func() (width int, ok bool) // whether out is a terminal, and how wide
 	errTTY   func() (width int, ok bool)
+	noColour bool   // nothing is coloured: NO_COLOR is set
 	hubCache string // folder of the Hugging Face cache
 	// disableCPU is a list of the processor's features that kernels must not use.
 	disableCPU string
@@ -37,8 +39,10 @@ func processEnv() *env {
 	}
 	return &env{
 		start: started,
+		in:    os.Stdin,
 		out:   &output{os.Stdout}, err: os.Stderr,
 		outTTY: terminal(os.Stdout), errTTY: terminal(os.Stderr),
+		noColour:   os.Getenv("NO_COLOR") != "",
 		hubCache:   discover.HubCacheFromEnv(os.Getenv, home),
 		disableCPU: os.Getenv(envDisableCPU),
 		otel:       telemetryFromEnv(os.Getenv),

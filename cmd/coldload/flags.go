@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/internal/usage"
 	"github.com/coldload/coldload/sources/file"
 	"github.com/coldload/coldload/stages"
 )
@@ -114,7 +116,18 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	}
 	n := f.workers
 	return coldload.Options{
-		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache, TraceBatches: f.traceBatches,
-		Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
+		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Workers:      coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
+		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
+		TraceBatches: f.traceBatches,
 	}, nil
+}
+
+// copySpeed measures in the memory that the budget had; 0 when it cannot, and then the verdict does without.
+func copySpeed(ctx context.Context, memory int64) float64 {
+	speed, err := usage.CopySpeed(ctx, memory)
+	if err != nil {
+		return 0
+	}
+	return speed
 }

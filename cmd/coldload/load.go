@@ -128,10 +128,9 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 		opt.Progress = bar.load
 	}
 	res, err := coldload.Load(ctx, path, sink, opt)
-	took := time.Since(start)
 	bar.stop()
 	l := &loaded{
-		Load: report.Load{Result: res, Took: took, Where: where, PeakAnon: peak.stop()},
+		Load: report.Load{Result: res, Took: res.Ended().Sub(start), Where: where, PeakAnon: peak.stop()},
 		path: path, budget: opt.Budget,
 	}
 	if err = interrupted(ctx, err); err != nil {
@@ -183,6 +182,8 @@ type loadJSON struct {
 	Version string `json:"version"`
 	Layout  string `json:"layout"`
 	DType   string `json:"dtype"`
+	// Options are those that say how the load was to be done, beside budget.
+	Options optionsJSON `json:"options"`
 
 	Seconds   float64 `json:"seconds"` // from the start of main to the last byte in its final layout
 	BytesIn   int64   `json:"bytes_in"`
@@ -198,13 +199,38 @@ type loadJSON struct {
 	WaitBudget float64 `json:"wait_budget_seconds"`
 
 	Read readJSON `json:"read_bytes"`
+	usageJSON
 
-	Kernels  string      `json:"kernels"`  // the best instruction set that they could use
-	BoundBy  string      `json:"bound_by"` // empty: this version does not judge
+	Kernels string `json:"kernels"` // the best instruction set that they could use
+	// BoundBy is source, cpu, memory, sink, budget or stage; empty when nothing can be said. BoundPhase is the phase that it is about.
+	BoundBy    string `json:"bound_by"`
+	BoundPhase string `json:"bound_phase"`
+	Verdict    string `json:"verdict"` // in a sentence, with the evidence
+	Advice     string `json:"advice"`
+
 	Phases   []phaseJSON `json:"phases"`
 	Kept     []plan.Kept `json:"kept"` // what the layout cannot hold, by reason
 	Notes    []string    `json:"notes"`
 	Warnings []string    `json:"warnings"`
+}
+
+// optionsJSON are flags as they were given.
+type optionsJSON struct {
+	IO       string   `json:"io"`
+	Workers  int      `json:"workers"` // 0: each stage chose
+	Names    string   `json:"names"`
+	NoFuse   bool     `json:"no_fuse"`
+	Strict   bool     `json:"strict"`
+	ActOrder bool     `json:"act_order"`
+	Include  []string `json:"include"`
+	Exclude  []string `json:"exclude"`
+}
+
+func optionsObject(o *planFlags) optionsJSON {
+	return optionsJSON{
+		IO: o.io.value, Workers: o.workers, Names: o.names.value, NoFuse: o.noFuse, Strict: o.strict, ActOrder: o.actOrder,
+		Include: notNil(o.include), Exclude: notNil(o.exclude),
+	}
 }
 
 // readJSON is how many bytes were read in which way.
@@ -212,6 +238,54 @@ type readJSON struct {
 	Mmap   int64 `json:"mmap"`
 	Pread  int64 `json:"pread"`
 	Direct int64 `json:"direct"`
+}
+
+// usageJSON is what the load took of the machine, the evidence of the verdict; null is what the system does not tell.
+type usageJSON struct {
+	CPU           *float64 `json:"cpu_seconds"`    // user and system time of the process
+	System        *float64 `json:"system_seconds"` // what of them the system had
+	CPUs          float64  `json:"cpus"`           // that it may keep busy
+	Throttled     *float64 `json:"throttled_seconds"`
+	Delayed       *float64 `json:"run_delay_seconds"` // its threads could have run and waited for a processor
+	Idle          *float64 `json:"machine_idle"`      // share of the machine's processor time
+	DeviceRead    *int64   `json:"device_read_bytes"`
+	DeviceWritten *int64   `json:"device_write_bytes"`
+	Source        *device  `json:"source_device"`
+	Target        *device  `json:"target_device"`
+	CopyBandwidth *float64 `json:"copy_bandwidth"` // bytes per second read and written by a plain copy; null when it was not needed
+}
+
+// device is a block device while Batches flowed, with the requests of everybody.
+type device struct {
+	Name  string  `json:"name"`
+	Busy  float64 `json:"busy"`  // share of the time with a request in flight
+	Queue float64 `json:"queue"` // requests in flight on average
+}
+
+func usageObject(u coldload.Usage) usageJSON {
+	j := usageJSON{
+		CPU: known(u.CPU.Seconds()), System: known(u.System.Seconds()), CPUs: u.CPUs, Throttled: known(u.Throttled.Seconds()), Delayed: known(u.Delayed.Seconds()), Idle: known(u.Idle),
+		DeviceRead: known(u.DeviceRead), DeviceWritten: known(u.DeviceWritten), Source: deviceObject(u.Source), Target: deviceObject(u.Target),
+	}
+	if u.CopySpeed > 0 {
+		j.CopyBandwidth = &u.CopySpeed
+	}
+	return j
+}
+
+// known is nil for what the system did not tell.
+func known[T int64 | float64](v T) *T {
+	if v < 0 {
+		return nil
+	}
+	return &v
+}
+
+func deviceObject(d coldload.Device) *device {
+	if d.Name == "" || d.Busy < 0 {
+		return nil
+	}
+	return &device{Name: d.Name, Busy: d.Busy, Queue: d.Queue}
 }
 
 // phaseJSON is one phase; times are summed over its workers.
@@ -237,6 +311,7 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 		Seconds: l.Took.Seconds(), BytesIn: s.BytesIn, BytesOut: res.BytesOut(),
 		TensorsIn: res.TensorsIn, Outputs: outputs,
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
+		usageJSON: usageObject(res.Usage), Options: optionsObject(o), BoundBy: res.Verdict.BoundBy, BoundPhase: res.Verdict.Phase, Verdict: res.Verdict.Sentence, Advice: res.Verdict.Advice,
 		Kernels: res.Kernels, Kept: notNil(s.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
 	for _, p := range res.Phases {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -95,11 +94,10 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 		popt.Hashed = bar.step("reading the source for its hashes")
 	}
 	res, err := coldload.Pack(ctx, path, dir, opt, popt)
-	took := time.Since(e.start)
 	bar.stop()
 	p := packed{
 		loaded: loaded{
-			Load: report.Load{Result: res.Result, Took: took, Verb: "packed", Where: " in " + report.Clean(dir), PeakAnon: peak.stop()},
+			Load: report.Load{Result: res.Result, Took: res.Ended().Sub(e.start), Verb: "packed", Where: " in " + report.Clean(dir), PeakAnon: peak.stop()},
 			path: path, budget: opt.Budget,
 		},
 		res: res,

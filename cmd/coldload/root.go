@@ -44,10 +44,7 @@ load every module by itself.`
 )
 
 // What the design has and this version has not: it is refused by name, so that nobody takes a typing error for a missing ability.
-var (
-	laterCommands = []string{"report"}
-	laterFlags    = []string{"alias"}
-)
+var laterFlags = []string{"alias"}
 
 // errLater ends the sentence that refuses them.
 var errLater = errors.New("is not in this version yet")
@@ -83,7 +80,7 @@ Start with "coldload demo", then look at a checkpoint of your own with
 	root.SetOut(e.out)
 	root.SetErr(e.err)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newPlan(e), newLoad(e), newPack(e), newVerify(e), newSynth(e), newDemo(e, demoModel))
+	root.AddCommand(newPlan(e), newLoad(e), newPack(e), newVerify(e), newSynth(e), newDemo(e, demoModel), newReport(e))
 	for _, c := range append(root.Commands(), root) {
 		c.Version = coldload.Version
 		c.SetVersionTemplate("coldload {{.Version}}\n")
@@ -96,9 +93,6 @@ Start with "coldload demo", then look at a checkpoint of your own with
 func knownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
-	}
-	if slices.Contains(laterCommands, args[0]) {
-		return usagef("command %s %w", args[0], errLater)
 	}
 	var known []string
 	for _, c := range cmd.Commands() {

@@ -108,6 +108,8 @@ type verifyJSON struct {
 	Recomputed  int                   `json:"recomputed"` // outputs
 	Differences []coldload.Difference `json:"differences"`
 	Notes       []string              `json:"notes"`
+	BoundBy     string                `json:"bound_by"`
+	Verdict     string                `json:"verdict"`
 }
 
 func printVerified(e *env, o *verifyFlags, res *coldload.VerifyResult) error {
@@ -115,6 +117,7 @@ func printVerified(e *env, o *verifyFlags, res *coldload.VerifyResult) error {
 		return writeJSON(e.out, verifyJSON{
 			Dir: res.Dir, Version: coldload.Version, PackedBy: res.Program, Against: o.against, Seconds: res.Duration.Seconds(),
 			Outputs: res.Outputs, Bytes: res.Bytes, Recomputed: res.Recomputed, Differences: notNil(res.Differences), Notes: notNil(res.Notes),
+			BoundBy: res.Verdict.BoundBy, Verdict: res.Verdict.Sentence,
 		})
 	}
 	var b strings.Builder
@@ -133,6 +136,9 @@ func printVerified(e *env, o *verifyFlags, res *coldload.VerifyResult) error {
 	}
 	for _, n := range res.Notes {
 		b.WriteString("note: " + report.Clean(n) + "\n")
+	}
+	if v := res.Verdict; v.BoundBy != "" && !o.quiet {
+		b.WriteString(report.Clean(v.Sentence) + "\n")
 	}
 	return write(e.out, b.String())
 }

@@ -1,0 +1,47 @@
+package coldload
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/coldload/coldload/stages"
+)
+
+// The speed of a copy is asked for once, when the processors were the limit, and told beside the verdict that it led to.
+func TestCopySpeedIsTold(t *testing.T) {
+	t.Parallel()
+	for speed, want := range map[float64]string{2.5e9: BoundByMemory, 9e9: BoundByCPU} {
+		r := newJudgedResult()
+		r.Duration, r.Kernels = 10*time.Second, "avx512"
+		r.meter.begun = r.start
+		cpus := runtime.NumCPU()
+		r.meter.flowed = Usage{CPU: time.Duration(cpus) * 10 * time.Second, CPUs: float64(cpus), DeviceRead: -1}
+		for _, p := range []stages.Phase{stages.PhaseFetch, stages.PhaseRepack, stages.PhaseUpload} {
+			f := &r.Phases[p]
+			f.First, f.BytesIn, f.BytesOut, f.Busy = r.start, 10e9, 10e9, 9*time.Second
+		}
+		asked := 0
+		r.judge(t.Context(), Options{CopySpeed: func(context.Context) float64 {
+			asked++
+			return speed
+		}})
+		if r.Verdict.BoundBy != want || r.Usage.CopySpeed != speed || asked != 1 {
+			t.Errorf("a copy of %.0f: %+v, %+v, asked %d times", speed, r.Verdict, r.Usage, asked)
+		}
+	}
+}
+
+// A phase of before the first Batch, as hashing what is packed, is not of the flow.
+func TestFlowPhases(t *testing.T) {
+	t.Parallel()
+	r := newJudgedResult()
+	r.meter.begun = r.start.Add(time.Second)
+	r.Phases[stages.PhaseFetch].First = r.meter.begun
+	r.Phases = append(r.Phases, Phase{Name: "verify source", First: r.start}, Phase{Name: "mine", First: r.meter.begun})
+	f := r.figures(Options{})
+	if len(f.Phases) != 2 || f.Phases[0].Name != "fetch" || f.Phases[1].Name != "mine" {
+		t.Errorf("%+v", f.Phases)
+	}
+}
