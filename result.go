@@ -158,7 +158,7 @@ func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
 			r.WaitBudget = s.WaitBudget // of the source of Batches
 			continue
 		}
-		if p, ok := byName[s.Name]; ok && r.Phases[p].First.IsZero() {
+		if p, ok := byName[s.Name]; ok {
 			r.Phases[p] = phaseOf(s)
 		} else {
 			r.Phases = append(r.Phases, phaseOf(s))

@@ -122,7 +122,7 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	opt, exec := f.opt, f.exec
 	workers := fetchers(ctx, f.source, opt)
 	// Some Batches wait admitted: the goroutine that makes them has to wait for a processor, while all of them repack, and the disk would too.
-	f.stream = pipeline.From(f.run, "batches", batches(p, f.source, sink, f.budget.Size()),
+	f.stream = pipeline.From(f.run, execute.Admission, batches(p, f.source, sink, f.budget.Size()),
 		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2),
 		pipeline.Purposes(stages.PhaseFetch.String(), "staging", func(b *stages.Batch) int64 { return b.Staging }), unnamed)
 	f.fetch(f.source, sink, workers)

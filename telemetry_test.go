@@ -325,6 +325,44 @@ func TestSpansOfEveryOperation(t *testing.T) {
 	}
 }
 
+// namedStage is a stage of the user's that changes nothing, under any name.
+type namedStage string
+
+func (s namedStage) Name() string { return string(s) }
+
+func (namedStage) Process(_ context.Context, b *stages.Batch) (*stages.Batch, error) { return b, nil }
+
+// TestStageNamedLikeAPhase: wherever a stage of the user's stands, a phase of its name keeps its own figures, and the stage has a row and a span of its own.
+func TestStageNamedLikeAPhase(t *testing.T) {
+	type figures struct {
+		name           string
+		items, in, out int64
+	}
+	load := func(opt coldload.Options) (list []figures) {
+		res, err := coldload.Load(t.Context(), fixturePath(telemetryFixture), discard.New(), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range res.Phases {
+			list = append(list, figures{p.Name, p.Items, p.BytesIn, p.BytesOut})
+		}
+		return list
+	}
+	plain := load(coldload.Options{})
+	rec := newRecorder()
+	for _, name := range append(allPhases(), "batches") {
+		got := load(coldload.Options{TracerProvider: rec.provider, Stages: []coldload.Insert{{After: stages.PhaseFetch, Stage: namedStage(name)}}})
+		if n := len(plain); len(got) != n+1 || !slices.Equal(got[:n], plain) || got[n].name != name+" (inserted)" {
+			t.Errorf("%s: %+v, without it %+v", name, got, plain)
+		}
+		spans := rec.spans()
+		wantTree(t, spans, "coldload.load", slices.Sorted(slices.Values(append(allPhases(), "stage")))...)
+		if own := attrs(spans[phasePrefix+"stage"][0])["coldload.stage.name"]; own != name+" (inserted)" {
+			t.Errorf("%s: the span is of %v", name, own)
+		}
+	}
+}
+
 // TestSpansOfOpen are children of the caller's own span: Open is no operation of its own.
 func TestSpansOfOpen(t *testing.T) {
 	rec := newRecorder()

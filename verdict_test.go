@@ -144,7 +144,8 @@ func TestForcedVerdicts(t *testing.T) { // not parallel: processor time is that 
 // The root span says it too, and a load of one module, which is over at once, is not judged.
 func TestVerdictInSpan(t *testing.T) { // not parallel: processor time is that of all tests
 	spans := tracetest.NewInMemoryExporter()
-	opt := coldload.Options{Source: slowly(100*time.Millisecond, nil), TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))}
+	// Long beside what the process waits for processors that other programs have.
+	opt := coldload.Options{Source: slowly(500*time.Millisecond, nil), TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))}
 	res, err := coldload.Load(t.Context(), fixturePath("gptq_moe_4b_g128_sharded"), discard.New(), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -154,9 +155,10 @@ func TestVerdictInSpan(t *testing.T) { // not parallel: processor time is that o
 			continue
 		}
 		set := attribute.NewSet(s.Attributes...)
-		got, _ := set.Value("coldload.bound_by")
-		if got.AsString() != coldload.BoundBySource || res.Verdict.BoundBy != coldload.BoundBySource {
-			t.Errorf("bound by %q in the span, %+v in the result", got.AsString(), res.Verdict)
+		by, _ := set.Value("coldload.bound_by")
+		sentence, _ := set.Value("coldload.verdict")
+		if by.AsString() != coldload.BoundBySource || res.Verdict.BoundBy != coldload.BoundBySource || sentence.AsString() != res.Verdict.Sentence {
+			t.Errorf("bound by %q in the span: %s; %+v in the result", by.AsString(), sentence.AsString(), res.Verdict)
 		}
 		if !s.EndTime.Equal(res.Ended()) {
 			t.Errorf("the span ended at %v, the load at %v", s.EndTime, res.Ended())

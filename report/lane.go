@@ -4,14 +4,15 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/stages"
 )
 
 // Sources of pipelines, which are stages too.
 const (
-	admission = "batches" // of the main one: builds the Batches and waits for the budget
-	shards    = "shards"  // of those that read headers and hash files
+	admission = execute.Admission
+	shards    = "shards" // of those that read headers and hash files
 )
 
 // laneKey is one worker of one stage, drawn as one line through time.

@@ -25,14 +25,12 @@ import (
 type Page struct {
 	Load
 
-	Path    string // of the checkpoint
-	Err     error  // what the load failed with; nil when it did not
-	Stopped bool   // by the user, who is not told then that it failed
-	Budget  int64  // bytes
-	// BoundBy is what bounded the load, Sentence says why, and Advice what would help. All may be empty.
-	BoundBy, Sentence, Advice string
-	Machine, Options          []Fact
-	Timeline                  Timeline
+	Path             string // of the checkpoint
+	Err              error  // what the load failed with; nil when it did not
+	Stopped          bool   // by the user, who is not told then that it failed
+	Budget           int64  // bytes
+	Machine, Options []Fact
+	Timeline         Timeline
 	// Object is the load as JSON: the object that the command prints.
 	Object []byte
 }
@@ -164,8 +162,8 @@ func (p Page) figures() []Fact {
 	if r := rate(s.BytesIn, p.Took); r != "-" {
 		list = append(list, Fact{"pace", r + " GB/s"})
 	}
-	if p.BoundBy != "" {
-		list = append(list, Fact{"bound by", p.BoundBy})
+	if v := p.Result.Verdict; v.BoundBy != "" {
+		list = append(list, Fact{"bound by", boundBy(v)})
 	}
 	list = append(list, Fact{"in", Bytes(s.BytesIn) + ", " + Plural(int64(p.Result.TensorsIn), "tensor")},
 		Fact{"out", Bytes(s.BytesOut) + ", " + Plural(int64(len(p.Result.Plan.Outputs)), "output")})
@@ -173,6 +171,24 @@ func (p Page) figures() []Fact {
 		list = append(list, Fact{"peak memory", Bytes(p.PeakAnon)})
 	}
 	return list
+}
+
+// boundBy is what bounded the load in a word, and where.
+func boundBy(v coldload.Verdict) string {
+	switch v.BoundBy {
+	case coldload.BoundBySource:
+		return "reading"
+	case coldload.BoundBySink:
+		return "writing"
+	case coldload.BoundByCPU:
+		return strings.TrimSuffix("processors in "+Clean(v.Phase), " in ")
+	case coldload.BoundByMemory:
+		return "memory bandwidth"
+	case coldload.BoundByStage:
+		return Clean(v.Phase)
+	default:
+		return v.BoundBy
+	}
 }
 
 // failure is what a load failed with: every fault of a checkpoint that was refused, else the error.

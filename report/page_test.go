@@ -42,6 +42,7 @@ func somePage(name string) Page {
 	l.Result.Phases = slices.Insert(l.Result.Phases, 0, coldload.Phase{Name: "discover", Workers: 1}, coldload.Phase{Name: "index", Workers: 1})
 	l.Result.Phases = slices.Insert(l.Result.Phases, 3, l.Result.Phases[6]) // fetch, where it belongs
 	l.Result.Phases = append(l.Result.Phases, coldload.Phase{Name: name, Workers: 1, Busy: time.Second})
+	l.Result.Verdict = coldload.Verdict{BoundBy: coldload.BoundByStage, Phase: name, Sentence: "bound by " + name + "; help " + name, Advice: "help " + name}
 	l.Result.BudgetPeak = 100 << 20
 	l.Result.Notes, l.Result.Warnings = []string{"note " + name}, []string{"warning " + name}
 	l.Result.Plan.Summary.Kept = []plan.Kept{{Reason: "reason " + name, Groups: 2, Example: name}}
@@ -50,7 +51,7 @@ func somePage(name string) Page {
 		panic(err)
 	}
 	return Page{
-		Load: l, Path: name, Budget: 256 << 20, BoundBy: "reading", Sentence: "bound by " + name, Advice: "advice " + name,
+		Load: l, Path: name, Budget: 256 << 20,
 		Machine: []Fact{{"processor", name}}, Options: []Fact{{"--include", name}}, Timeline: r.Timeline(2 * time.Second), Object: object,
 	}
 }
@@ -144,12 +145,12 @@ func TestPageSays(t *testing.T) {
 	page := html.UnescapeString(render(t, somePage("model")))
 	for _, want := range []string{
 		"loaded 5.17 GB (18,687 tensors) as 5.10 GB in host memory, took 2.10 s, 2.46 GB/s, peak memory 5.20 GB",
-		"<dt>bound by</dt><dd>reading</dd>", "<strong>bound by model</strong> advice model",
+		"<dt>bound by</dt><dd>model</dd>", `<p class="verdict">bound by model; help model</p>`,
 		`aria-label="fetch: busy 23 % of the load, waiting for input -, waiting to hand on -"`,
 		`aria-label="fetch, busy 25 %, waiting to hand on 25 %, waiting for input 25 %, idle 25 %"`,
 		`aria-label="reading over time: 1.00 GB in 2.00 s, 0.50 GB/s on average`,
 		`aria-label="bytes in flight over time: at most 105 MB of the budget of 268 MB"`,
-		`<tr><th scope="row">repack</th><td>2</td><td>9,396</td><td>3.85 GB</td><td>3.84 GB</td><td>3.000</td><td>0.400</td><td>0.041</td><td>0.000</td><td>75 %</td><td>1.28</td></tr>`,
+		`<tr><th scope="row">repack</th><td>2</td><td>9,396</td><td>3.85 GB</td><td>3.84 GB</td><td>3.000</td><td>0.400</td><td>0.041</td><td>0.559</td><td>75 %</td><td>1.28</td></tr>`,
 		`<th scope="row">together</th>`, "note model", "warning model", "reason model: 2 modules, first model",
 		"<dt>processor</dt><dd>model</dd>", "<dt>--include</dt><dd>model</dd>",
 	} {
@@ -192,6 +193,41 @@ func TestPageOfFailure(t *testing.T) {
 	}
 	if !bytes.Equal(script(t, page, "coldload-result"), []byte("null")) {
 		t.Error("there is a result")
+	}
+}
+
+// TestPageBoundBy has a word for every cause; a page without one says none.
+func TestPageBoundBy(t *testing.T) {
+	t.Parallel()
+	for v, want := range map[coldload.Verdict]string{
+		{BoundBy: coldload.BoundBySource, Phase: "fetch"}: "<dd>reading</dd>",
+		{BoundBy: coldload.BoundBySink, Phase: "upload"}:  "<dd>writing</dd>",
+		{BoundBy: coldload.BoundByCPU, Phase: "repack"}:   "<dd>processors in repack</dd>",
+		{BoundBy: coldload.BoundByCPU}:                    "<dd>processors</dd>",
+		{BoundBy: coldload.BoundByMemory}:                 "<dd>memory bandwidth</dd>",
+		{BoundBy: coldload.BoundByBudget, Phase: "fetch"}: "<dd>budget</dd>",
+	} {
+		p := somePage("model")
+		p.Result.Verdict = v
+		if page := render(t, p); !strings.Contains(page, "<dt>bound by</dt>"+want) || strings.Contains(page, `class="verdict"`) {
+			t.Errorf("%+v: the page does not say %s alone", v, want)
+		}
+	}
+	p := somePage("model")
+	p.Result.Verdict = coldload.Verdict{Sentence: "too short to judge"}
+	if page := render(t, p); strings.Contains(page, "<dt>bound by</dt>") || !strings.Contains(page, `<p class="verdict">too short to judge</p>`) {
+		t.Error("a verdict that names no limit is not shown as it is")
+	}
+}
+
+// TestPageIsARun: coldload report takes a page for the run that it shows.
+func TestPageIsARun(t *testing.T) {
+	t.Parallel()
+	p := somePage("</script>")
+	p.Object = []byte(`{"path":"</script>","seconds":2.5,"bytes_in":7,"verdict":"bound by <reading>","phases":[{"name":"fetch","busy_seconds":1.5}]}`)
+	run, err := ParseRun("a.html", []byte(render(t, p)))
+	if err != nil || run.Path != "</script>" || run.Seconds != 2.5 || run.BytesIn != 7 || run.Verdict != "bound by <reading>" || len(run.Phases) != 1 || run.Phases[0].Busy != 1.5 {
+		t.Errorf("%+v, %v", run, err)
 	}
 }
 

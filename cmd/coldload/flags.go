@@ -97,7 +97,7 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 
 // addTraceBatches is for the commands that have Batches.
 func (f *planFlags) addTraceBatches(fs *pflag.FlagSet) {
-	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces")
+	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces (--trace has every step anyway)")
 }
 
 // options are the flags as the library takes them.

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -328,6 +329,20 @@ func TestUselessVariables(t *testing.T) {
 			if got.code != exitDone || strings.Count(got.err, "\n") != 1 || !strings.Contains(got.err, part) {
 				t.Errorf("%q: exit code %d, stderr %q, want %q", c.vars, got.code, got.err, part)
 			}
+		}
+	}
+}
+
+// TestTraceBatchesOfAFile: a trace file has every Batch, so nobody needs to be told of exporters.
+func TestTraceBatchesOfAFile(t *testing.T) {
+	t.Parallel()
+	for _, c := range []string{"load", "pack"} {
+		args := []string{c, fixture(plainFixture), "--quiet", "--trace-batches", "--trace", filepath.Join(t.TempDir(), "trace.json")}
+		if c == "pack" {
+			args = append(args, filepath.Join(t.TempDir(), "packed"))
+		}
+		if got := ran(t, nil, args...); got.code != exitDone || got.err != "" {
+			t.Errorf("%s: exit code %d, stderr %q", c, got.code, got.err)
 		}
 	}
 }

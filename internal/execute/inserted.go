@@ -3,6 +3,7 @@ package execute
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/coldload/coldload/internal/fault"
 	"github.com/coldload/coldload/stages"
@@ -24,8 +25,18 @@ type Inserted struct {
 // while the stage looks at it is an error that names the file. Of opt only FileName counts.
 func Insert(stage Processor, opt Options) *Inserted { return &Inserted{stage: stage, opt: opt} }
 
-// Name is the stage's own.
-func (s *Inserted) Name() string { return s.stage.Name() }
+// Name is the stage's own. Figures, spans and pictures go by names: one that is called like a phase, or like what feeds the flow, is told
+// from it.
+func (s *Inserted) Name() string {
+	name := s.stage.Name()
+	if name == Admission || slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
+		return name + " (inserted)"
+	}
+	return name
+}
+
+// Admission is what feeds the flow: it builds the Batches and waits until the budget has room for each.
+const Admission = "batches"
 
 // Process runs the stage under a fault guard.
 func (s *Inserted) Process(ctx context.Context, b *stages.Batch) (out *stages.Batch, err error) {
