@@ -198,8 +198,8 @@ func pageRow(page, phase string) (row []string) {
 	return row
 }
 
-// series reads what the page's pictures are drawn from.
-func (l *toldLoad) series(t *testing.T) (o struct {
+// series is what the page's pictures are drawn from.
+type series struct {
 	Bin     float64 `json:"bin_seconds"`
 	Read    []int64 `json:"bytes_read"`
 	Written []int64 `json:"bytes_written"`
@@ -207,7 +207,9 @@ func (l *toldLoad) series(t *testing.T) (o struct {
 		Stage string
 		Busy  []int64
 	}
-}) {
+}
+
+func (l *toldLoad) series(t *testing.T) (o series) {
 	t.Helper()
 	_, rest, _ := strings.Cut(l.page, `id="coldload-timeline">`)
 	text, _, _ := strings.Cut(rest, "</script>")

@@ -51,15 +51,15 @@ func newLoad(e *env) *cobra.Command {
 		Use:   "load PATH",
 		Short: "Load a checkpoint and say where the time went",
 		Long: `load reads a checkpoint, brings every tensor into its final form and says
-where the time went, phase by phase, as measured. It checks everything that the
-headers tell before it reads a weight byte, and what only the bytes tell while
-it reads.
+where the time went, phase by phase, as measured, and what bounded it. It checks
+everything that the headers tell before it reads a weight byte, and what only
+the bytes tell while it reads.
 
 --to host keeps the result in memory until the program ends; --to discard does
 the same work and throws every tensor away, which needs no more memory than
 --budget and what describes the checkpoint; --to file:DIR is "coldload pack"
-with its defaults. On a terminal a line shows the
-bytes written, the rate and the time to the very end.
+with its defaults. Progress goes to stderr: on a terminal a line for each phase
+that moves, with the time to the very end, elsewhere a line every five seconds.
 
 --report FILE.html draws where the time went, on a page that needs nothing else;
 --trace FILE.json has every step of every worker, for ui.perfetto.dev. Both are
