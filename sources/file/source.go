@@ -26,6 +26,8 @@ type Options struct {
 	// when 0. A Fetch that would exceed it fails, so it must not be less than the budget at admission. The system counts memory in
 	// pages: the last one of each buffer may come on top.
 	BufferBytes int64
+	// Spare says how many bytes the buffers that nobody uses may hold; it is asked whenever one is taken. Nil: what is left of BufferBytes.
+	Spare func() int64
 }
 
 func (o Options) withDefaults() Options {
@@ -69,7 +71,7 @@ func New(shards []Shard, opt Options) (*Source, error) {
 
 func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 	opt = opt.withDefaults()
-	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
+	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes, opt.Spare)}
 	s.kernel.calls = by
 	err := opt.validate()
 	tuners := newTuners()
