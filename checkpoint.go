@@ -122,7 +122,10 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 	if ck.opt.Source != nil {
 		return ck.ownSource(shards, files)
 	}
-	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: ck.budget.Size(), MeterProvider: ck.opt.MeterProvider})
+	// What is charged may be buffers or a sink's staging, so buffers that nobody uses must fit beside all of it.
+	budget := ck.budget
+	spare := func() int64 { return budget.Size() - budget.InUse() }
+	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: budget.Size(), Spare: spare, MeterProvider: ck.opt.MeterProvider})
 	if err != nil {
 		return err
 	}

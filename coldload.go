@@ -96,7 +96,7 @@ type Options struct {
 
 // Workers says how many goroutines run each stage. Fetch 0 asks the source as the load begins: more when it must wait for a disk.
 type Workers struct {
-	Index, Fetch, Decode, Fuse, Repack, Upload int
+	Index, Fetch, Decode, Fuse, Repack, Digest, Upload int // Digest: only of a Sink that hashes, see stages.Digester
 }
 
 // Insert puts a stage of one's own into the flow. It sees every Batch exactly once and hands the same on; it may change values that were
@@ -140,6 +140,7 @@ func (o Options) withDefaults() Options {
 		{&o.Workers.Decode, cpus},
 		{&o.Workers.Fuse, cpus},
 		{&o.Workers.Repack, cpus},
+		{&o.Workers.Digest, cpus},
 		{&o.Workers.Upload, 1},
 	} {
 		if *w.field == 0 {
@@ -171,7 +172,7 @@ func (o Options) validate() error {
 		}
 	}
 	w := o.Workers
-	if min(w.Index, w.Fetch, w.Decode, w.Fuse, w.Repack, w.Upload) < 0 {
+	if min(w.Index, w.Fetch, w.Decode, w.Fuse, w.Repack, w.Digest, w.Upload) < 0 {
 		bad("a negative number of workers")
 	}
 	for _, s := range o.Stages {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"github.com/go-json-experiment/json"
@@ -46,6 +45,10 @@ type PackResult struct {
 	Kept int64
 }
 
+// writers is how many Batches are written at a time: as many requests as a disk is given at a time for reading. They wait, and take no
+// processor.
+const writers = 8
+
 // Pack loads the checkpoint name, as Load does, into the folder dir: shards of safetensors in the final form with their index, the
 // checkpoint's other files, and the manifest coldload.json. A load of that folder needs no work but reading.
 //
@@ -53,7 +56,7 @@ type PackResult struct {
 // after a failure. The errors of [file.Sink] say why a folder cannot be used: file.ErrTarget is in their chain. The result is never nil.
 func Pack(ctx context.Context, name, dir string, opt Options, popt PackOptions) (*PackResult, error) {
 	if opt.Workers.Upload == 0 {
-		opt.Workers.Upload = 2 * runtime.GOMAXPROCS(0) // they hash, and wait for the disk as long as that takes
+		opt.Workers.Upload = writers
 	}
 	opt = opt.withDefaults()
 	res := &PackResult{Result: newJudgedResult(), Dir: dir}

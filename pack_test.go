@@ -190,6 +190,19 @@ func TestPackIsDeterministic(t *testing.T) {
 	})
 }
 
+// TestPackHashesApart: every Slab is hashed in the stage before the upload, which follows the phases in the result.
+func TestPackHashesApart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "checkpoint")
+	if _, err := synth.Write(t.Context(), path, synth.Options{Model: "micro"}); err != nil {
+		t.Fatal(err)
+	}
+	_, res := packTo(t, path, coldload.Options{}, coldload.PackOptions{})
+	upload, last := res.Phases[stages.PhaseUpload], res.Phases[len(res.Phases)-1]
+	if last.Name != "digest" || last.Items != upload.Items || last.BytesIn != res.BytesOut() || last.Items == 0 || last.Busy == 0 {
+		t.Errorf("hashed %+v, uploaded %+v", last, upload)
+	}
+}
+
 // TestPackedConfig: config.json says what the weights are now.
 func TestPackedConfig(t *testing.T) {
 	config := func(path string, opt coldload.Options) (o map[string]any, files map[string]string) {

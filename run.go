@@ -131,6 +131,10 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	exec.DropSource = !f.inserted(stages.PhaseRepack)
 	f.add(stages.PhaseRepack, repack.Stage(exec), opt.Workers.Repack, phaseWork(stages.PhaseRepack))
 
+	if d, ok := sink.(stages.Digester); ok {
+		f.stream = pipeline.Map(f.stream, upload.Digest(d),
+			f.traced(pipeline.Workers(opt.Workers.Digest), pipeline.Buffer(opt.Workers.Upload), pipeline.Measure(upload.DigestWork))...)
+	}
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: f.source.Verify})
 	f.progress = newProgress(opt.Progress, p, f.run)
 	pipeline.Into(f.stream, end, f.traced(pipeline.Workers(opt.Workers.Upload), pipeline.Measure(f.progress.measure(upload.Work)))...)

@@ -293,7 +293,7 @@ func TestSpansOfEveryOperation(t *testing.T) {
 			}
 			return nil
 		}},
-		{"pack", "coldload.pack", with(allPhases(), "stage"), map[string]any{"coldload.sink": "file", "coldload.layout": "marlin"}, func(ctx context.Context) error {
+		{"pack", "coldload.pack", with(allPhases(), "stage", "stage"), map[string]any{"coldload.sink": "file", "coldload.layout": "marlin"}, func(ctx context.Context) error {
 			_, err := coldload.Pack(ctx, path, packed, opt, coldload.PackOptions{VerifySource: true})
 			return err
 		}},
@@ -314,7 +314,7 @@ func TestSpansOfEveryOperation(t *testing.T) {
 			wantTree(t, spans, c.root, c.phases...)
 			wantAttrs(t, spans[c.root][0], c.attrs)
 			for _, s := range spans[phasePrefix+"stage"] {
-				if name := attrs(s)["coldload.stage.name"]; name != "mine" && name != "hash" && name != "plain hash" && name != "verify source" {
+				if name := attrs(s)["coldload.stage.name"]; name != "mine" && name != "digest" && name != "hash" && name != "plain hash" && name != "verify source" {
 					t.Errorf("a stage that no user knows: %v", name)
 				}
 			}

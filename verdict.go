@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/internal/usage"
 	"github.com/coldload/coldload/internal/verdict"
 	"github.com/coldload/coldload/stages"
@@ -124,7 +125,7 @@ func (r *Result) figures(opt Options) verdict.Figures {
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}
 	for i, p := range r.Phases {
-		kind, ok := kindOf(stages.Phase(i), len(stages.Phases()))
+		kind, ok := kindOf(stages.Phase(i), p.Name)
 		if !ok || p.First.Before(m.begun) { // not of the flow, or never begun
 			continue
 		}
@@ -135,10 +136,12 @@ func (r *Result) figures(opt Options) verdict.Figures {
 	return f
 }
 
-// kindOf says what a phase of the flow waits for; stages of the user's follow the standard ones.
-func kindOf(p stages.Phase, standard int) (kind verdict.Kind, ok bool) {
+// kindOf says what a phase of the flow waits for; what hashes, and stages of the user's, follow the standard ones.
+func kindOf(p stages.Phase, name string) (kind verdict.Kind, ok bool) {
 	switch {
-	case int(p) >= standard:
+	case name == execute.Digest:
+		return verdict.Computes, true
+	case int(p) >= len(stages.Phases()):
 		return verdict.Inserted, true
 	case p == stages.PhaseFetch:
 		return verdict.Fetches, true

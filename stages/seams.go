@@ -53,6 +53,14 @@ type BatchWriter interface {
 	WriteBatch(ctx context.Context, slabs []Slab, bufs [][]byte) error
 }
 
+// Digester is implemented by a Sink that hashes what it writes. The two are apart because one keeps a processor busy and the other waits: the
+// workers that write would all hash at the same time, and the target would wait for them.
+type Digester interface {
+	// Digest hashes filled Slabs, bufs[i] being the bytes of slabs[i], and keeps the hashes for Write, which is next and gets the same
+	// bytes. It does not own bufs. A Sink whose Digest is not called hashes in Write. Called from several goroutines at once.
+	Digest(ctx context.Context, slabs []Slab, bufs [][]byte) error
+}
+
 // Stager is implemented by a Sink that does not hand out final memory.
 type Stager interface {
 	// StagingBytes is what the Sink holds for s from Reserve to the end of Write, in bytes.

@@ -268,7 +268,7 @@ func checkVerdict(t *testing.T, o map[string]any) {
 }
 
 // checkPhases wants all phases in order, each with all figures.
-func checkPhases(t *testing.T, v any) {
+func checkPhases(t *testing.T, v any, more ...string) {
 	t.Helper()
 	list, _ := v.([]any)
 	var names []string
@@ -286,6 +286,7 @@ func checkPhases(t *testing.T, v any) {
 	for _, p := range stages.Phases() {
 		want = append(want, p.String())
 	}
+	want = append(want, more...)
 	if !slices.Equal(names, want) {
 		t.Errorf("phases %v, want %v", names, want)
 	}

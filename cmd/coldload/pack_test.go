@@ -36,7 +36,7 @@ func TestPackCommand(t *testing.T) {
 			t.Errorf("%s is %v", key, o[key])
 		}
 	}
-	checkPhases(t, o["phases"])
+	checkPhases(t, o["phases"], "digest")
 
 	again := command(t, "pack", fixture(gptqFixture), dir)
 	if again.code != exitDone || !strings.Contains(again.out, "is complete already") {

@@ -77,7 +77,7 @@ func runVerify(ctx context.Context, e *env, o *verifyFlags, dir string) error {
 		Against: o.against, Workers: n,
 		Load: coldload.Options{
 			Budget: int64(o.budget), IO: mode, HubCache: e.hubCache,
-			Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Upload: n},
+			Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Digest: n, Upload: n},
 		},
 	}
 	ctx = e.observe(ctx, &vopt.Load)

@@ -25,11 +25,11 @@ type Inserted struct {
 // while the stage looks at it is an error that names the file. Of opt only FileName counts.
 func Insert(stage Processor, opt Options) *Inserted { return &Inserted{stage: stage, opt: opt} }
 
-// Name is the stage's own. Figures, spans and pictures go by names: one that is called like a phase, or like what feeds the flow, is told
+// Name is the stage's own. Figures, spans and pictures go by names: one that is called like a phase, or like another stage of the flow, is told
 // from it.
 func (s *Inserted) Name() string {
 	name := s.stage.Name()
-	if name == Admission || slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
+	if name == Admission || name == Digest || slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
 		return name + " (inserted)"
 	}
 	return name
@@ -37,6 +37,9 @@ func (s *Inserted) Name() string {
 
 // Admission is what feeds the flow: it builds the Batches and waits until the budget has room for each.
 const Admission = "batches"
+
+// Digest is the stage before the upload to a Sink that hashes.
+const Digest = "digest"
 
 // Process runs the stage under a fault guard.
 func (s *Inserted) Process(ctx context.Context, b *stages.Batch) (out *stages.Batch, err error) {

@@ -99,6 +99,7 @@ type Digests struct {
 	first     []uint32 // number of each Output's first Slab, counted over all Outputs; one more entry with the total
 	slabs     []Sum
 	seen      []atomic.Uint64 // one bit a Slab
+	early     []atomic.Uint64 // one bit a Slab: its hash is there, the Slab is not
 	missing   []atomic.Int32  // Slabs of each Output that are not there
 }
 
@@ -113,11 +114,31 @@ func NewDigests(a Algorithm, outputs []stages.Output) *Digests {
 	}
 	d.slabs = make([]Sum, d.first[n])
 	d.seen = make([]atomic.Uint64, (d.first[n]+63)/64)
+	d.early = make([]atomic.Uint64, len(d.seen))
 	return d
 }
 
 // Hash is the hash of a Slab's bytes, for Add.
 func (d *Digests) Hash(b []byte) Sum { return d.algorithm.Sum(b) }
+
+// Hashed keeps the hash of a Slab that does not exist yet, for TakeHashed. It does nothing for one that was added.
+func (d *Digests) Hashed(s stages.Slab, b []byte) {
+	if d.Has(s) {
+		return
+	}
+	n := d.Number(s)
+	d.slabs[n] = d.Hash(b)
+	d.early[n/64].Or(1 << (n % 64))
+}
+
+// TakeHashed is the hash of a Slab with the bytes b: what Hashed kept, or computed now. It may be called once after Hashed.
+func (d *Digests) TakeHashed(s stages.Slab, b []byte) Sum {
+	n := d.Number(s)
+	if bit := uint64(1) << (n % 64); d.early[n/64].And(^bit)&bit != 0 {
+		return d.slabs[n]
+	}
+	return d.Hash(b)
+}
 
 // Add takes the hash of a Slab that exists. It is true when the Output is complete with it, and fails when the Slab was added before.
 func (d *Digests) Add(s stages.Slab, sum Sum) (last bool, err error) {

@@ -154,11 +154,14 @@ func TestDigests(t *testing.T) {
 		}
 		rand.New(rand.NewPCG(1, 2)).Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
 		complete := 0
-		for _, p := range pieces {
+		for i, p := range pieces {
+			if i%2 == 0 {
+				d.Hashed(p.slab, p.data)
+			}
 			if d.Has(p.slab) {
 				t.Error("has a slab before it was added")
 			}
-			last, err := d.Add(p.slab, d.Hash(p.data))
+			last, err := d.Add(p.slab, d.TakeHashed(p.slab, p.data))
 			if err != nil || !d.Has(p.slab) || d.Sum(p.slab) != a.Sum(p.data) {
 				t.Fatal(err)
 			}
@@ -168,6 +171,10 @@ func TestDigests(t *testing.T) {
 			if last {
 				complete++
 			}
+		}
+		d.Hashed(pieces[0].slab, nil) // it is there: its hash stays, and another one is told apart
+		if sum := d.TakeHashed(pieces[0].slab, []byte{1}); sum != a.Sum([]byte{1}) || d.Sum(pieces[0].slab) != a.Sum(pieces[0].data) {
+			t.Error("the hash of a slab that was added has changed")
 		}
 		if _, err := d.Add(pieces[0].slab, packed.Sum{}); err == nil {
 			t.Error("a slab is taken twice")

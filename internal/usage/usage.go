@@ -62,9 +62,10 @@ func difference[T int64 | time.Duration](now, before T) T {
 	return max(0, now-before)
 }
 
-// CPUs is how many processors the process may keep busy at once: what the Go scheduler uses, and less where a quota allows less.
+// CPUs is how many processors the process may keep busy at once: what the Go scheduler uses, which may be told more than there are, and less where
+// a quota allows less.
 func CPUs() float64 {
-	n := float64(runtime.GOMAXPROCS(0))
+	n := float64(min(runtime.GOMAXPROCS(0), runtime.NumCPU()))
 	if q := quota(); q > 0 {
 		n = min(n, q)
 	}

@@ -127,7 +127,7 @@ func (o Options) validate() error {
 // isShard says that a name may be one of a shard.
 func isShard(name string) bool { return path.Ext(name) == ".safetensors" }
 
-// Sink is a stages.Sink that writes a packed folder. It is a Stager, a BatchWriter and a SlabResumer too.
+// Sink is a stages.Sink that writes a packed folder. It is a Stager, a BatchWriter, a Digester and a SlabResumer too.
 //
 // Memory: the buffers of Slabs between Reserve and Write (see package staging), about 30 bytes an Output and 33 a Slab, and in Begin
 // the header of one shard, of at most 100,000 Outputs.
@@ -183,6 +183,7 @@ var (
 	_ stages.Sink        = (*Sink)(nil)
 	_ stages.Stager      = (*Sink)(nil)
 	_ stages.BatchWriter = (*Sink)(nil)
+	_ stages.Digester    = (*Sink)(nil)
 	_ stages.Resumer     = (*Sink)(nil)
 	_ stages.SlabResumer = (*Sink)(nil)
 )

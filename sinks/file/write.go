@@ -16,7 +16,18 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// Write hashes the Slab and writes it at its place. It may wait for the disk.
+// Digest hashes Slabs for the Write that follows.
+func (s *Sink) Digest(ctx context.Context, slabs []stages.Slab, bufs [][]byte) error {
+	for i, slab := range slabs {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		s.digests.Hashed(slab, bufs[i])
+	}
+	return nil
+}
+
+// Write hashes the Slab, unless Digest has, and writes it at its place. It may wait for the disk.
 func (s *Sink) Write(ctx context.Context, slab stages.Slab, b []byte) error {
 	return s.WriteBatch(ctx, []stages.Slab{slab}, [][]byte{b})
 }
@@ -60,7 +71,7 @@ type piece struct {
 func (s *Sink) put(slabs []stages.Slab, bufs [][]byte) error {
 	pieces := make([]piece, 0, len(slabs))
 	for i, slab := range slabs {
-		p := piece{slab: slab, buf: bufs[i], shard: s.shardOf(slab.Output), sum: s.digests.Hash(bufs[i])}
+		p := piece{slab: slab, buf: bufs[i], shard: s.shardOf(slab.Output), sum: s.digests.TakeHashed(slab, bufs[i])}
 		p.off = s.offsets[slab.Output] + slab.Off
 		if !s.DoneSlab(slab) {
 			pieces = append(pieces, p)

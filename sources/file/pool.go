@@ -28,20 +28,23 @@ func (b *buffer) capacity() int64 { return int64(len(b.region.Bytes())) }
 // pool hands out buffers and keeps some for reuse, because memory fresh from the system must be zeroed by the kernel first.
 //
 // The bytes in use never exceed limit: take refuses. Nor does the memory behind all buffers, but for the last page of those in use: idle
-// buffers are freed first, then the tails of buffers that are larger than what is asked of them.
+// buffers are freed first, then the tails of buffers that are larger than what is asked of them. Idle ones never hold more than spare allows when
+// a buffer is taken: others may need the memory, such as a sink that stages.
 type pool struct {
 	mu    sync.Mutex
 	limit int64
-	used  int64 // sum over busy
-	held  int64 // sum of touched over busy and idle
-	peak  int64 // the most that held was
+	spare func() int64 // nil: no other bound than limit
+	used  int64        // sum over busy
+	held  int64        // sum of touched over busy and idle
+	slack int64        // sum of touched over idle
+	peak  int64        // the most that held was
 	busy  map[*buffer]struct{}
 	idle  []*buffer // the longest idle first
 	errs  []error   // of freeing, for close
 }
 
-func newPool(limit int64) *pool {
-	return &pool{limit: limit, busy: make(map[*buffer]struct{})}
+func newPool(limit int64, spare func() int64) *pool {
+	return &pool{limit: limit, spare: spare, busy: make(map[*buffer]struct{})}
 }
 
 // bound is the limit as it is now.
@@ -78,6 +81,7 @@ func (p *pool) take(size int64) (*buffer, error) {
 	p.used += size
 	p.held += max(0, size-b.touched)
 	b.used, b.touched = size, max(b.touched, size)
+	p.freeSlack()
 	p.shrink()
 	p.peak = max(p.peak, p.held)
 	return b, nil
@@ -97,6 +101,7 @@ func (p *pool) reuse(size int64) *buffer {
 	}
 	b := p.idle[best]
 	p.idle = slices.Delete(p.idle, best, best+1)
+	p.slack -= b.touched
 	return b
 }
 
@@ -127,15 +132,32 @@ func (p *pool) put(b *buffer) {
 	delete(p.busy, b)
 	p.used -= b.used
 	p.idle = append(p.idle, b)
+	p.slack += b.touched
 	p.freeIdle() // padding may have made it too much
 }
 
 // freeIdle frees idle buffers while the pool holds more than its limit.
 func (p *pool) freeIdle() {
 	for p.held > p.limit && len(p.idle) > 0 {
-		p.free(p.idle[0])
-		p.idle = slices.Delete(p.idle, 0, 1)
+		p.freeOldest()
 	}
+}
+
+// freeSlack frees idle buffers that hold more than what others leave.
+func (p *pool) freeSlack() {
+	if p.spare == nil || len(p.idle) == 0 {
+		return
+	}
+	for most := p.spare(); p.slack > most && len(p.idle) > 0; {
+		p.freeOldest()
+	}
+}
+
+func (p *pool) freeOldest() {
+	b := p.idle[0]
+	p.idle = slices.Delete(p.idle, 0, 1)
+	p.slack -= b.touched
+	p.free(b)
 }
 
 func (p *pool) free(b *buffer) {

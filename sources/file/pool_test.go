@@ -20,7 +20,7 @@ func mustTake(t *testing.T, p *pool, pages int64) *buffer {
 }
 
 func TestThePoolReusesTheBestFit(t *testing.T) {
-	p := newPool(1000 * page)
+	p := newPool(1000*page, nil)
 	big, small := mustTake(t, p, 20), mustTake(t, p, 12)
 	p.put(big)
 	p.put(small)
@@ -36,7 +36,7 @@ func TestThePoolReusesTheBestFit(t *testing.T) {
 }
 
 func TestThePoolFreesIdleBuffersFirst(t *testing.T) {
-	p := newPool(30 * page)
+	p := newPool(30*page, nil)
 	p.put(mustTake(t, p, 20))
 	b := mustTake(t, p, 21) // too large for the idle one, and too much beside it
 	if held, peak := p.stats(); held != 21*page || peak != 21*page {
@@ -49,11 +49,11 @@ func TestThePoolFreesIdleBuffersFirst(t *testing.T) {
 }
 
 func TestThePoolTrimsLargeBuffersInUse(t *testing.T) {
-	probe := newPool(page)
+	probe := newPool(page, nil)
 	if b := mustTake(t, probe, 1); !discard(b.region.Bytes()) {
 		t.Skip("this system cannot give back parts of a mapping")
 	}
-	p := newPool(30 * page)
+	p := newPool(30*page, nil)
 	p.put(mustTake(t, p, 20))
 	first := mustTake(t, p, 10) // in the buffer of 20
 	if p.held != 20*page {
@@ -71,5 +71,42 @@ func TestThePoolTrimsLargeBuffersInUse(t *testing.T) {
 	p.put(first)
 	if err := p.close(); err != nil || p.held != 0 || p.used != 0 {
 		t.Errorf("closed with %v, %d held, %d used", err, p.held, p.used)
+	}
+}
+
+// TestPoolLeavesSpare frees idle buffers, the oldest first, when others need the memory.
+func TestPoolLeavesSpare(t *testing.T) {
+	spare := 100 * page
+	p := newPool(1000*page, func() int64 { return spare })
+	var busy []*buffer
+	for range 5 {
+		b, err := p.take(10 * page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		busy = append(busy, b)
+	}
+	for _, b := range busy {
+		p.put(b)
+	}
+	spare = 20 * page
+	b, err := p.take(10 * page) // one of the five; of the others two fit
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, _ := p.stats(); held != 30*page || len(p.idle) != 2 || p.slack != 20*page {
+		t.Errorf("holds %d pages, %d of them in %d idle buffers", held/page, p.slack/page, len(p.idle))
+	}
+	spare = -page // more is charged than there is: nothing idle stays
+	p.put(b)
+	if b, err = p.take(50 * page); err != nil {
+		t.Fatal(err)
+	}
+	if held, _ := p.stats(); held != 50*page || p.slack != 0 {
+		t.Errorf("holds %d pages, %d of them idle", held/page, p.slack/page)
+	}
+	p.put(b)
+	if err := p.close(); err != nil {
+		t.Fatal(err)
 	}
 }

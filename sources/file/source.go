@@ -30,6 +30,8 @@ type Options struct {
 	BufferBytes int64
 	// MeterProvider gets the histogram coldload.source.read.duration (s; by coldload.source.method). Nil: no metrics.
 	MeterProvider metric.MeterProvider
+	// Spare says how many bytes the buffers that nobody uses may hold; it is asked whenever one is taken. Nil: what is left of BufferBytes.
+	Spare func() int64
 }
 
 func (o Options) withDefaults() Options {
@@ -73,7 +75,7 @@ func New(shards []Shard, opt Options) (*Source, error) {
 
 func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 	opt = opt.withDefaults()
-	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes)}
+	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes, opt.Spare)}
 	s.kernel.calls = by
 	err := opt.validate()
 	tuners, timing := newTuners(), newLatency(opt.MeterProvider)

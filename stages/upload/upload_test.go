@@ -203,3 +203,44 @@ func TestBatchWriterGetsSeveralSlabsAtOnce(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// digester notes what it is asked to hash.
+type digester struct {
+	*journal
+	stages.Sink
+}
+
+func (d digester) Digest(_ context.Context, slabs []stages.Slab, bufs [][]byte) error {
+	return d.note(fmt.Sprintf("digest %d slabs, the first %s", len(slabs), bufs[0]))
+}
+
+// views are of no bytes, and tell when they are released.
+type views struct{ released func() }
+
+func (v views) Bytes(int) []byte { return nil }
+func (v views) Method() string   { return "mmap" }
+func (v views) Release()         { v.released() }
+
+func TestDigest(t *testing.T) {
+	j, out := &journal{failAt: 2}, outputs()
+	s := upload.Digest(digester{journal: j})
+	b := batch(out[0].Slab(0, 0), out[0].Slab(0, 1))
+	if got, err := s.Process(t.Context(), b); err != nil || got != b || len(b.Dst) != 2 || s.Name() != "digest" {
+		t.Fatalf("got %v, %v", got, err)
+	}
+	if w := upload.DigestWork(b); w != (pipeline.Work{Items: 2, BytesIn: b.OutBytes}) {
+		t.Errorf("work %+v", w)
+	}
+	released := false
+	b.Views = views{func() { released = true }}
+	if _, err := s.Process(t.Context(), b); !errors.Is(err, errBroken) || !released {
+		t.Errorf("got %v; released: %v", err, released)
+	}
+	b.Dst = nil
+	if _, err := s.Process(t.Context(), b); err == nil || !strings.Contains(err.Error(), "not fetched") {
+		t.Errorf("a batch without buffers: %v", err)
+	}
+	if want := []string{"digest 2 slabs, the first 00", "digest 2 slabs, the first 00"}; !slices.Equal(j.calls, want) {
+		t.Errorf("calls %q", j.calls)
+	}
+}

@@ -1,0 +1,42 @@
+package upload
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/coldload/coldload/internal/execute"
+	"github.com/coldload/coldload/pipeline"
+	"github.com/coldload/coldload/stages"
+)
+
+// DigestStage is the stage before the upload to a Sink that hashes what it writes.
+type DigestStage struct{ sink stages.Digester }
+
+// Digest makes the stage. It does not own the Sink, which was begun.
+func Digest(sink stages.Digester) *DigestStage { return &DigestStage{sink} }
+
+// Name is "digest".
+func (*DigestStage) Name() string { return execute.Digest }
+
+// Process has the Sink hash every Slab of b, and hands b on as it is. On error b is released.
+func (s *DigestStage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, error) {
+	done := false
+	defer func() {
+		if !done {
+			b.Release()
+		}
+	}()
+	if len(b.Dst) != len(b.Slabs) {
+		return nil, fmt.Errorf("%d slabs with %d destinations: the batch was not fetched, or was written before", len(b.Slabs), len(b.Dst))
+	}
+	if err := s.sink.Digest(ctx, b.Slabs, b.Dst); err != nil {
+		return nil, err
+	}
+	done = true
+	return b, nil
+}
+
+// DigestWork is what the stage does for one Batch: the number of Slabs and their bytes; a hash counts for none.
+func DigestWork(b *stages.Batch) pipeline.Work {
+	return pipeline.Work{Items: int64(len(b.Slabs)), BytesIn: b.OutBytes}
+}
