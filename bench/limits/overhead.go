@@ -34,7 +34,7 @@ func parseOverhead(log io.Writer, args []string) (overheadOptions, error) {
 	}
 	fs.IntVar(&o.pairs, "pairs", 15, "pairs of loads that count; one before them is dropped")
 	fs.StringVar(&o.program, "coldload", "", "`program` to measure; default: built from this source")
-	fs.Func("with", "`flag` of the load with everything on, beside --trace-batches, such as --with=--report=FILE; may be repeated", func(s string) error {
+	fs.Func("with", "`flag` of the load that exports, such as --with=--report=FILE or --with=--trace-batches; may be repeated", func(s string) error {
 		o.with = append(o.with, s)
 		return nil
 	})
@@ -66,7 +66,7 @@ func (o *overhead) tell(w io.Writer) {
 		ratios, more = append(ratios, o.on[i]/o.off[i]), append(more, o.on[i]-o.off[i])
 	}
 	off := spreadOf(o.off).Median
-	fmt.Fprintf(w, "processor time, user and system, of warm loads --to discard; on: spans of batches and metrics sent to a collector%s\n",
+	fmt.Fprintf(w, "processor time, user and system, of warm loads --to discard; on: spans and metrics sent to a collector%s\n",
 		strings.Join(append([]string{""}, o.with...), ", "))
 	fmt.Fprintf(w, "medians: on %.3f s, off %.3f s\n", spreadOf(o.on).Median, off)
 	fmt.Fprintf(w, "on / off, %d interleaved pairs: %s\n", len(ratios), intervalOf(ratios))

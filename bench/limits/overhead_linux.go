@@ -80,16 +80,15 @@ func ignored(error) error { return nil }
 
 // pair is the processor seconds of a load with everything on and of one with everything off; which comes first changes from pair to pair.
 func (o overheadOptions) pair(ctx context.Context, files *fileSet, url string, onFirst bool) (on, off float64, err error) {
-	with := append([]string{"--trace-batches"}, o.with...)
 	vars := []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + url}
 	if onFirst {
-		on, err = o.load(ctx, files, vars, with...)
+		on, err = o.load(ctx, files, vars, o.with...)
 	}
 	if err == nil {
 		off, err = o.load(ctx, files, []string{})
 	}
 	if err == nil && !onFirst {
-		on, err = o.load(ctx, files, vars, with...)
+		on, err = o.load(ctx, files, vars, o.with...)
 	}
 	return on, off, err
 }

@@ -22,7 +22,7 @@ const gcPercent = 15
 
 // firstCollection is what the Go runtime may take before it collects for the first time, in bytes. The plan of a common checkpoint fits into
 // it, and a collection for every 0.6 MB that a small heap grows by, as gcPercent has it, took a tenth of a warm load's time.
-const firstCollection = 32 << 20
+const firstCollection = 48 << 20
 
 // collectLate sets how the garbage collector runs: not before firstCollection, from then on by gcPercent.
 func collectLate() {
