@@ -74,7 +74,12 @@ type sourceHasher struct {
 }
 
 // Name is what the report calls it.
-func (h *sourceHasher) Name() string { return "verify source" }
+func (h *sourceHasher) Name() string {
+	if h.whole {
+		return "verify source"
+	}
+	return "sample source"
+}
 
 func (h *sourceHasher) work(i int) pipeline.Work {
 	return pipeline.Work{Items: 1, BytesIn: h.to.list[i].Bytes}

@@ -15,7 +15,7 @@ import (
 func machineFacts(res *coldload.Result) []report.Fact {
 	facts := []report.Fact{
 		{Name: "processor", Value: procField("/proc/cpuinfo", "model name")},
-		{Name: "processors", Value: strconv.Itoa(runtime.NumCPU()) + ", of which used " + strconv.Itoa(runtime.GOMAXPROCS(0))},
+		{Name: "processors", Value: strconv.Itoa(runtime.NumCPU()) + ", of which used " + strconv.Itoa(min(runtime.GOMAXPROCS(0), runtime.NumCPU()))},
 		{Name: "kernels", Value: res.Kernels},
 		{Name: "memory", Value: memory()},
 		{Name: "system", Value: strings.TrimSpace(runtime.GOOS + "/" + runtime.GOARCH + " " + firstLine("/proc/sys/kernel/osrelease"))},
