@@ -52,8 +52,13 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 	_, _, _ = p.scales[d.op.Groups*p.width-1], p.zeros[d.op.Groups*p.width-1], p.offsets[d.k-1]
 	for k := 0; k < d.k; k += 32 * most {
 		blocks := min(most, (d.k-k)/32)
+		src, rowBytes, ahead := &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], packed, most*d.op.Bits*packed
+		if d.op.alongN {
+			p.words = sized(p.words, 16*n*blocks)
+			d.turnPanel(p.words, k/8, 4*blocks, c, n)
+			src, rowBytes, ahead = &p.words[0], 4*n, 0
+		}
 		// Prefetched are the same columns of the next call.
-		kernel(&dst[k*size], &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], j.Stride, packed, &p.scales[0], &p.zeros[0], &p.offsets[k],
-			blocks, n/(8*(1+wide)), most*d.op.Bits*packed)
+		kernel(&dst[k*size], src, j.Stride, rowBytes, &p.scales[0], &p.zeros[0], &p.offsets[k], blocks, n/(8*(1+wide)), ahead)
 	}
 }

@@ -75,6 +75,8 @@ func (r *marlinRect) repack(bits int) {
 	}
 }
 
+func (r *marlinRect) repackAWQ() { r.genericAWQ() }
+
 // gather is gatherRow: 4 or 8 bits by a kernel.
 func gather(dst, qweight []byte, rows []int32, bits int) {
 	width := 32

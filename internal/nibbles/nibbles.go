@@ -1,0 +1,37 @@
+// Package nibbles has what the formats of 4-bit codes share: eight codes to a 32-bit word.
+package nibbles
+
+// EvensFirst is an order in which formats and kernels keep eight neighbours in a word: the even ones, then the odd ones. Field p holds
+// neighbour EvensFirst[p].
+var EvensFirst = [8]uint8{0, 2, 4, 6, 1, 3, 5, 7}
+
+// FieldOf is the inverse: neighbour i is in field FieldOf[i].
+var FieldOf = [8]uint8{0, 4, 1, 5, 2, 6, 3, 7}
+
+// Natural puts the fields of a word that is EvensFirst into the order of the neighbours.
+func Natural(w uint32) uint32 { return spread(w&0xFFFF) | spread(w>>16)<<4 }
+
+// spread moves nibbles 0 to 3 to 0, 2, 4 and 6.
+func spread(w uint32) uint32 {
+	w = (w | w<<8) & 0x00FF_00FF
+	return (w | w<<4) & 0x0F0F_0F0F
+}
+
+// Transpose makes nibble i of word j nibble j of word i.
+func Transpose(w *[8]uint32) {
+	for i := 0; i < 8; i += 2 {
+		w[i], w[i+1] = exchange(w[i], w[i+1], 0x0F0F_0F0F, 4)
+	}
+	for _, i := range [4]int{0, 1, 4, 5} {
+		w[i], w[i+2] = exchange(w[i], w[i+2], 0x00FF_00FF, 8)
+	}
+	for i := range 4 {
+		w[i], w[i+4] = exchange(w[i], w[i+4], 0x0000_FFFF, 16)
+	}
+}
+
+// exchange lets the bits of x that lie shift above the mask and those of y under the mask change places.
+func exchange(x, y, mask uint32, shift uint) (newX, newY uint32) {
+	t := (x>>shift ^ y) & mask
+	return x ^ t<<shift, y ^ t
+}

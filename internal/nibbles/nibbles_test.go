@@ -1,0 +1,44 @@
+package nibbles
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+func nibble(w uint32, i int) uint32 { return w >> (4 * i) & 15 }
+
+func TestTranspose(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 100 {
+		var w [8]uint32
+		for i := range w {
+			w[i] = rng.Uint32()
+		}
+		got := w
+		Transpose(&got)
+		for i := range w {
+			for j := range w {
+				if nibble(got[i], j) != nibble(w[j], i) {
+					t.Fatalf("word %d, nibble %d of %08X: %08X", i, j, w, got)
+				}
+			}
+		}
+	}
+}
+
+func TestOrders(t *testing.T) {
+	for p, i := range EvensFirst {
+		if int(FieldOf[i]) != p {
+			t.Errorf("neighbour %d: field %d, want %d", i, FieldOf[i], p)
+		}
+	}
+	w := uint32(0x75316420) // the neighbours' own numbers
+	if got := Natural(w); got != 0x76543210 {
+		t.Errorf("Natural(%08X) = %08X", w, got)
+	}
+	for i := range 8 {
+		if w := rand.Uint32(); nibble(Natural(w), i) != nibble(w, int(FieldOf[i])) {
+			t.Errorf("neighbour %d of %08X: %08X", i, w, Natural(w))
+		}
+	}
+}

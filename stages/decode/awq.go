@@ -1,0 +1,49 @@
+package decode
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/nibbles"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// AWQDequant makes the Op that turns a 4-bit AWQ module of version gemm into floating-point weights: w = scale * (code - zero), in F32,
+// rounded once. It is [GPTQDequant] with codes and zero points that lie otherwise: eight columns to a word, [nibbles.EvensFirst].
+//
+// Inputs: the whole qweight I32 [K, N/8], scales [groups, N] of dtype scales, qzeros I32 [groups, N/8]. Destination: N rows of K elements
+// of to (F32, F16 or BF16). group is how many input features share a scale. Errors are those of GPTQDequant.
+func AWQDequant(group, groups int, scales, to stages.DType) (stages.Op, error) {
+	toF32, ok := convert.Func(scales, safetensors.F32)
+	fromF32, ok2 := convert.Func(safetensors.F32, to)
+	if !ok || !ok2 {
+		return nil, fmt.Errorf("%w: %s scales to %s weights", ErrNoCast, scales, to)
+	}
+	l := GPTQLayout{Bits: 4, Group: group, Groups: groups}
+	return &gptqDequant{GPTQLayout: l, alongN: true, scales: scales, to: to, toF32: toF32, fromF32: fromF32}, nil
+}
+
+// turn makes words of eight codes along K out of words along N: of rows times eight input features, from 8*first on, and of some columns, a
+// multiple of eight, from c on. put gets the word of every row and column, both counted from the first.
+func (d *dequantiser) turn(first, rows, c, columns int, put func(r, column int, w uint32)) {
+	src, row := d.job.Src[dequantWeight], d.n/2 // bytes of an input feature
+	for r := range rows {
+		for at := 0; at < columns; at += 8 {
+			var w [8]uint32
+			for i := range w {
+				w[i] = binary.LittleEndian.Uint32(src[(8*(first+r)+i)*row+(c+at)/2:])
+			}
+			nibbles.Transpose(&w)
+			for f, word := range w {
+				put(r, at+int(nibbles.EvensFirst[f]), word)
+			}
+		}
+	}
+}
+
+// turnPanel is turn into rows of words next to each other.
+func (d *dequantiser) turnPanel(dst []byte, first, rows, c, columns int) {
+	d.turn(first, rows, c, columns, func(r, column int, w uint32) { binary.LittleEndian.PutUint32(dst[4*(r*columns+column):], w) })
+}
