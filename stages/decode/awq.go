@@ -42,8 +42,3 @@ func (d *dequantiser) turn(first, rows, c, columns int, put func(r, column int, 
 		}
 	}
 }
-
-// turnPanel is turn into rows of words next to each other.
-func (d *dequantiser) turnPanel(dst []byte, first, rows, c, columns int) {
-	d.turn(first, rows, c, columns, func(r, column int, w uint32) { binary.LittleEndian.PutUint32(dst[4*(r*columns+column):], w) })
-}

@@ -3,6 +3,8 @@
 package decode
 
 import (
+	"encoding/binary"
+
 	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 )
@@ -61,4 +63,20 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 		// Prefetched are the same columns of the next call.
 		kernel(&dst[k*size], src, j.Stride, rowBytes, &p.scales[0], &p.zeros[0], &p.offsets[k], blocks, n/(8*(1+wide)), ahead)
 	}
+}
+
+// turnPanel makes rows of words of eight codes along K, next to each other, of words along N: see [dequantiser.turn]. The kernel takes whole
+// blocks of 64 columns.
+func (d *dequantiser) turnPanel(dst []byte, first, rows, c, columns int) {
+	const block = 64
+	row, blocks := d.n/2, columns/block
+	if blocks > 0 {
+		src := d.job.Src[dequantWeight][8*first*row+c/2:]
+		_, _ = dst[4*rows*columns-1], src[(8*rows-1)*row+blocks*block/2-1] // the kernel trusts these bounds
+		awqTurnAVX2(&dst[0], &src[0], blocks, rows, 4*columns, row)
+	}
+	done := blocks * block
+	d.turn(first, rows, c+done, columns-done, func(r, column int, w uint32) {
+		binary.LittleEndian.PutUint32(dst[4*(r*columns+done+column):], w)
+	})
 }

@@ -1,9 +1,13 @@
 package repack
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"testing"
 
+	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/internal/optest"
 )
 
@@ -116,4 +120,118 @@ func TestAWQOpsRefuse(t *testing.T) {
 	refusesSizes(t, MarlinZeros(ZeroLayout{}), 3, 64, z)
 	sources.Refuses(t, AWQMarlin(), "half a tile", 1, 256, make([]byte, 256))
 	sources.Refuses(t, MarlinZeros(ZeroLayout{}), "half a block", 1, 16, make([]byte, 16))
+}
+
+// packedAWQ is random qweight of so many input and output features, and what it becomes by the element formulas.
+func packedAWQ(seed uint64, k, n int) (src, want []byte) {
+	codes := codesOf(rand.New(rand.NewPCG(seed, 3)), k, n, 4)
+	return packAWQ(codes, n), slowMarlin(codes, n, 4)
+}
+
+// checkAWQ repacks into rows stride bytes apart, between canaries: memory that is read soon, and other.
+func checkAWQ(t *testing.T, rows, n, gap, dstShift, srcShift int, src, want []byte) {
+	t.Helper()
+	const pad = 128
+	size := 8 * n
+	stride := size + gap
+	span := (rows-1)*stride + size
+	for _, soon := range []bool{false, true} {
+		buf := cputest.Aligned(2*pad+span, dstShift)
+		for i := range buf {
+			buf[i] = canary
+		}
+		r := marlinRect{dst: buf[pad : pad+span : pad+span], stride: stride, rows: rows, n: n, src: cputest.AlignedCopy(src, srcShift), soon: soon}
+		r.repackAWQ()
+		for i, b := range buf {
+			row, in := (i-pad)/stride, (i-pad)%stride
+			if i >= pad && row < rows && in < size {
+				if b != want[row*size+in] {
+					t.Fatalf("rows %d, n %d, gap %d, shift %d, soon %v: row %d, byte %d: %#x, want %#x", rows, n, gap, dstShift, soon, row, in, b, want[row*size+in])
+				}
+			} else if b != canary {
+				t.Fatalf("rows %d, n %d, gap %d, shift %d, soon %v: wrote outside, at %d", rows, n, gap, dstShift, soon, i)
+			}
+		}
+	}
+}
+
+func TestAWQKernels(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for tiles := 1; tiles <= 9; tiles++ {
+				for rows := 1; rows <= 3; rows++ {
+					src, want := packedAWQ(uint64(tiles), 16*rows, 64*tiles)
+					for _, shift := range []int{0, 1, 8, 56, 63} {
+						checkAWQ(t, rows, 64*tiles, []int{0, 64, 4, 1, 256}[tiles%5], shift, (3*shift+8)%64, src, want)
+					}
+				}
+			}
+			// Non-temporal stores, several calls, rows longer than a call.
+			for _, c := range [][2]int{{40, 3 * 64}, {300, 512}, {2, 2049 * 64}, {1, 2051 * 64}} {
+				src, want := packedAWQ(7, 16*c[0], c[1])
+				checkAWQ(t, c[0], c[1], 64, 0, 56, src, want)
+				checkAWQ(t, c[0], c[1], 32, 4, 0, src, want)
+			}
+		})
+	}
+}
+
+// No kernel reads or writes a byte outside: sources and destinations lie against pages that cannot be touched.
+func TestAWQKernelsStayInside(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for _, atEnd := range []bool{false, true} {
+				for _, c := range [][2]int{{1, 64}, {1, 192}, {3, 128}, {5, 320}} {
+					src, want := packedAWQ(1, 16*c[0], c[1])
+					dst := cputest.Guarded(t, make([]byte, len(want)), atEnd)
+					(&marlinRect{dst: dst, stride: 8 * c[1], rows: c[0], n: c[1], src: cputest.Guarded(t, src, atEnd)}).repackAWQ()
+					if !bytes.Equal(dst, want) {
+						t.Errorf("%d rows of %d columns differ", c[0], c[1])
+					}
+				}
+			}
+			src, dst := make([]byte, 1<<20), make([]byte, 1<<20)
+			r := marlinRect{dst: dst, stride: 1024, rows: 1024, n: 128, src: src}
+			if n := testing.AllocsPerRun(5, r.repackAWQ); n != 0 {
+				t.Errorf("%v allocations", n)
+			}
+		})
+	}
+}
+
+// FuzzAWQKernels takes the shape from its arguments and the codes from the data, repeated: the kernels and the generic code agree.
+func FuzzAWQKernels(f *testing.F) {
+	f.Add([]byte{1, 2, 3}, uint8(3), uint8(2), uint8(5), uint8(9))
+	f.Fuzz(func(t *testing.T, data []byte, tiles, rows, gap, shift uint8) {
+		if len(data) == 0 {
+			return
+		}
+		n, r := 64*(1+int(tiles)%12), 1+int(rows)%5
+		src := bytes.Repeat(data, 8*n*r/len(data)+1)[:8*n*r]
+		want := make([]byte, len(src))
+		(&marlinRect{dst: want, stride: 8 * n, rows: r, n: n, src: src}).genericAWQ()
+		for mask := range cputest.Masks() {
+			t.Run(mask, func(t *testing.T) { checkAWQ(t, r, n, int(gap), int(shift)%64, int(gap)%64, src, want) })
+		}
+	})
+}
+
+func BenchmarkAWQMarlin(b *testing.B) {
+	const total = 128 << 20
+	for _, n := range []int{768, 1536, 8192, 28672} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			for mask := range cputest.Masks() {
+				b.Run(mask, func(b *testing.B) {
+					src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
+					size, rows := 8*n, 2048/tileK
+					cputest.Ratio(b, total/(rows*size)*rows*size, func() {
+						for at := 0; at+rows*size <= total; at += rows * size {
+							r := marlinRect{dst: dst[at:], stride: size, rows: rows, n: n, src: src[at+56 : at+56+rows*size]}
+							r.repackAWQ()
+						}
+					})
+				})
+			}
+		})
+	}
 }
