@@ -87,7 +87,7 @@ func (op *awqGemv) rows(j *stages.Job, k int) error {
 		if op.Fast {
 			awqFastRow(codes, j.Src[dequantWeight][n/4*2*k:], n%4)
 		} else {
-			unpack(codes, j.Src[dequantWeight][n*k/2:(n+1)*k/2], 4, planesOf(4, false))
+			awqGemvRow(codes, j.Src[dequantWeight][n*k/2:])
 		}
 		for g := range op.Groups {
 			in, out := codes[g*op.Group:(g+1)*op.Group], values[4*g*op.Group:]
@@ -119,6 +119,13 @@ func (op *awqGemv) float(b []byte, i int) float32 {
 	var v [4]byte
 	op.toF32(v[:], b[i*size:(i+1)*size])
 	return math.Float32frombits(binary.LittleEndian.Uint32(v[:]))
+}
+
+// awqGemvRow reads the codes of an output feature of version gemv, which lie one after the other.
+func awqGemvRow(codes []uint8, row []byte) {
+	for i, b := range row[:len(codes)/2] {
+		codes[2*i], codes[2*i+1] = b&15, b>>4
+	}
 }
 
 // awqFastRow reads the codes of one of four output features that share a row of version gemv_fast: i is which. Of every 64 words of 16 bits,
