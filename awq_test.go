@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/coldload/coldload"
@@ -57,7 +58,7 @@ func awqWeight(m *ckpt.Module, version string) (out []byte) {
 // TestAWQVersions: one model in every version, dequantised, kept raw, and for Marlin.
 func TestAWQVersions(t *testing.T) {
 	for _, version := range []string{"gemm", "gemv", "gemv_fast"} {
-		for _, group := range []int{32, 64, 128} {
+		for _, group := range []int{32, 64, 128, -1} {
 			t.Run(fmt.Sprintf("%s/%d", version, group), func(t *testing.T) {
 				modules := awqModules(group)
 				path := awqCheckpoint(t, version, group, modules)
@@ -94,13 +95,47 @@ func TestAWQVersions(t *testing.T) {
 	}
 }
 
+// TestAWQMarlinIsGPTQMarlin: the same module by the two tools gives the same bytes, but for the order in which AWQ keeps them on disk.
+func TestAWQMarlinIsGPTQMarlin(t *testing.T) {
+	for _, group := range []int{32, 64, 128, -1} {
+		for format, least := range map[string]byte{"gptq": 1, "gptq_v2": 0} { // zero points that the format can hold
+			var items ckpt.List
+			modules := awqModules(group)
+			for _, m := range modules {
+				for i := range m.Zeros {
+					m.Zeros[i] = max(m.Zeros[i], least)
+				}
+				m.V2 = format == "gptq_v2"
+				items = append(items, m)
+			}
+			path := ckpt.New(t).Shard(single, items).JSON("config.json", map[string]any{
+				"model_type": "llama", "quantization_config": map[string]any{
+					"quant_method": "gptq", "bits": 4, "group_size": group, "desc_act": false, "sym": false, "checkpoint_format": format,
+				},
+			}).Write()
+			got, _ := loadHost(t, awqCheckpoint(t, "gemm", group, modules), coldload.Options{Strict: true})
+			want, _ := loadHost(t, path, coldload.Options{Strict: true})
+			n := 0
+			for name, w := range want.All() {
+				n++
+				if x, ok := got.Lookup(name); !ok || x.Layout != stages.LayoutMarlin || x.DType != w.DType || !bytes.Equal(x.Bytes, w.Bytes) {
+					t.Errorf("group %d, %s: %s differs", group, format, name)
+				}
+			}
+			if n != 4 || len(got.Outputs()) != n {
+				t.Errorf("group %d, %s: %d outputs, of AWQ %d, want 4", group, format, n, len(got.Outputs()))
+			}
+		}
+	}
+}
+
 // joinedAlong compares raw outputs with their members: side by side along the last dim, or one after the other along the first.
 func joinedAlong(t *testing.T, raw outputs, src map[string][]byte, version string) {
 	t.Helper()
 	n := 0
 	for name, x := range raw.All() {
 		n++
-		_, suffix, _ := cutLast(name)
+		suffix := name[strings.LastIndexByte(name, '.')+1:]
 		beside := version == "gemm" && suffix != "bias" || version == "gemv_fast" && suffix != "qweight" && suffix != "bias"
 		rows := 1
 		if beside {

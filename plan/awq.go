@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -108,8 +109,8 @@ func (awq) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 		c.Unknown("pack_dtype", pack, "int32")
 	}
 	r.version = awqVersion(c)
-	if r.version == awqGemv && r.group > 0 && awqZeroMultiple(r.group) == 0 {
-		c.Unknown("group_size", r.group, "32, 64, a multiple of 128 or -1 with version gemv")
+	if (r.version == awqGemv || r.version == awqGemvFast) && r.group > 0 && awqZeroMultiple(r.group) == 0 {
+		c.Unknown("group_size", r.group, "32, 64, a multiple of 128 or -1 with version "+r.version)
 	}
 	awqDynamic(c, q)
 	return r, c.Faults()
@@ -123,9 +124,9 @@ func awqVersion(c *ConfigReader) string {
 			continue
 		}
 		v := strings.ReplaceAll(strings.ToLower(c.Text("", key)), "-", "_")
-		switch {
-		case v == awqGemm || v == awqGemv || v == awqGemvFast:
-		case v == "marlin" || v == "llm_awq" || v == "exllama":
+		switch v {
+		case awqGemm, awqGemv, awqGemvFast:
+		case "marlin", "llm_awq", "exllama":
 			c.Unsupported(key, v, "gemm, gemv and gemv_fast")
 		default:
 			c.Unknown(key, v, "gemm, gemv or gemv_fast")
@@ -220,21 +221,12 @@ func (r *awqReader) members(m *Module, c *Checks) bool {
 		want[awqQzeros] = []stages.DType{c.Catalog.DType(int(m.Tensors[awqScales]))}
 	}
 	for part, t := range m.Tensors {
-		if t != none && !hasDType(want[part], c.Catalog.DType(int(t))) {
+		if t != none && !slices.Contains(want[part], c.Catalog.DType(int(t))) {
 			c.Fault(t, stages.CodeShape, "has the wrong dtype for version "+r.version, listDTypes(want[part]), c.Catalog.DType(int(t)).String(), "")
 			ok = false
 		}
 	}
 	return ok
-}
-
-func hasDType(list []stages.DType, d stages.DType) bool {
-	for _, x := range list {
-		if x == d {
-			return true
-		}
-	}
-	return false
 }
 
 func listDTypes(list []stages.DType) string {
@@ -294,7 +286,7 @@ func (r *awqReader) whole(m *Module, c *Checks) bool {
 	if r.version == awqGemvFast {
 		by = 64
 	}
-	problem := ""
+	var problem string
 	switch {
 	case r.group > 0 && m.K%r.group != 0:
 		problem = fmt.Sprintf("%d input features are no whole groups of %d", m.K, r.group)
