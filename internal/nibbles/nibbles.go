@@ -17,21 +17,21 @@ func spread(w uint32) uint32 {
 	return (w | w<<4) & 0x0F0F_0F0F
 }
 
-// Transpose makes nibble i of word j nibble j of word i.
-func Transpose(w *[8]uint32) {
+// Transpose makes nibble i of word j nibble j of word i, in the lower and in the upper halves of w: two transposes for the price of one.
+func Transpose(w *[8]uint64) {
 	for i := 0; i < 8; i += 2 {
-		w[i], w[i+1] = exchange(w[i], w[i+1], 0x0F0F_0F0F, 4)
+		w[i], w[i+1] = exchange(w[i], w[i+1], 0x0F0F_0F0F_0F0F_0F0F, 4)
 	}
 	for _, i := range [4]int{0, 1, 4, 5} {
-		w[i], w[i+2] = exchange(w[i], w[i+2], 0x00FF_00FF, 8)
+		w[i], w[i+2] = exchange(w[i], w[i+2], 0x00FF_00FF_00FF_00FF, 8)
 	}
 	for i := range 4 {
-		w[i], w[i+4] = exchange(w[i], w[i+4], 0x0000_FFFF, 16)
+		w[i], w[i+4] = exchange(w[i], w[i+4], 0x0000_FFFF_0000_FFFF, 16)
 	}
 }
 
 // exchange lets the bits of x that lie shift above the mask and those of y under the mask change places.
-func exchange(x, y, mask uint32, shift uint) (newX, newY uint32) {
+func exchange(x, y, mask uint64, shift uint) (newX, newY uint64) {
 	t := (x>>shift ^ y) & mask
 	return x ^ t<<shift, y ^ t
 }

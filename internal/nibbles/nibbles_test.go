@@ -10,16 +10,18 @@ func nibble(w uint32, i int) uint32 { return w >> (4 * i) & 15 }
 func TestTranspose(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 100 {
-		var w [8]uint32
+		var w [8]uint64
 		for i := range w {
-			w[i] = rng.Uint32()
+			w[i] = rng.Uint64()
 		}
 		got := w
 		Transpose(&got)
 		for i := range w {
 			for j := range w {
-				if nibble(got[i], j) != nibble(w[j], i) {
-					t.Fatalf("word %d, nibble %d of %08X: %08X", i, j, w, got)
+				for _, half := range []int{0, 32} {
+					if nibble(uint32(got[i]>>half), j) != nibble(uint32(w[j]>>half), i) {
+						t.Fatalf("word %d, nibble %d, half %d of %016X: %016X", i, j, half, w, got)
+					}
 				}
 			}
 		}

@@ -26,18 +26,29 @@ func AWQDequant(group, groups int, scales, to stages.DType) (stages.Op, error) {
 }
 
 // turn makes words of eight codes along K out of words along N: of rows times eight input features, from 8*first on, and of some columns, a
-// multiple of eight, from c on. put gets the word of every row and column, both counted from the first.
-func (d *dequantiser) turn(first, rows, c, columns int, put func(r, column int, w uint32)) {
-	src, row := d.job.Src[dequantWeight], d.n/2 // bytes of an input feature
+// multiple of eight, from c on. The word of a row and a column, both counted from the first, is number row*perRow + column*perColumn of dst.
+func (d *dequantiser) turn(dst []byte, perRow, perColumn, first, rows, c, columns int) {
+	row := d.n / 2 // bytes of an input feature
 	for r := range rows {
-		for at := 0; at < columns; at += 8 {
-			var w [8]uint32
+		src := d.job.Src[dequantWeight][8*(first+r)*row:]
+		for at := 0; at < columns; at += 16 { // two words; one at the end
+			two := at+16 <= columns
+			var w [8]uint64
 			for i := range w {
-				w[i] = binary.LittleEndian.Uint32(src[(8*(first+r)+i)*row+(c+at)/2:])
+				words := src[i*row+(c+at)/2:]
+				if two {
+					w[i] = binary.LittleEndian.Uint64(words)
+				} else {
+					w[i] = uint64(binary.LittleEndian.Uint32(words))
+				}
 			}
 			nibbles.Transpose(&w)
-			for f, word := range w {
-				put(r, at+int(nibbles.EvensFirst[f]), word)
+			for f, words := range w {
+				out := dst[4*(r*perRow+(at+int(nibbles.EvensFirst[f]))*perColumn):]
+				binary.LittleEndian.PutUint32(out, uint32(words))
+				if two {
+					binary.LittleEndian.PutUint32(out[32*perColumn:], uint32(words>>32))
+				}
 			}
 		}
 	}

@@ -3,8 +3,6 @@
 package decode
 
 import (
-	"encoding/binary"
-
 	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 )
@@ -76,7 +74,7 @@ func (d *dequantiser) turnPanel(dst []byte, first, rows, c, columns int) {
 		awqTurnAVX2(&dst[0], &src[0], blocks, rows, 4*columns, row)
 	}
 	done := blocks * block
-	d.turn(first, rows, c+done, columns-done, func(r, column int, w uint32) {
-		binary.LittleEndian.PutUint32(dst[4*(r*columns+done+column):], w)
-	})
+	if done < columns {
+		d.turn(dst[4*done:], columns, 1, first, rows, c+done, columns-done)
+	}
 }

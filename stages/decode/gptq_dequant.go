@@ -239,7 +239,7 @@ func (d *dequantiser) params(c, lanes int) error {
 // transpose copies the words of some columns, from row first on, so that those of one column lie together.
 func (d *dequantiser) transpose(first, rows, c, lanes int) {
 	if d.op.alongN {
-		d.turn(first, rows, c, lanes, func(r, lane int, w uint32) { binary.LittleEndian.PutUint32(d.packed[4*(lane*rows+r):], w) })
+		d.turn(d.packed, 1, rows, first, rows, c, lanes)
 		return
 	}
 	for r := range rows {

@@ -40,19 +40,20 @@ func (r *marlinRect) genericAWQ() {
 // awqMarlinRow repacks one row of tiles: src is 16 rows of n/8 words, dst the row of 2n Marlin words, n a multiple of 64.
 //
 // It is the reference: the words of a tile lie in pairs, 16 columns each. The pair j of the input features 2q, 2q+8, 2q+1 and 2q+9 are eight
-// words, whose transpose is the output words 16*c0 + 4q + j of the columns c0 = 0..7.
+// words, whose transpose is the output words 16*c0 + 4q + j of the columns c0 = 0..7. Two pairs are transposed together.
 func awqMarlinRow(dst, src []byte, n int) {
 	for t := range n / tileN {
-		for i := range 16 {
-			q, j := i/4, i%4
-			var w [8]uint32
+		for i := range 8 {
+			q, j := i/2, i%2*2
+			var w [8]uint64
 			for i, k := range [4]int{2 * q, 2*q + 8, 2*q + 1, 2*q + 9} {
-				pair := binary.LittleEndian.Uint64(src[n/2*k+32*t+8*j:])
-				w[i+i/2*2], w[i+i/2*2+2] = uint32(pair), uint32(pair>>32)
+				words := src[n/2*k+32*t+8*j:][:16]
+				a, b := binary.LittleEndian.Uint64(words), binary.LittleEndian.Uint64(words[8:])
+				w[i+i/2*2], w[i+i/2*2+2] = uint64(uint32(a))|b<<32, a>>32|b>>32<<32
 			}
 			nibbles.Transpose(&w)
-			for f, word := range w {
-				binary.LittleEndian.PutUint32(dst[4*(2*tileN*t+16*int(nibbles.EvensFirst[f])+4*q+j):], word)
+			for f, two := range w {
+				binary.LittleEndian.PutUint64(dst[4*(2*tileN*t+16*int(nibbles.EvensFirst[f])+4*q+j):], two)
 			}
 		}
 	}

@@ -50,17 +50,17 @@ func (op marlinZeros) row(dst, src []byte) {
 		add = 0x1111_1111
 	}
 	for ; len(dst) >= zeroBlock; dst, src = dst[zeroBlock:], src[zeroBlock:] {
-		var w [8]uint32
+		var w [8]uint64 // the lower halves
 		for p, from := range nibbles.EvensFirst {
-			w[p] = binary.LittleEndian.Uint32(src[4*from:])
+			word := binary.LittleEndian.Uint32(src[4*from:])
 			if op.EvensFirst {
-				w[p] = nibbles.Natural(w[p])
+				word = nibbles.Natural(word)
 			}
-			w[p] += add
+			w[p] = uint64(word + add)
 		}
 		nibbles.Transpose(&w)
 		for c, word := range w {
-			binary.LittleEndian.PutUint32(dst[4*c:], word)
+			binary.LittleEndian.PutUint32(dst[4*c:], uint32(word))
 		}
 	}
 }
