@@ -19,15 +19,19 @@ func spread(w uint32) uint32 {
 
 // Transpose makes nibble i of word j nibble j of word i, in the lower and in the upper halves of w: two transposes for the price of one.
 func Transpose(w *[8]uint64) {
-	for i := 0; i < 8; i += 2 {
-		w[i], w[i+1] = exchange(w[i], w[i+1], 0x0F0F_0F0F_0F0F_0F0F, 4)
-	}
-	for _, i := range [4]int{0, 1, 4, 5} {
-		w[i], w[i+2] = exchange(w[i], w[i+2], 0x00FF_00FF_00FF_00FF, 8)
-	}
-	for i := range 4 {
-		w[i], w[i+4] = exchange(w[i], w[i+4], 0x0000_FFFF_0000_FFFF, 16)
-	}
+	const nibbles, bytes, pairs = 0x0F0F_0F0F_0F0F_0F0F, 0x00FF_00FF_00FF_00FF, 0x0000_FFFF_0000_FFFF
+	a, b := exchange(w[0], w[1], nibbles, 4) // written out, the words stay in registers
+	c, d := exchange(w[2], w[3], nibbles, 4)
+	e, f := exchange(w[4], w[5], nibbles, 4)
+	g, h := exchange(w[6], w[7], nibbles, 4)
+	a, c = exchange(a, c, bytes, 8)
+	b, d = exchange(b, d, bytes, 8)
+	e, g = exchange(e, g, bytes, 8)
+	f, h = exchange(f, h, bytes, 8)
+	w[0], w[4] = exchange(a, e, pairs, 16)
+	w[1], w[5] = exchange(b, f, pairs, 16)
+	w[2], w[6] = exchange(c, g, pairs, 16)
+	w[3], w[7] = exchange(d, h, pairs, 16)
 }
 
 // exchange lets the bits of x that lie shift above the mask and those of y under the mask change places.

@@ -52,8 +52,9 @@ func awqMarlinRow(dst, src []byte, n int) {
 				w[i+i/2*2], w[i+i/2*2+2] = uint64(uint32(a))|b<<32, a>>32|b>>32<<32
 			}
 			nibbles.Transpose(&w)
+			out := (*[456]byte)(dst[4*(2*tileN*t+4*q+j):])
 			for f, two := range w {
-				binary.LittleEndian.PutUint64(dst[4*(2*tileN*t+16*int(nibbles.EvensFirst[f])+4*q+j):], two)
+				binary.LittleEndian.PutUint64(out[64*int(nibbles.EvensFirst[f]&7):], two)
 			}
 		}
 	}
