@@ -157,6 +157,27 @@ func TestFixtureGPTQMarlin(t *testing.T) {
 	}
 }
 
+// TestFixtureAWQ compares with vLLM's layer classes and with the tool's own weights. The file's scales are BF16.
+func TestFixtureAWQ(t *testing.T) {
+	const name = "awq_moe_4b_g64"
+	f := readFixture(t, name)
+	for label, opt := range variants() {
+		t.Run(label, func(t *testing.T) {
+			for dtype, prefix := range map[stages.DType]string{safetensors.F16: "marlin/tp1/", safetensors.BF16: "marlin/tp1.bf16/", safetensors.Invalid: "marlin/tp1.bf16/"} {
+				opt.DType = dtype
+				mem, _ := loadHost(t, fixturePath(name), opt)
+				checkExpected(t, mem, f, prefix)
+			}
+			opt.Layout, opt.DType = stages.LayoutDequant, safetensors.F32
+			fused, _ := loadHost(t, fixturePath(name), opt)
+			opt.NoFuse = true
+			single, _ := loadHost(t, fixturePath(name), opt)
+			checkDequant(t, single, f)
+			checkFusedFrom(t, fused, single)
+		})
+	}
+}
+
 // TestFixtureGPTQDequant compares every weight with the tool's own, module by module and fused.
 func TestFixtureGPTQDequant(t *testing.T) {
 	for name := range gptqFixtures {
@@ -325,7 +346,6 @@ func TestFixturePlainCast(t *testing.T) {
 // TestFixturesRefused: what is recognised and not processed is refused by name, before a byte moves.
 func TestFixturesRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"awq_moe_4b_g64":   `"awq" is not supported yet`,
 		"ct_moe_w4a16_g32": `"compressed-tensors" is not supported yet`,
 		"fp8_block_dense":  `"fp8" is not supported yet`,
 		"mxfp4_gptoss":     `"mxfp4" is not supported yet`,

@@ -171,7 +171,7 @@ func TestFixturesEveryWay(t *testing.T) {
 // TestWaysAgree: in every layout every way gives what Load gives, with the same dtypes, shapes and layouts. (Single tensors that Open
 // loads have no layout.)
 func TestWaysAgree(t *testing.T) {
-	for name := range gptqFixtures {
+	for _, name := range append(slices.Collect(maps.Keys(gptqFixtures)), "awq_moe_4b_g64") {
 		for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw} {
 			for _, noFuse := range []bool{false, true} {
 				opt := coldload.Options{Layout: layout, NoFuse: noFuse}

@@ -24,6 +24,7 @@ func TestModuleTellsItsShape(t *testing.T) {
 		"gptq_moe_4b_g128_sharded":  {attn: {256, 512, 0, 4, 128}, experts: {256, 512, 4, 4, 128}, down: {256, 256, 4, 4, 128}},
 		"gptq_dense_8b_g128":        {attn: {256, 512, 0, 8, 128}},
 		"gptq_dense_4b_g32_asym_v2": {attn: {256, 512, 0, 4, 32}},
+		"awq_moe_4b_g64":            {attn: {256, 512, 0, 4, 64}, experts: {256, 256, 4, 4, 64}, down: {128, 256, 4, 4, 64}},
 		"plain_bf16_sharded":        {},
 	}
 	for name, modules := range want {

@@ -413,7 +413,7 @@ func (l *rndLoad) holds(u *rndUnit, layout stages.Layout) bool {
 	switch layout {
 	case stages.LayoutMarlin:
 		halves := scales != safetensors.F32 && (m.bias == nil || l.wanted(m.biasType) != safetensors.F32)
-		if m.bits != 4 && m.bits != 8 || !m.sym || !halves || m.k%m.span() != 0 {
+		if m.bits != 4 && m.bits != 8 || !m.sym && (m.bits != 4 || l.order(m)) || !halves || m.k%m.span() != 0 {
 			return false
 		}
 		if g := m.group; g != -1 && g != 32 && g != 64 && g != 128 && m.groups() > 1 {
@@ -666,6 +666,9 @@ func (l *rndLoad) marlin(u *rndUnit) {
 			return rndFloats(rndPermute(v, n, false), biasTo)
 		})
 	}
+	if !first.sym {
+		l.marlinZeros(u)
+	}
 	if l.order(first) {
 		l.add(u, "g_idx", safetensors.I32, stages.LayoutMarlin, []int{first.k}, func(members []*rndModule) []byte {
 			g := slices.Clone(members[0].gIdx)
@@ -674,6 +677,26 @@ func (l *rndLoad) marlin(u *rndUnit) {
 		})
 		l.addIndices(u, stages.LayoutMarlin)
 	}
+}
+
+// marlinZeros adds 4-bit zero points: that of column c is nibble (c%64)/16 + 4((c%16)/8) of word 8(c/64) + c%8.
+func (l *rndLoad) marlinZeros(u *rndUnit) {
+	m, wide := u.modules[0], rndWide(u)
+	l.add(u, "qzeros", safetensors.I32, stages.LayoutMarlin, []int{m.groups(), wide / 8}, func(members []*rndModule) []byte {
+		v, n := beside(members, func(m *rndModule) (z []uint32) {
+			for _, x := range l.zeros(m) {
+				z = append(z, uint32(x))
+			}
+			return z
+		})
+		out := make([]byte, len(v)/2)
+		for i, z := range v {
+			row, c := i/n, i%n
+			at := out[4*(row*n/8+c/64*8+c%8):]
+			binary.LittleEndian.PutUint32(at, binary.LittleEndian.Uint32(at)|z<<(4*(c%64/16+4*(c%16/8))))
+		}
+		return out
+	})
 }
 
 func (l *rndLoad) addIndices(u *rndUnit, layout stages.Layout) {

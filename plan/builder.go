@@ -107,6 +107,26 @@ func (b *Builder) Grid(g Grid) {
 	b.add(g.Suffix, g.DType, dims, g.Layout, g.Kind, each, r.perSlab*r.stride, r)
 }
 
+// Floats adds an Output of floating-point values in rows of N elements, of which op makes to: scales, or a bias. dims is the shape of one
+// expert's share, [rows, N] or [N].
+func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) {
+	from, kind, rows := b.SourceDType(part), stages.KindRepacked, int64(1)
+	if l == stages.LayoutRaw {
+		if kind = b.Kind(); kind == stages.KindKept && from != to {
+			kind = stages.KindCast
+		}
+	}
+	if len(dims) == 2 {
+		rows = dims[0]
+	}
+	b.Grid(Grid{
+		Suffix: suffix, Part: part, DType: to, Layout: l, Kind: kind, Op: op, Rows: rows, Dims: dims,
+		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
+		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
+		Checks: checks,
+	})
+}
+
 // checks lists what the Checks look at.
 func (b *Builder) checks(list []Check) (out []check) {
 	n := len(b.group.Members)

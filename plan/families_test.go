@@ -111,7 +111,7 @@ var families = []struct {
 // TestRealFamilies plans checkpoints with the names and shapes of real models, quantised and not.
 func TestRealFamilies(t *testing.T) {
 	for _, f := range families {
-		for _, format := range []synth.Format{synth.FormatGPTQ, synth.FormatNone} {
+		for _, format := range synth.Formats() {
 			t.Run(f.model+" "+string(format), func(t *testing.T) {
 				o := synth.Options{Model: f.model, Layers: f.layers, Format: format}
 				cat := catalogOf(t, o)

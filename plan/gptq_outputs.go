@@ -47,6 +47,9 @@ func (o *gptqOutputs) marlin() string {
 		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: o.spec.descAct, Checks: o.checks(true),
 	})
+	if !o.spec.sym {
+		o.zeros(stages.LayoutMarlin, repack.MarlinZeros(repack.ZeroLayout{OneLess: !o.r.v2}), o.zeroChecks(o.r.wraps))
+	}
 	if o.spec.descAct {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())), stages.LayoutMarlin)
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())), stages.LayoutMarlin)
@@ -99,23 +102,11 @@ func (o *gptqOutputs) marlinScales(to stages.DType) string {
 
 // floats adds scales or biases: rows of N elements.
 func (o *gptqOutputs) floats(part int, rows int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) {
-	from := o.b.SourceDType(part)
-	kind := stages.KindRepacked
-	if l == stages.LayoutRaw {
-		if kind = o.b.Kind(); kind == stages.KindKept && from != to {
-			kind = stages.KindCast
-		}
-	}
 	dims := []int64{rows, o.g.N()}
 	if part == gptqBias {
 		dims = dims[1:]
 	}
-	o.b.Grid(Grid{
-		Suffix: o.r.Parts()[part], Part: part, DType: to, Layout: l, Kind: kind, Op: op, Rows: rows, Dims: dims,
-		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
-		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
-		Checks: checks,
-	})
+	o.b.Floats(o.r.Parts()[part], part, dims, to, op, l, checks)
 }
 
 // sorted adds a vector that act-order derives from g_idx. The members of an expert share it.
@@ -188,53 +179,22 @@ func (r *gptqReader) zeroWords(spec gptqSpec) []uint32 {
 	return decode.PackConstant(int(spec.bits), r.planar, z)
 }
 
-// marlinHolds says why the Marlin kernels cannot hold a Group; "" when they can. The limits are those of the kernels' tile shapes: dense
-// (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128 hidden and whole groups of intermediate features.
+// marlinHolds says why the Marlin kernels cannot hold the Group; "" when they can.
 func (o *gptqOutputs) marlinHolds(scales stages.DType) string {
-	spec, m := o.spec, o.m
+	spec := o.spec
 	switch {
 	case spec.bits != 4 && spec.bits != 8:
 		return fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
-	case !spec.sym:
-		return "Marlin without zero points holds symmetric modules only, these are asymmetric"
-	case scales != safetensors.F16 && scales != safetensors.BF16:
-		return "Marlin takes F16 or BF16 scales, these are " + scales.String() + " (use --dtype f16 or bf16)"
-	case spec.bias == safetensors.F32 && keeps(o.b.DType()):
-		return "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
-	case spec.group != -1 && spec.group != 32 && spec.group != 64 && spec.group != 128 && o.groups() > 1:
-		return fmt.Sprintf("Marlin has groups of 32, 64, 128 or all, not %d", spec.group)
-	case m.K%spec.span(m) != 0:
-		return fmt.Sprintf("%d input features are no whole groups of %d", m.K, spec.group)
+	case !spec.sym && spec.bits != 4:
+		return fmt.Sprintf("Marlin has zero points with 4 bits only, these modules are asymmetric with %d", spec.bits)
+	case !spec.sym && spec.descAct:
+		return "Marlin has no act-order with zero points, these modules are asymmetric"
 	}
-	for _, m := range o.g.Modules[:len(o.g.Members)] {
-		if m.N%64 != 0 {
-			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
-		}
+	bias := spec.bias
+	if bias != safetensors.Invalid && !keeps(o.b.DType()) {
+		bias = o.b.DType()
 	}
-	if o.g.Stacked() {
-		return marlinHoldsExperts(o.g, spec)
-	}
-	if n := o.g.N(); n%64 == 0 && m.K%128 == 0 || n%128 == 0 && m.K%64 == 0 {
-		return ""
-	}
-	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", o.g.N(), m.K)
-}
-
-// marlinHoldsExperts wants the hidden size to be a multiple of 128 and the intermediate size one of max(64, group). For gate and up the
-// first is K and the second N; for down it is the other way round.
-func marlinHoldsExperts(g *Group, spec gptqSpec) string {
-	m := g.First()
-	hidden, inter := m.K, m.N
-	if len(g.Members) == 1 {
-		hidden, inter = m.N, m.K
-	}
-	if hidden%128 != 0 {
-		return fmt.Sprintf("hidden size %d of the experts is not a multiple of 128", hidden)
-	}
-	if by := max(64, spec.group); inter%by != 0 {
-		return fmt.Sprintf("intermediate size %d of the experts is not a multiple of %d", inter, by)
-	}
-	return ""
+	return marlinHolds(o.g, spec.group, scales, bias)
 }
 
 // exllama makes what the exllama kernels read: the codes of a word in another order.
@@ -260,7 +220,7 @@ func (o *gptqOutputs) exllama() string {
 	if !o.r.v2 {
 		zeros = stages.LayoutExllama
 	}
-	o.zeros(zeros, o.zeroChecks(false)) // the kernels do not wrap
+	o.zeros(zeros, o.b.Copy(), o.zeroChecks(false)) // the kernels do not wrap
 	if o.spec.descAct {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(groups), stages.LayoutExllama)
 	}
@@ -302,7 +262,7 @@ func (o *gptqOutputs) raw() string {
 		Rows: o.m.K * o.spec.bits / 32, Cols: o.g.N(), Width: o.words, Source: o.words, Checks: checks,
 	})
 	o.keepFloats(gptqScales, o.groups(), stages.LayoutRaw)
-	o.zeros(stages.LayoutRaw, o.zeroChecks(o.r.wraps))
+	o.zeros(stages.LayoutRaw, o.b.Copy(), o.zeroChecks(o.r.wraps))
 	if gIdx {
 		all := func(m *Module) int64 { return m.K * 4 }
 		o.b.Grid(Grid{
@@ -331,15 +291,15 @@ func (o *gptqOutputs) castFloats(part int, rows int64, l stages.Layout, want sta
 	o.floats(part, rows, to, op, l, []Check{{Part: part, Op: decode.CheckFinite(from)}})
 }
 
-// zeros adds the zero points as the checkpoint stores them.
-func (o *gptqOutputs) zeros(l stages.Layout, checks []Check) {
+// zeros adds the zero points: as the checkpoint stores them, but for Marlin.
+func (o *gptqOutputs) zeros(l stages.Layout, op stages.Op, checks []Check) {
 	kind := o.b.Kind()
 	if l != stages.LayoutRaw {
 		kind = stages.KindRepacked
 	}
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 32 * 4 }
 	o.b.Grid(Grid{
-		Suffix: "qzeros", Part: gptqQzeros, DType: safetensors.I32, Layout: l, Kind: kind, Op: o.b.Copy(),
+		Suffix: "qzeros", Part: gptqQzeros, DType: safetensors.I32, Layout: l, Kind: kind, Op: op,
 		Rows: o.groups(), Cols: o.g.N() * o.spec.bits / 32, Width: width, Source: width, Checks: checks,
 	})
 }

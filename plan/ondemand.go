@@ -161,6 +161,16 @@ func (s *Single) fromShapes(in Input, list []int32) {
 	} else if _, zeros := matrix("qzeros"); zeros > 0 {
 		s.Bits = int(zeros * 32 / n)
 		s.K = rows * 32 / max(int64(s.Bits), 1)
+		switch {
+		case zeros == n: // rows of four output features, with scales that are filled up
+			s.K, s.Bits = cols, 4
+			return
+		case cols != n && rows == groups: // rows of output features, their scales filled up
+			s.N, s.K = rows, 8*cols
+			return
+		case cols != n: // packed along the output features
+			s.K = rows
+		}
 	}
 	switch {
 	case groups == 1:

@@ -71,29 +71,33 @@ func TestLayouts(t *testing.T) {
 // TestStrict: what the layout cannot hold is kept raw and told of, or refused.
 func TestStrict(t *testing.T) {
 	t.Parallel()
+	const why = "exllama has no kernels for stacked experts"
+	exllama := []string{"--layout", "exllama"}
 	for _, verb := range []string{"plan", "load"} {
-		if r := command(t, verb, fixture(asymFixture)); r.code != exitDone {
+		if r := command(t, slices.Concat([]string{verb, fixture(gptqFixture)}, exllama)...); r.code != exitDone {
 			t.Errorf("%s: exit code %d, stderr %s", verb, r.code, r.err)
 		}
-		r := command(t, verb, fixture(asymFixture), "--strict")
-		if r.code != exitRefused || !strings.Contains(r.err, "asymmetric") || !strings.Contains(r.err, "without --strict") {
+		r := command(t, slices.Concat([]string{verb, fixture(gptqFixture), "--strict"}, exllama)...)
+		if r.code != exitRefused || !strings.Contains(r.err, why) || !strings.Contains(r.err, "without --strict") {
 			t.Errorf("%s --strict: exit code %d, stderr %s", verb, r.code, r.err)
 		}
-		if r := command(t, verb, fixture(asymFixture), "--strict", "--layout", "exllama"); r.code != exitDone {
-			t.Errorf("%s --strict --layout exllama: exit code %d, stderr %s", verb, r.code, r.err)
+		for _, layout := range []string{"exllama", "marlin"} {
+			if r := command(t, verb, fixture(asymFixture), "--strict", "--layout", layout); r.code != exitDone {
+				t.Errorf("%s --strict --layout %s: exit code %d, stderr %s", verb, layout, r.code, r.err)
+			}
 		}
 	}
 	out := func() string { return filepath.Join(t.TempDir(), "out") }
 	for _, line := range [][]string{{"plan"}, {"load"}, {"load", "--to", "file:" + out()}, {"pack", out()}} {
-		args := slices.Concat(line[:1], []string{fixture(asymFixture)}, line[1:])
+		args := slices.Concat(line[:1], []string{fixture(gptqFixture)}, line[1:], exllama)
 		r := command(t, args...)
-		if !strings.Contains(r.out, "\nkept raw: what layout marlin cannot hold\n  - Marlin without zero points holds symmetric modules only, these are asymmetric: ") {
+		if !strings.Contains(r.out, "\nkept raw: what layout exllama cannot hold\n  - "+why+": ") {
 			t.Errorf("%s does not say why modules are kept:\n%s", line, r.out)
 		}
 	}
 	for _, line := range [][]string{{"plan"}, {"load"}, {"pack", out()}} {
-		o := command(t, slices.Concat(line[:1], []string{fixture(asymFixture)}, line[1:], []string{"--json"})...).object(t)
-		if kept, ok := o["kept"].([]any); !ok || len(kept) != 1 || !strings.Contains(fmt.Sprint(kept[0]), "these are asymmetric") {
+		o := command(t, slices.Concat(line[:1], []string{fixture(gptqFixture)}, line[1:], exllama, []string{"--json"})...).object(t)
+		if kept, ok := o["kept"].([]any); !ok || len(kept) != 1 || !strings.Contains(fmt.Sprint(kept[0]), why) {
 			t.Errorf("%s --json: kept is %v", line, o["kept"])
 		}
 	}

@@ -28,9 +28,16 @@ type synthFlags struct {
 
 func newSynthFlags() synthFlags {
 	return synthFlags{
-		format:    chooseFrom([]string{string(synth.FormatGPTQ), string(synth.FormatNone)}),
+		format:    chooseFrom(synthFormats()),
 		shardSize: size(synth.DefaultShardSize),
 	}
+}
+
+func synthFormats() (names []string) {
+	for _, f := range synth.Formats() {
+		names = append(names, string(f))
+	}
+	return names
 }
 
 func (f *synthFlags) AddFlags(fs *pflag.FlagSet) {

@@ -16,6 +16,7 @@ func decode() {
 		idx = append(idx, i, 16+i)
 	}
 	pairs := wordsTable("dequantPairs", idx)
+	awqTurnAVX2()
 	for _, nt := range []bool{false, true} {
 		for _, bits := range []int{4, 8} {
 			for _, to := range []string{"BF16", "F16", "F32"} {

@@ -13,6 +13,8 @@ func repack() {
 		marlin4AVX2(nt)
 		marlin8AVX512(nt)
 		marlin8AVX2(nt)
+		awqMarlinAVX512(nt)
+		awqMarlinAVX2(nt)
 	}
 	gather(4)
 	gather(8)

@@ -48,8 +48,12 @@ func (l *lister) config() map[string]any {
 		}
 	}
 	maps.Copy(c, m.Config)
-	if l.o.Format == FormatGPTQ {
+	switch l.o.Format {
+	case FormatGPTQ:
 		c["quantization_config"] = l.quantConfig()
+	case FormatAWQ:
+		c["quantization_config"] = l.awqConfig()
+	case FormatNone:
 	}
 	return c
 }

@@ -34,7 +34,7 @@ func find(t *testing.T, specs []Spec, name string) Spec {
 // TestEveryModelLists builds the list of every model in every format: names are unique, sizes are sane.
 func TestEveryModelLists(t *testing.T) {
 	for _, m := range Models() {
-		for _, f := range []Format{FormatGPTQ, FormatNone} {
+		for _, f := range Formats() {
 			seen := map[string]bool{}
 			total := int64(0)
 			for _, s := range mustTensors(t, Options{Model: m.Name, Format: f, Layers: min(m.Layers, 5)}) {
@@ -83,6 +83,9 @@ func TestRealShapes(t *testing.T) {
 		{"qwen3-30b-a3b", FormatGPTQ, "model.layers.0.self_attn.q_proj.qzeros", "I32[16 512]"},
 		{"qwen3-30b-a3b", FormatGPTQ, "model.layers.0.self_attn.q_norm.weight", "BF16[128]"},
 		{"qwen3-30b-a3b", FormatGPTQ, "model.layers.0.mlp.gate.weight", "BF16[128 2048]"},
+		{"qwen3-30b-a3b", FormatAWQ, "model.layers.0.mlp.experts.127.gate_proj.qweight", "I32[2048 96]"},
+		{"qwen3-30b-a3b", FormatAWQ, "model.layers.0.mlp.experts.0.down_proj.qzeros", "I32[6 256]"},
+		{"glm-4.5-air", FormatAWQ, "model.layers.0.mlp.down_proj.weight", "BF16[4096 10944]"}, // 10944 is no multiple of 128
 		{"qwen3-30b-a3b", FormatNone, "lm_head.weight", "BF16[151936 2048]"},
 		{"qwen3-235b-a22b", FormatNone, "model.layers.0.self_attn.o_proj.weight", "BF16[4096 8192]"},
 		{"mixtral-8x7b", FormatNone, "model.layers.0.block_sparse_moe.experts.7.w2.weight", "BF16[4096 14336]"},

@@ -21,7 +21,11 @@ type Format string
 const (
 	FormatGPTQ Format = "gptq" // symmetric, checkpoint_format gptq (v1 zero points)
 	FormatNone Format = "none" // BF16 everywhere
+	FormatAWQ  Format = "awq"  // version gemm: 4 bits, zero points
 )
+
+// Formats are all of them, the default first.
+func Formats() []Format { return []Format{FormatGPTQ, FormatNone, FormatAWQ} }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
 const DefaultShardSize int64 = 2 << 30
@@ -33,7 +37,7 @@ type Options struct {
 	Format Format // empty means FormatGPTQ
 
 	Bits    int  // code width: 2, 3, 4 or 8; 0 means 4. GPTQ only
-	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ only
+	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ and AWQ
 	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ only
 
 	Seed      uint64
@@ -81,8 +85,11 @@ func (o Options) Validate() error {
 	if _, err := FindModel(o.Model); err != nil {
 		faults = append(faults, err)
 	}
-	if o.Format != FormatGPTQ && o.Format != FormatNone {
-		fault("unknown format %q; known: %s, %s", o.Format, FormatGPTQ, FormatNone)
+	if !slices.Contains(Formats(), o.Format) {
+		fault("unknown format %q; known: %v", o.Format, Formats())
+	}
+	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
+		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)
 	}
 	if o.Order != OrderTool && o.Order != OrderSorted {
 		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)

@@ -174,8 +174,13 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case l.o.Format == FormatGPTQ && l.packs(n, k):
 		l.gptq(base, n, k, bias, input)
 		return
+	case l.o.Format == FormatAWQ && l.packs(n, k):
+		l.awq(base, n, k, bias)
+		return
 	case l.o.Format == FormatGPTQ:
 		l.dense[modulePattern(base)] = true
+	case l.o.Format == FormatAWQ:
+		l.dense[base] = true
 	}
 	l.weight(base+".weight", n, k)
 	if bias {

@@ -72,6 +72,7 @@ func TestIndexAndHeadersAgree(t *testing.T) {
 	for _, o := range []Options{
 		{Model: "micro", ShardSize: 200 << 10},
 		{Model: "micro", ShardSize: 200 << 10, Format: FormatNone},
+		{Model: "micro", ShardSize: 200 << 10, Format: FormatAWQ},
 		{Model: "micro", ShardSize: 200 << 10, Order: OrderSorted, Bits: 3, Group: 32},
 		{Model: "micro", ShardSize: 200 << 10, Sparse: true},
 	} {

@@ -52,8 +52,29 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 	_, _, _ = p.scales[d.op.Groups*p.width-1], p.zeros[d.op.Groups*p.width-1], p.offsets[d.k-1]
 	for k := 0; k < d.k; k += 32 * most {
 		blocks := min(most, (d.k-k)/32)
+		src, rowBytes, ahead := &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], packed, most*d.op.Bits*packed
+		if d.op.alongN {
+			p.words = sized(p.words, 16*n*blocks)
+			d.turnPanel(p.words, k/8, 4*blocks, c, n)
+			src, rowBytes, ahead = &p.words[0], 4*n, 0
+		}
 		// Prefetched are the same columns of the next call.
-		kernel(&dst[k*size], &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], j.Stride, packed, &p.scales[0], &p.zeros[0], &p.offsets[k],
-			blocks, n/(8*(1+wide)), most*d.op.Bits*packed)
+		kernel(&dst[k*size], src, j.Stride, rowBytes, &p.scales[0], &p.zeros[0], &p.offsets[k], blocks, n/(8*(1+wide)), ahead)
+	}
+}
+
+// turnPanel makes rows of words of eight codes along K, next to each other, of words along N: see [dequantiser.turn]. The kernel takes whole
+// blocks of 64 columns.
+func (d *dequantiser) turnPanel(dst []byte, first, rows, c, columns int) {
+	const block = 64
+	row, blocks := d.n/2, columns/block
+	if blocks > 0 {
+		src := d.job.Src[dequantWeight][8*first*row+c/2:]
+		_, _ = dst[4*rows*columns-1], src[(8*rows-1)*row+blocks*block/2-1] // the kernel trusts these bounds
+		awqTurnAVX2(&dst[0], &src[0], blocks, rows, 4*columns, row)
+	}
+	done := blocks * block
+	if done < columns {
+		d.turn(dst[4*done:], columns, 1, first, rows, c+done, columns-done)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -53,6 +54,7 @@ func GPTQDequant(l GPTQLayout, scales, to stages.DType) (stages.Op, error) {
 
 type gptqDequant struct {
 	GPTQLayout
+	alongN         bool // codes and zero points are packed along N, [nibbles.EvensFirst]: see AWQDequant
 	scales, to     stages.DType
 	toF32, fromF32 convert.Kernel
 }
@@ -60,7 +62,11 @@ type gptqDequant struct {
 func (*gptqDequant) Phase() stages.Phase { return stages.PhaseDecode }
 
 func (op *gptqDequant) String() string {
-	return fmt.Sprintf("dequantise gptq %d-bit to %s", op.Bits, op.to)
+	format := "gptq"
+	if op.alongN {
+		format = "awq"
+	}
+	return fmt.Sprintf("dequantise %s %d-bit to %s", format, op.Bits, op.to)
 }
 
 // The inputs of the Op.
@@ -89,6 +95,9 @@ func (op *gptqDequant) Run(j *stages.Job) error {
 	}
 	if n <= 0 || k <= 0 || k%32 != 0 || k*op.to.Bits()/8 != j.RowBytes {
 		return fmt.Errorf("%s: %d rows of %d bytes, want rows of whole blocks of 32 weights", op, n, j.RowBytes)
+	}
+	if op.alongN && n%8 != 0 {
+		return fmt.Errorf("%s: %d output features are no whole words", op, n)
 	}
 	if op.Planar && n%32 != 0 {
 		return fmt.Errorf("%s: %d output features are no whole blocks of 32", op, n)
@@ -229,6 +238,10 @@ func (d *dequantiser) params(c, lanes int) error {
 
 // transpose copies the words of some columns, from row first on, so that those of one column lie together.
 func (d *dequantiser) transpose(first, rows, c, lanes int) {
+	if d.op.alongN {
+		d.turn(d.packed, 1, rows, first, rows, c, lanes)
+		return
+	}
 	for r := range rows {
 		src := d.job.Src[dequantWeight][4*((first+r)*d.n+c):][:4*lanes]
 		for lane := range lanes {
@@ -318,6 +331,8 @@ func (d *dequantiser) zero(g, n int) (int, error) {
 	}
 	row := d.zeroRow(g)
 	switch {
+	case op.alongN:
+		return row.field(n&^7 | int(nibbles.FieldOf[n%8])), nil
 	case op.ZeroBias == 0:
 		return row.field(n), nil
 	case !row.full(n):

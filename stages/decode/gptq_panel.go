@@ -4,6 +4,7 @@ import (
 	"math"
 	"unsafe"
 
+	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/safetensors"
 )
 
@@ -21,6 +22,7 @@ type panel struct {
 	width         int
 	scales, zeros []float32
 	offsets       []int32
+	words         []byte // codes packed along K that the source has packed along N: those of one call
 }
 
 // resize makes room for so many groups and input features. The content is undefined.
@@ -102,6 +104,9 @@ func (d *dequantiser) panelZeros(zeros []float32, g, c int) bool {
 	for len(zeros) > 0 {
 		w := row.word(c)
 		n := min(per, len(zeros)) // c is a multiple of per
+		if op.alongN {
+			w = nibbles.Natural(w)
+		}
 		bias := float32(two23 + op.ZeroBias)
 		if op.ZeroBias != 0 && row.full(c) {
 			if !op.WrapZeros {

@@ -38,6 +38,174 @@ DATA dequantPairs<>+60(SB)/2, $0x000f
 DATA dequantPairs<>+62(SB)/2, $0x001f
 GLOBL dequantPairs<>(SB), RODATA|NOPTR, $64
 
+// func awqTurnAVX2(dst *byte, src *byte, blocks int, rows int, dstStride int, srcStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·awqTurnAVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R9
+	MOVQ         src+8(FP), R10
+	MOVQ         rows+24(FP), R11
+	MOVQ         srcStride+40(FP), R13
+	LEAQ         (R13)(R13*2), BX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD evenBytes<>+0(SB), Y14
+
+awqTurnAVX2Row:
+	MOVQ R9, DI
+	MOVQ R10, SI
+	LEAQ (SI)(R13*4), DX
+	LEAQ (DX)(R13*4), R10
+	MOVQ R10, R8
+	LEAQ (R8)(R13*4), R12
+	MOVQ blocks+16(FP), CX
+
+awqTurnAVX2Block:
+	VMOVDQU     (SI), Y0
+	VMOVDQU     (DX), Y4
+	PREFETCHT0  (R8)
+	PREFETCHT0  (R12)
+	VMOVDQU     (SI)(R13*1), Y1
+	VMOVDQU     (DX)(R13*1), Y5
+	PREFETCHT0  (R8)(R13*1)
+	PREFETCHT0  (R12)(R13*1)
+	VMOVDQU     (SI)(R13*2), Y2
+	VMOVDQU     (DX)(R13*2), Y6
+	PREFETCHT0  (R8)(R13*2)
+	PREFETCHT0  (R12)(R13*2)
+	VMOVDQU     (SI)(BX*1), Y3
+	VMOVDQU     (DX)(BX*1), Y7
+	PREFETCHT0  (R8)(BX*1)
+	PREFETCHT0  (R12)(BX*1)
+	VPSLLD      $0x04, Y1, Y12
+	VPSRLD      $0x04, Y0, Y13
+	VPAND       Y15, Y0, Y0
+	VPANDN      Y12, Y15, Y12
+	VPOR        Y12, Y0, Y0
+	VPAND       Y15, Y13, Y13
+	VPANDN      Y1, Y15, Y1
+	VPOR        Y13, Y1, Y1
+	VPSLLD      $0x04, Y3, Y12
+	VPSRLD      $0x04, Y2, Y13
+	VPAND       Y15, Y2, Y2
+	VPANDN      Y12, Y15, Y12
+	VPOR        Y12, Y2, Y2
+	VPAND       Y15, Y13, Y13
+	VPANDN      Y3, Y15, Y3
+	VPOR        Y13, Y3, Y3
+	VPSLLD      $0x04, Y5, Y12
+	VPSRLD      $0x04, Y4, Y13
+	VPAND       Y15, Y4, Y4
+	VPANDN      Y12, Y15, Y12
+	VPOR        Y12, Y4, Y4
+	VPAND       Y15, Y13, Y13
+	VPANDN      Y5, Y15, Y5
+	VPOR        Y13, Y5, Y5
+	VPSLLD      $0x04, Y7, Y12
+	VPSRLD      $0x04, Y6, Y13
+	VPAND       Y15, Y6, Y6
+	VPANDN      Y12, Y15, Y12
+	VPOR        Y12, Y6, Y6
+	VPAND       Y15, Y13, Y13
+	VPANDN      Y7, Y15, Y7
+	VPOR        Y13, Y7, Y7
+	VPSLLD      $0x08, Y2, Y12
+	VPSRLD      $0x08, Y0, Y13
+	VPAND       Y14, Y0, Y0
+	VPANDN      Y12, Y14, Y12
+	VPOR        Y12, Y0, Y0
+	VPAND       Y14, Y13, Y13
+	VPANDN      Y2, Y14, Y2
+	VPOR        Y13, Y2, Y2
+	VPSLLD      $0x08, Y3, Y12
+	VPSRLD      $0x08, Y1, Y13
+	VPAND       Y14, Y1, Y1
+	VPANDN      Y12, Y14, Y12
+	VPOR        Y12, Y1, Y1
+	VPAND       Y14, Y13, Y13
+	VPANDN      Y3, Y14, Y3
+	VPOR        Y13, Y3, Y3
+	VPSLLD      $0x08, Y6, Y12
+	VPSRLD      $0x08, Y4, Y13
+	VPAND       Y14, Y4, Y4
+	VPANDN      Y12, Y14, Y12
+	VPOR        Y12, Y4, Y4
+	VPAND       Y14, Y13, Y13
+	VPANDN      Y6, Y14, Y6
+	VPOR        Y13, Y6, Y6
+	VPSLLD      $0x08, Y7, Y12
+	VPSRLD      $0x08, Y5, Y13
+	VPAND       Y14, Y5, Y5
+	VPANDN      Y12, Y14, Y12
+	VPOR        Y12, Y5, Y5
+	VPAND       Y14, Y13, Y13
+	VPANDN      Y7, Y14, Y7
+	VPOR        Y13, Y7, Y7
+	VPSLLD      $0x10, Y4, Y12
+	VPSRLD      $0x10, Y0, Y13
+	VPBLENDW    $0xaa, Y12, Y0, Y0
+	VPBLENDW    $0x55, Y13, Y4, Y4
+	VPSLLD      $0x10, Y5, Y12
+	VPSRLD      $0x10, Y1, Y13
+	VPBLENDW    $0xaa, Y12, Y1, Y1
+	VPBLENDW    $0x55, Y13, Y5, Y5
+	VPSLLD      $0x10, Y6, Y12
+	VPSRLD      $0x10, Y2, Y13
+	VPBLENDW    $0xaa, Y12, Y2, Y2
+	VPBLENDW    $0x55, Y13, Y6, Y6
+	VPSLLD      $0x10, Y7, Y12
+	VPSRLD      $0x10, Y3, Y13
+	VPBLENDW    $0xaa, Y12, Y3, Y3
+	VPBLENDW    $0x55, Y13, Y7, Y7
+	VPUNPCKLDQ  Y4, Y0, Y8
+	VPUNPCKHDQ  Y4, Y0, Y4
+	VPUNPCKLDQ  Y5, Y1, Y0
+	VPUNPCKHDQ  Y5, Y1, Y5
+	VPUNPCKLDQ  Y6, Y2, Y1
+	VPUNPCKHDQ  Y6, Y2, Y6
+	VPUNPCKLDQ  Y7, Y3, Y2
+	VPUNPCKHDQ  Y7, Y3, Y7
+	VPUNPCKLQDQ Y0, Y8, Y3
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y5, Y4, Y8
+	VPUNPCKHQDQ Y5, Y4, Y5
+	VPUNPCKLQDQ Y2, Y1, Y4
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y7, Y6, Y1
+	VPUNPCKHQDQ Y7, Y6, Y7
+	VPERM2I128  $0x20, Y4, Y3, Y6
+	VPERM2I128  $0x31, Y4, Y3, Y4
+	VPERM2I128  $0x20, Y1, Y8, Y3
+	VPERM2I128  $0x31, Y1, Y8, Y1
+	VPERM2I128  $0x20, Y2, Y0, Y8
+	VPERM2I128  $0x31, Y2, Y0, Y2
+	VPERM2I128  $0x20, Y7, Y5, Y0
+	VPERM2I128  $0x31, Y7, Y5, Y7
+	VMOVDQU     Y6, (DI)
+	VMOVDQU     Y8, 32(DI)
+	VMOVDQU     Y3, 64(DI)
+	VMOVDQU     Y0, 96(DI)
+	VMOVDQU     Y4, 128(DI)
+	VMOVDQU     Y2, 160(DI)
+	VMOVDQU     Y1, 192(DI)
+	VMOVDQU     Y7, 224(DI)
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000020, DX
+	ADDQ        $0x00000020, R8
+	ADDQ        $0x00000020, R12
+	ADDQ        $0x00000100, DI
+	DECQ        CX
+	JNZ         awqTurnAVX2Block
+	ADDQ        dstStride+32(FP), R9
+	DECQ        R11
+	JNZ         awqTurnAVX2Row
+	VZEROUPPER
+	RET
+
+DATA lowNibbles<>+0(SB)/4, $0x0f0f0f0f
+GLOBL lowNibbles<>(SB), RODATA|NOPTR, $4
+
+DATA evenBytes<>+0(SB)/4, $0x00ff00ff
+GLOBL evenBytes<>(SB), RODATA|NOPTR, $4
+
 // func dequant4ToBF16AVX512(dst *byte, src *byte, dstStride int, srcStride int, scales *float32, zeros *float32, offsets *int32, blocks int, columns int, ahead int)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·dequant4ToBF16AVX512(SB), NOSPLIT, $0-80

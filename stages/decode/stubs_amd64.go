@@ -4,6 +4,12 @@
 
 package decode
 
+// awqTurnAVX2 turns rows times 8 packed rows (src: srcStride bytes apart) of blocks times 64 codes into rows of words along them (dst:
+// dstStride bytes apart). The rows behind are prefetched.
+//
+//go:noescape
+func awqTurnAVX2(dst *byte, src *byte, blocks int, rows int, dstStride int, srcStride int)
+
 // dequant4ToBF16AVX512 decodes columns times 16 columns of blocks times 32 input features. The scale and the zero
 // of input feature k are offsets[k] bytes behind scales and zeros. ahead is how far in front of its use src is prefetched.
 //

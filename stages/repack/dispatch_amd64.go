@@ -43,8 +43,7 @@ func (r *marlinRect) repack(bits int) {
 		return
 	}
 	size := 2 * bits * r.n // of a row, in dst as in src
-	stream := !r.soon && max(r.total, r.rows*size) >= cpu.MinStream && cpu.ToLine(r.dst) == 0 && r.stride%cpu.Line == 0
-	kernel := marlinKernels(bits, stream)
+	kernel := marlinKernels(bits, r.streams(size))
 	if kernel == nil {
 		r.generic(bits)
 		return
@@ -73,6 +72,45 @@ func (r *marlinRect) repack(bits int) {
 			kernel(&dst[i*r.stride+t*tileBytes], &src[i*size+4*tileN*t], min(cpu.MaxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
 		}
 	}
+}
+
+type awqKernel func(dst, src *byte, steps, rows, dstStride, srcStride int)
+
+// repackAWQ takes tiles two by two where the processor can, and an odd one as other processors do.
+func (r *marlinRect) repackAWQ() {
+	f, tiles := &cpu.X86, r.n/tileN
+	one, two := awqKernel(awqMarlinAVX2), awqKernel(awqMarlinAVX512)
+	if r.streams(8 * r.n) {
+		one, two = awqMarlinAVX2NT, awqMarlinAVX512NT
+	}
+	switch {
+	case r.rows == 0 || tiles == 0:
+	case f.AVX512:
+		r.runAWQ(two, 2, 0, tiles/2)
+		r.runAWQ(one, 1, tiles/2*2, tiles%2)
+	case f.AVX2:
+		r.runAWQ(one, 1, 0, tiles)
+	default:
+		r.genericAWQ()
+	}
+}
+
+// runAWQ runs a kernel on all rows of some tiles, from the first on: steps of width tiles each.
+func (r *marlinRect) runAWQ(kernel awqKernel, width, first, steps int) {
+	size := 8 * r.n
+	_, _ = r.dst[(r.rows-1)*r.stride+size-1], r.src[r.rows*size-1] // the kernel trusts these bounds
+	each, most := max(cpu.MaxCall/size, 1), cpu.MaxCall/(8*tileN*width)
+	for row := 0; row < r.rows; row += each {
+		for step := 0; step < steps; step += most {
+			at := first + step*width
+			kernel(&r.dst[row*r.stride+8*tileN*at], &r.src[row*size+tileN/2*at], min(most, steps-step), min(each, r.rows-row), r.stride, r.n/2)
+		}
+	}
+}
+
+// streams reports whether rows of size bytes are written past the caches.
+func (r *marlinRect) streams(size int) bool {
+	return !r.soon && max(r.total, r.rows*size) >= cpu.MinStream && cpu.ToLine(r.dst) == 0 && r.stride%cpu.Line == 0
 }
 
 // gather is gatherRow: 4 or 8 bits by a kernel.

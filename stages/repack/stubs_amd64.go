@@ -29,6 +29,16 @@ func marlin8AVX512(dst *byte, src *byte, tiles int, rows int, dstStride int, src
 //go:noescape
 func marlin8AVX2(dst *byte, src *byte, tiles int, rows int, dstStride int, srcStride int, ahead int, gap int, step int)
 
+// awqMarlinAVX512 repacks rows of tiles from codes packed along N (dst: dstStride bytes apart; src: packed rows, srcStride bytes apart).
+//
+//go:noescape
+func awqMarlinAVX512(dst *byte, src *byte, steps int, rows int, dstStride int, srcStride int)
+
+// awqMarlinAVX2 repacks rows of tiles from codes packed along N (dst: dstStride bytes apart; src: packed rows, srcStride bytes apart).
+//
+//go:noescape
+func awqMarlinAVX2(dst *byte, src *byte, steps int, rows int, dstStride int, srcStride int)
+
 // marlin4VBMINT is the same with non-temporal stores: dst and dstStride are multiples of 64.
 //
 //go:noescape
@@ -53,6 +63,16 @@ func marlin8AVX512NT(dst *byte, src *byte, tiles int, rows int, dstStride int, s
 //
 //go:noescape
 func marlin8AVX2NT(dst *byte, src *byte, tiles int, rows int, dstStride int, srcStride int, ahead int, gap int, step int)
+
+// awqMarlinAVX512NT is the same with non-temporal stores: dst and dstStride are multiples of 64.
+//
+//go:noescape
+func awqMarlinAVX512NT(dst *byte, src *byte, steps int, rows int, dstStride int, srcStride int)
+
+// awqMarlinAVX2NT is the same with non-temporal stores: dst and dstStride are multiples of 64.
+//
+//go:noescape
+func awqMarlinAVX2NT(dst *byte, src *byte, steps int, rows int, dstStride int, srcStride int)
 
 // gather4AVX512 makes blocks of 64 bytes of a packed row: field i comes from the row at src + off[i].
 //
