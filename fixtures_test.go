@@ -327,7 +327,6 @@ func TestFixturesRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"awq_moe_4b_g64":   `"awq" is not supported yet`,
 		"ct_moe_w4a16_g32": `"compressed-tensors" is not supported yet`,
-		"fp8_block_dense":  `"fp8" is not supported yet`,
 		"mxfp4_gptoss":     `"mxfp4" is not supported yet`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,89 @@
+package coldload_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+const fp8Fixture = "fp8_block_dense"
+
+// readFP8Fixture reads the manifest, with our names for what vLLM keeps under those of the checkpoint.
+func readFP8Fixture(t *testing.T) fixture {
+	t.Helper()
+	f := readFixture(t, fp8Fixture)
+	ours := strings.NewReplacer(".weight_scale_inv", ".scales", ".weight", ".qweight")
+	for i, e := range f.Expected {
+		if strings.HasPrefix(e.Name, "marlin/") {
+			f.Expected[i].Name = ours.Replace(e.Name)
+		}
+	}
+	return f
+}
+
+// TestFixtureFP8: the engine's words and scales and the tool's weights come out, whichever way is taken.
+func TestFixtureFP8(t *testing.T) {
+	f := readFP8Fixture(t)
+	for way, load := range ways {
+		t.Run(way, func(t *testing.T) {
+			for _, dtype := range []stages.DType{safetensors.BF16, safetensors.Invalid} { // the model is BF16, its scales are F32
+				checkExpected(t, load(t, fixturePath(fp8Fixture), coldload.Options{DType: dtype, Strict: true}), f, "marlin/tp1.bf16/")
+			}
+			opt := coldload.Options{Layout: stages.LayoutDequant, DType: safetensors.F32}
+			fused := load(t, fixturePath(fp8Fixture), opt)
+			opt.NoFuse = true
+			single := load(t, fixturePath(fp8Fixture), opt)
+			checkDequant(t, single, f)
+			checkFusedFrom(t, fused, single)
+		})
+	}
+}
+
+func TestFixtureFP8Variants(t *testing.T) {
+	f := readFP8Fixture(t)
+	for label, opt := range variants() {
+		t.Run(label, func(t *testing.T) {
+			opt.DType = safetensors.BF16
+			mem, _ := loadHost(t, fixturePath(fp8Fixture), opt)
+			checkExpected(t, mem, f, "marlin/tp1.bf16/")
+		})
+	}
+}
+
+// TestFixtureFP8Raw compares with the source tensors, joined by the simplest code there is.
+func TestFixtureFP8Raw(t *testing.T) {
+	raw := coldload.Options{Layout: stages.LayoutRaw}
+	fused, _ := loadHost(t, fixturePath(fp8Fixture), raw)
+	raw.NoFuse = true
+	single, _ := loadHost(t, fixturePath(fp8Fixture), raw)
+	checkFusedFrom(t, fused, single)
+	src := sourceTensors(t, fixturePath(fp8Fixture))
+	for name, x := range single.All() {
+		if string(x.Bytes) != string(src[name]) {
+			t.Errorf("%s: other bytes than the checkpoint's", name)
+		}
+	}
+}
+
+// TestFP8Exponent: plain scales are the fused ones without 2^120, and say so, in memory and in a packed folder.
+func TestFP8Exponent(t *testing.T) {
+	const scales = "model.layers.0.self_attn.qkv_proj.scales"
+	for way, load := range ways {
+		fused := load(t, fixturePath(fp8Fixture), coldload.Options{FP8Exponent: stages.ExponentFused})
+		plain := load(t, fixturePath(fp8Fixture), coldload.Options{FP8Exponent: stages.ExponentPlain})
+		f, _ := fused.Lookup(scales)
+		p, _ := plain.Lookup(scales)
+		if f.Layout != stages.LayoutMarlin || p.Layout != stages.LayoutMarlinPlain || len(f.Bytes) == 0 || len(f.Bytes) != len(p.Bytes) {
+			t.Fatalf("%s: layouts %s and %s, %d and %d bytes", way, f.Layout, p.Layout, len(f.Bytes), len(p.Bytes))
+		}
+		for i := 0; i < len(f.Bytes); i += 2 { // exponents of BF16 begin at bit 7
+			a, b := uint(f.Bytes[i])|uint(f.Bytes[i+1])<<8, uint(p.Bytes[i])|uint(p.Bytes[i+1])<<8
+			if a != b+120<<7 {
+				t.Fatalf("%s: element %d: %#x and %#x", way, i/2, a, b)
+			}
+		}
+	}
+}
