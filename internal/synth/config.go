@@ -50,6 +50,8 @@ func (l *lister) config() map[string]any {
 	maps.Copy(c, m.Config)
 	if l.o.Format == FormatGPTQ {
 		c["quantization_config"] = l.quantConfig()
+	} else if q := fp8Config(l.o.Format); q != nil {
+		c["quantization_config"] = q
 	}
 	return c
 }

@@ -23,6 +23,11 @@ const (
 	FormatNone Format = "none" // BF16 everywhere
 )
 
+// Formats are the formats that Write knows, the default first.
+func Formats() []Format {
+	return []Format{FormatGPTQ, FormatNone, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+}
+
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
 const DefaultShardSize int64 = 2 << 30
 
@@ -81,8 +86,8 @@ func (o Options) Validate() error {
 	if _, err := FindModel(o.Model); err != nil {
 		faults = append(faults, err)
 	}
-	if o.Format != FormatGPTQ && o.Format != FormatNone {
-		fault("unknown format %q; known: %s, %s", o.Format, FormatGPTQ, FormatNone)
+	if !slices.Contains(Formats(), o.Format) {
+		fault("unknown format %q; known: %q", o.Format, Formats())
 	}
 	if o.Order != OrderTool && o.Order != OrderSorted {
 		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)

@@ -56,7 +56,7 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone
+	sorted := l.o.Order == OrderSorted || l.o.Format != FormatGPTQ
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -173,6 +173,9 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	switch {
 	case l.o.Format == FormatGPTQ && l.packs(n, k):
 		l.gptq(base, n, k, bias, input)
+		return
+	case fp8Config(l.o.Format) != nil:
+		l.fp8(base, n, k, bias)
 		return
 	case l.o.Format == FormatGPTQ:
 		l.dense[modulePattern(base)] = true
