@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coldload/coldload/safetensors"
@@ -70,6 +71,8 @@ type fp8Spec struct {
 
 // CodeBits and GroupSize make it Quantised.
 func (s fp8Spec) CodeBits() int { return 8 }
+
+// GroupSize is the number of input features that share a scale.
 func (s fp8Spec) GroupSize() int {
 	if s.blocks.Cols == 0 {
 		return -1
@@ -199,13 +202,8 @@ func (r *fp8Reader) members(m *Module, c *Checks) bool {
 		if t == none {
 			continue
 		}
-		d, fits, names := c.Catalog.DType(int(t)), false, []string(nil)
-		for _, want := range dtypes {
-			fits = fits || d == want
-			names = append(names, want.String())
-		}
-		if !fits {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", strings.Join(names, " or "), d.String(), "")
+		if d := c.Catalog.DType(int(t)); !slices.Contains(dtypes, d) {
+			c.Fault(t, stages.CodeShape, "has the wrong dtype", "one of "+strings.Trim(fmt.Sprint(dtypes), "[]"), d.String(), "")
 			ok = false
 		}
 	}
@@ -231,11 +229,7 @@ func (r *fp8Reader) shapes(m *Module, c *Checks) bool {
 		case fp8Input:
 			want = []string{"[]", "[1]"}
 		}
-		fits := false
-		for _, w := range want {
-			fits = fits || w == shape
-		}
-		if !fits {
+		if !slices.Contains(want, shape) {
 			c.Fault(t, stages.CodeShape, problem, strings.Join(want, " or "), shape, "")
 			ok = false
 		}
@@ -270,6 +264,7 @@ func (r *fp8Reader) Compile(g *Group, b *Builder) string {
 		return "the exllama kernels have no FP8 weights"
 	case stages.LayoutDequant:
 		return o.dequant()
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
 	}
 	return o.raw()
 }

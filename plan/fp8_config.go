@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coldload/coldload/stages"
@@ -32,7 +33,7 @@ func fp8Native(c *ConfigReader, q *discover.QuantConfig) fp8Scaling {
 	for key, known := range map[string][]string{
 		"scale_fmt": {"float", "ue8m0"}, "activation_scheme": {"dynamic", "static"}, "expert_dtype": {"fp8"},
 	} {
-		if v := c.Text(known[0], key); !contains(known, v) {
+		if v := c.Text(known[0], key); !slices.Contains(known, v) {
 			c.Unsupported(key, v, strings.Join(known, ", "))
 		}
 	}
@@ -44,15 +45,6 @@ func fp8Native(c *ConfigReader, q *discover.QuantConfig) fp8Scaling {
 		return fp8Scaling{part: "weight_scale"}
 	}
 	return fp8Scaling{part: "weight_scale_inv", blocks: fp8BlockSize(c, q.Object, "weight_block_size")}
-}
-
-func contains(list []string, v string) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }
 
 // mostBlock bounds the sides of a block: no layer has as many features.

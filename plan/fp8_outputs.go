@@ -37,7 +37,7 @@ func (o *fp8Outputs) marlin() string {
 	if err != nil {
 		return err.Error()
 	}
-	bias, err := stages.Op(nil), error(nil)
+	var bias stages.Op
 	if o.spec.bias != safetensors.Invalid {
 		if bias, err = repack.MarlinScales(o.spec.bias, to, repack.Single); err != nil {
 			return err.Error()

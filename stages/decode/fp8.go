@@ -130,7 +130,7 @@ func (d *fp8Job) row(dst, src []byte, scales []float32) int {
 		for i, c := range src[k:end] {
 			v := convert.E4M3ToF32(c)
 			w := v * scale
-			if w-w != 0 && v == v { //nolint:gocritic,staticcheck // infinite, and not by a code that is no number
+			if w-w != 0 && v == v { //nolint:gocritic // infinite, and not by a code that is no number
 				return k + i
 			}
 			binary.LittleEndian.PutUint32(d.values[4*i:], math.Float32bits(w))
