@@ -23,7 +23,7 @@ func decodeFP8() {
 }
 
 // fp8 emits a kernel for w = value * scale of F8_E4M3 values. Shifted by 7 bits such a byte is the half of 2^-8 times its value, subnormals
-// too, which the processor turns into a float exactly; the scale takes 2^8 in return. NaN is not among the values.
+// too, which the processor turns into a float exactly; the scales hold 2^8 in return. NaN is not among the values.
 func fp8(to string, wide, nt bool, odd Mem) {
 	name, put := fmt.Sprintf("fp8To%sAVX2", to), store(unaligned256)
 	if wide {
@@ -33,28 +33,51 @@ func fp8(to string, wide, nt bool, odd Mem) {
 		put = nonTemporal
 	}
 	name = suffix(name, nt)
-	doc := []string{name + " decodes blocks times 32 weights that share a scale; none is NaN or becomes infinite."}
+	doc := []string{
+		name + " decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has",
+		"a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.",
+	}
 	if nt {
-		doc = append(doc, "dst is a multiple of 64.")
+		doc = append(doc, "dst and dstStride are multiples of 64.")
 	}
-	function(name, "func(dst, src *byte, scale *float32, blocks int)", doc...)
-	Load(Param("dst"), RDI)
+	function(name, "func(dst, src *byte, scales *float32, rows, runs, blocks, dstStride int)", doc...)
+	Load(Param("dst"), R8)
 	Load(Param("src"), RSI)
-	Load(Param("scale"), RAX)
-	Load(Param("blocks"), RCX)
+	Load(Param("scales"), R9)
+	Load(Param("rows"), R10)
+	Load(Param("runs"), R11)
+	Load(Param("blocks"), R12)
+	Load(Param("dstStride"), R13)
+	var scale VecPhysical
+	var block func()
 	if wide {
-		fp8Wide(name, to, put, odd)
+		scale, block = fp8Wide(to, put, odd)
 	} else {
-		fp8Narrow(name, to, put)
+		scale, block = fp8Narrow(to, put)
 	}
+	Label(name + "Row")
+	MOVQ(R8, RDI)
+	MOVQ(R9, RAX)
+	MOVQ(R11, RBX)
+	Label(name + "Run")
+	VBROADCASTSS(at(RAX, 0), scale)
+	ADDQ(U32(4), RAX)
+	MOVQ(R12, RCX)
+	Label(name + "Block")
+	block()
+	ADDQ(U32(32), RSI)
+	DECQ(RCX)
+	JNZ(LabelRef(name + "Block"))
+	DECQ(RBX)
+	JNZ(LabelRef(name + "Run"))
+	ADDQ(R13, R8)
+	DECQ(R10)
+	JNZ(LabelRef(name + "Row"))
 	leave(nt)
 }
 
-// fp8Setup broadcasts what a kernel needs: the scale times 2^8, the mask of sign and magnitude, and what rounds to a bfloat16.
-func fp8Setup(to string, scale, mask, one, halfLess VecPhysical) {
-	VBROADCASTSS(at(RAX, 0), scale)
-	VPBROADCASTD(dword("two8", 0x4380_0000), mask)
-	VMULPS(mask, scale, scale)
+// fp8Setup broadcasts what a kernel needs: the mask of sign and magnitude, and what rounds to a bfloat16.
+func fp8Setup(to string, mask, one, halfLess VecPhysical) {
 	VPBROADCASTD(dword("signAndE4M3", 0xBF80_BF80), mask)
 	if to == "BF16" {
 		VPBROADCASTD(dword("one", 1), one)
@@ -62,13 +85,17 @@ func fp8Setup(to string, scale, mask, one, halfLess VecPhysical) {
 	}
 }
 
-func fp8Wide(name, to string, put store, odd Mem) {
+// fp8Wide emits the setup of the AVX-512 kernels. It returns the register of the scale and what emits a block.
+func fp8Wide(to string, put store, odd Mem) (scale VecPhysical, block func()) {
 	scale, mask, one, halfLess, order := Z31, Z30, Z29, Z28, Z27
-	fp8Setup(to, scale, mask, one, halfLess)
+	fp8Setup(to, mask, one, halfLess)
 	if to == "BF16" {
 		VMOVDQU64(odd, order)
 	}
-	Label(name + "Block")
+	return scale, func() { fp8WideBlock(to, put, scale, mask, one, halfLess, order) }
+}
+
+func fp8WideBlock(to string, put store, scale, mask, one, halfLess, order VecPhysical) {
 	VPMOVSXBW(at(RSI, 0), Z0)
 	VPSLLW(U8(7), Z0, Z0)
 	VPANDD(mask, Z0, Z0)
@@ -101,15 +128,16 @@ func fp8Wide(name, to string, put store, odd Mem) {
 		put(Z0, at(RDI, 0))
 		ADDQ(U32(64), RDI)
 	}
-	ADDQ(U32(32), RSI)
-	DECQ(RCX)
-	JNZ(LabelRef(name + "Block"))
 }
 
-func fp8Narrow(name, to string, put store) {
+// fp8Narrow is fp8Wide for AVX2.
+func fp8Narrow(to string, put store) (scale VecPhysical, block func()) {
 	scale, mask, one, halfLess := Y15, Y14, Y13, Y12
-	fp8Setup(to, scale, mask, one, halfLess)
-	Label(name + "Block")
+	fp8Setup(to, mask, one, halfLess)
+	return scale, func() { fp8NarrowBlock(to, put, scale, mask, one, halfLess) }
+}
+
+func fp8NarrowBlock(to string, put store, scale, mask, one, halfLess VecPhysical) {
 	for half := range 2 {
 		VPMOVSXBW(at(RSI, 16*half), Y0)
 		VPSLLW(U8(7), Y0, Y0)
@@ -148,9 +176,6 @@ func fp8Narrow(name, to string, put store) {
 		size = 4
 	}
 	ADDQ(U32(uint32(32*size)), RDI)
-	ADDQ(U32(32), RSI)
-	DECQ(RCX)
-	JNZ(LabelRef(name + "Block"))
 }
 
 // marlinFP8 emits the kernels that repack columns of 8-bit codes which lie along K, as F8 weights do. The 16 bytes of a column in a row of

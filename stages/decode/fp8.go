@@ -40,6 +40,7 @@ type fp8Job struct {
 	job    *stages.Job
 	n, k   int
 	scales []float32 // [blocks of N, blocks of K]
+	raised []float32 // a row of them, times 2^8, for the kernels
 	values [4 * chunk]byte
 }
 
@@ -78,6 +79,9 @@ func (op *fp8Dequant) Run(j *stages.Job) error {
 	return d.rows(rows, cols)
 }
 
+// fp8Chunk is about how many weights are looked at and then decoded, while they are in the second-level cache.
+const fp8Chunk = 64 << 10
+
 // rows decodes all rows: those of one row of scales after the other.
 func (d *fp8Job) rows(rows, cols int) error {
 	each := int(d.op.blocks.Rows)
@@ -86,14 +90,25 @@ func (d *fp8Job) rows(rows, cols int) error {
 	}
 	for r := range rows {
 		scales := d.scales[r*cols : (r+1)*cols]
-		quick := d.hasKernel() && d.fits(scales)
-		for i := r * each; i < min(d.n, (r+1)*each); i++ {
-			src := d.job.Src[0][i*d.k : (i+1)*d.k]
-			if quick && convert.FirstNonFinite(safetensors.F8E4M3, src) < 0 {
-				d.kernel(d.job.Row(i), src, scales)
-			} else if at := d.row(d.job.Row(i), src, scales); at >= 0 {
-				return d.tooLarge(i, at, scales)
+		quick, last := d.hasKernel() && d.fits(scales), min(d.n, (r+1)*each)
+		for i := r * each; i < last; {
+			end := min(last, i+max(1, fp8Chunk/d.k))
+			if quick && convert.FirstNonFinite(safetensors.F8E4M3, d.job.Src[0][i*d.k:end*d.k]) < 0 {
+				d.kernel(i, end, scales)
+			} else if err := d.slow(i, end, scales); err != nil {
+				return err
 			}
+			i = end
+		}
+	}
+	return nil
+}
+
+// slow decodes the rows from i to end one by one.
+func (d *fp8Job) slow(i, end int, scales []float32) error {
+	for ; i < end; i++ {
+		if at := d.row(d.job.Row(i), d.job.Src[0][i*d.k:(i+1)*d.k], scales); at >= 0 {
+			return d.tooLarge(i, at, scales)
 		}
 	}
 	return nil

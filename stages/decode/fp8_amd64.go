@@ -10,12 +10,13 @@ import (
 // fp8Block is how many weights the kernels decode at a time.
 const fp8Block = 32
 
-// hasKernel reports whether the processor has a kernel for the weights: whole blocks of them share a scale.
+// hasKernel reports whether the processor has a kernel for the weights: a row is whole runs of blocks that share a scale.
 func (d *fp8Job) hasKernel() bool {
-	return cpu.X86.AVX2 && d.k%fp8Block == 0 && d.width()%fp8Block == 0
+	w := d.width()
+	return cpu.X86.AVX2 && w%fp8Block == 0 && d.k%w == 0 && 4*d.k <= cpu.MaxCall
 }
 
-type fp8Kernel func(dst, src *byte, scale *float32, blocks int)
+type fp8Kernel func(dst, src *byte, scales *float32, rows, runs, blocks, dstStride int)
 
 var fp8Kernels = map[safetensors.DType][2][2]fp8Kernel{ // AVX2 or AVX-512; normal stores or non-temporal
 	safetensors.BF16: {{fp8ToBF16AVX2, fp8ToBF16AVX2NT}, {fp8ToBF16AVX512, fp8ToBF16AVX512NT}},
@@ -23,21 +24,21 @@ var fp8Kernels = map[safetensors.DType][2][2]fp8Kernel{ // AVX2 or AVX-512; norm
 	safetensors.F32:  {{fp8ToF32AVX2, fp8ToF32AVX2NT}, {fp8ToF32AVX512, fp8ToF32AVX512NT}},
 }
 
-// kernel decodes one row: dst and src hold d.k weights, none of which is NaN or becomes infinite.
-func (d *fp8Job) kernel(dst, src []byte, scales []float32) {
-	size, wide, stream := d.op.to.Bits()/8, 0, 0
+// kernel decodes the rows from i to end, none of whose weights is NaN or becomes infinite. A call ends the stores past the caches, which takes as
+// long as some kilobytes do, so it gets several rows.
+func (d *fp8Job) kernel(i, end int, scales []float32) {
+	j, size, wide, stream := d.job, d.op.to.Bits()/8, 0, 0
 	if cpu.X86.AVX512 {
 		wide = 1
 	}
-	if !d.job.Soon && d.job.Rows*d.job.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 {
+	dst, src := j.Dst[i*j.Stride:], j.Src[0][i*d.k:]
+	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 && j.Stride%cpu.Line == 0 {
 		stream = 1
 	}
-	kernel := fp8Kernels[d.op.to][wide][stream]
-	most := cpu.MaxCall / 4 // weights of one call
-	for k := 0; k < d.k; {
-		end := min(d.k, k+most, (k/d.width()+1)*d.width())
-		_, _ = dst[end*size-1], src[end-1] // the kernel trusts these bounds
-		kernel(&dst[k*size], &src[k], &scales[k/d.width()], (end-k)/fp8Block)
-		k = end
+	d.raised = sized(d.raised, len(scales))
+	for i, s := range scales {
+		d.raised[i] = s * 0x1p8
 	}
+	_, _ = dst[(end-i-1)*j.Stride+d.k*size-1], src[(end-i)*d.k-1] // the kernel trusts these bounds
+	fp8Kernels[d.op.to][wide][stream](&dst[0], &src[0], &d.raised[0], end-i, d.k/d.width(), d.width()/fp8Block, j.Stride)
 }

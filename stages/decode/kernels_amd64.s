@@ -10466,20 +10466,30 @@ DATA fp8OddWords<>+60(SB)/2, $0x003d
 DATA fp8OddWords<>+62(SB)/2, $0x003f
 GLOBL fp8OddWords<>(SB), RODATA|NOPTR, $64
 
-// func fp8ToBF16AVX512(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToBF16AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·fp8ToBF16AVX512(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Z31
-	VPBROADCASTD two8<>+0(SB), Z30
-	VMULPS       Z30, Z31, Z31
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Z30
 	VPBROADCASTD one<>+0(SB), Z29
 	VPBROADCASTD halfLess<>+0(SB), Z28
 	VMOVDQU64    fp8OddWords<>+0(SB), Z27
+
+fp8ToBF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX512Run:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToBF16AVX512Block:
 	VPMOVSXBW     (SI), Z0
@@ -10504,28 +10514,40 @@ fp8ToBF16AVX512Block:
 	ADDQ          $0x00000020, SI
 	DECQ          CX
 	JNZ           fp8ToBF16AVX512Block
+	DECQ          BX
+	JNZ           fp8ToBF16AVX512Run
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToBF16AVX512Row
 	VZEROUPPER
 	RET
-
-DATA two8<>+0(SB)/4, $0x43800000
-GLOBL two8<>(SB), RODATA|NOPTR, $4
 
 DATA signAndE4M3<>+0(SB)/4, $0xbf80bf80
 GLOBL signAndE4M3<>(SB), RODATA|NOPTR, $4
 
-// func fp8ToBF16AVX2(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToBF16AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX2, F16C
-TEXT ·fp8ToBF16AVX2(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Y15
-	VPBROADCASTD two8<>+0(SB), Y14
-	VMULPS       Y14, Y15, Y15
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Y14
 	VPBROADCASTD one<>+0(SB), Y13
 	VPBROADCASTD halfLess<>+0(SB), Y12
+
+fp8ToBF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX2Run:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToBF16AVX2Block:
 	VPMOVSXBW    (SI), Y0
@@ -10574,20 +10596,35 @@ fp8ToBF16AVX2Block:
 	ADDQ         $0x00000020, SI
 	DECQ         CX
 	JNZ          fp8ToBF16AVX2Block
+	DECQ         BX
+	JNZ          fp8ToBF16AVX2Run
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToBF16AVX2Row
 	VZEROUPPER
 	RET
 
-// func fp8ToF16AVX512(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF16AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·fp8ToF16AVX512(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Z31
-	VPBROADCASTD two8<>+0(SB), Z30
-	VMULPS       Z30, Z31, Z31
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX512Run:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF16AVX512Block:
 	VPMOVSXBW     (SI), Z0
@@ -10606,20 +10643,35 @@ fp8ToF16AVX512Block:
 	ADDQ          $0x00000020, SI
 	DECQ          CX
 	JNZ           fp8ToF16AVX512Block
+	DECQ          BX
+	JNZ           fp8ToF16AVX512Run
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF16AVX512Row
 	VZEROUPPER
 	RET
 
-// func fp8ToF16AVX2(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF16AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX2, F16C
-TEXT ·fp8ToF16AVX2(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Y15
-	VPBROADCASTD two8<>+0(SB), Y14
-	VMULPS       Y14, Y15, Y15
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX2Run:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF16AVX2Block:
 	VPMOVSXBW    (SI), Y0
@@ -10650,20 +10702,35 @@ fp8ToF16AVX2Block:
 	ADDQ         $0x00000020, SI
 	DECQ         CX
 	JNZ          fp8ToF16AVX2Block
+	DECQ         BX
+	JNZ          fp8ToF16AVX2Run
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF16AVX2Row
 	VZEROUPPER
 	RET
 
-// func fp8ToF32AVX512(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF32AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX512BW, AVX512F
-TEXT ·fp8ToF32AVX512(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Z31
-	VPBROADCASTD two8<>+0(SB), Z30
-	VMULPS       Z30, Z31, Z31
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF32AVX512Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX512Run:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF32AVX512Block:
 	VPMOVSXBW     (SI), Z0
@@ -10680,20 +10747,35 @@ fp8ToF32AVX512Block:
 	ADDQ          $0x00000020, SI
 	DECQ          CX
 	JNZ           fp8ToF32AVX512Block
+	DECQ          BX
+	JNZ           fp8ToF32AVX512Run
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF32AVX512Row
 	VZEROUPPER
 	RET
 
-// func fp8ToF32AVX2(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF32AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX2, F16C
-TEXT ·fp8ToF32AVX2(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Y15
-	VPBROADCASTD two8<>+0(SB), Y14
-	VMULPS       Y14, Y15, Y15
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF32AVX2Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX2Run:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF32AVX2Block:
 	VPMOVSXBW    (SI), Y0
@@ -10720,23 +10802,38 @@ fp8ToF32AVX2Block:
 	ADDQ         $0x00000020, SI
 	DECQ         CX
 	JNZ          fp8ToF32AVX2Block
+	DECQ         BX
+	JNZ          fp8ToF32AVX2Run
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF32AVX2Row
 	VZEROUPPER
 	RET
 
-// func fp8ToBF16AVX512NT(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToBF16AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·fp8ToBF16AVX512NT(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToBF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Z31
-	VPBROADCASTD two8<>+0(SB), Z30
-	VMULPS       Z30, Z31, Z31
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Z30
 	VPBROADCASTD one<>+0(SB), Z29
 	VPBROADCASTD halfLess<>+0(SB), Z28
 	VMOVDQU64    fp8OddWords<>+0(SB), Z27
+
+fp8ToBF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX512NTRun:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToBF16AVX512NTBlock:
 	VPMOVSXBW     (SI), Z0
@@ -10761,23 +10858,38 @@ fp8ToBF16AVX512NTBlock:
 	ADDQ          $0x00000020, SI
 	DECQ          CX
 	JNZ           fp8ToBF16AVX512NTBlock
+	DECQ          BX
+	JNZ           fp8ToBF16AVX512NTRun
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToBF16AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func fp8ToBF16AVX2NT(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToBF16AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX2, F16C, MMX+
-TEXT ·fp8ToBF16AVX2NT(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToBF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Y15
-	VPBROADCASTD two8<>+0(SB), Y14
-	VMULPS       Y14, Y15, Y15
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Y14
 	VPBROADCASTD one<>+0(SB), Y13
 	VPBROADCASTD halfLess<>+0(SB), Y12
+
+fp8ToBF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX2NTRun:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToBF16AVX2NTBlock:
 	VPMOVSXBW    (SI), Y0
@@ -10826,21 +10938,36 @@ fp8ToBF16AVX2NTBlock:
 	ADDQ         $0x00000020, SI
 	DECQ         CX
 	JNZ          fp8ToBF16AVX2NTBlock
+	DECQ         BX
+	JNZ          fp8ToBF16AVX2NTRun
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToBF16AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func fp8ToF16AVX512NT(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF16AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·fp8ToF16AVX512NT(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Z31
-	VPBROADCASTD two8<>+0(SB), Z30
-	VMULPS       Z30, Z31, Z31
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX512NTRun:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF16AVX512NTBlock:
 	VPMOVSXBW     (SI), Z0
@@ -10859,21 +10986,36 @@ fp8ToF16AVX512NTBlock:
 	ADDQ          $0x00000020, SI
 	DECQ          CX
 	JNZ           fp8ToF16AVX512NTBlock
+	DECQ          BX
+	JNZ           fp8ToF16AVX512NTRun
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF16AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func fp8ToF16AVX2NT(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF16AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX2, F16C, MMX+
-TEXT ·fp8ToF16AVX2NT(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Y15
-	VPBROADCASTD two8<>+0(SB), Y14
-	VMULPS       Y14, Y15, Y15
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX2NTRun:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF16AVX2NTBlock:
 	VPMOVSXBW    (SI), Y0
@@ -10904,21 +11046,36 @@ fp8ToF16AVX2NTBlock:
 	ADDQ         $0x00000020, SI
 	DECQ         CX
 	JNZ          fp8ToF16AVX2NTBlock
+	DECQ         BX
+	JNZ          fp8ToF16AVX2NTRun
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF16AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func fp8ToF32AVX512NT(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF32AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·fp8ToF32AVX512NT(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF32AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Z31
-	VPBROADCASTD two8<>+0(SB), Z30
-	VMULPS       Z30, Z31, Z31
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF32AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX512NTRun:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF32AVX512NTBlock:
 	VPMOVSXBW     (SI), Z0
@@ -10935,21 +11092,36 @@ fp8ToF32AVX512NTBlock:
 	ADDQ          $0x00000020, SI
 	DECQ          CX
 	JNZ           fp8ToF32AVX512NTBlock
+	DECQ          BX
+	JNZ           fp8ToF32AVX512NTRun
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF32AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func fp8ToF32AVX2NT(dst *byte, src *byte, scale *float32, blocks int)
+// func fp8ToF32AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 // Requires: AVX, AVX2, F16C, MMX+
-TEXT ·fp8ToF32AVX2NT(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
+TEXT ·fp8ToF32AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
 	MOVQ         src+8(FP), SI
-	MOVQ         scale+16(FP), AX
-	MOVQ         blocks+24(FP), CX
-	VBROADCASTSS (AX), Y15
-	VPBROADCASTD two8<>+0(SB), Y14
-	VMULPS       Y14, Y15, Y15
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
 	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF32AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX2NTRun:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
 
 fp8ToF32AVX2NTBlock:
 	VPMOVSXBW    (SI), Y0
@@ -10976,6 +11148,11 @@ fp8ToF32AVX2NTBlock:
 	ADDQ         $0x00000020, SI
 	DECQ         CX
 	JNZ          fp8ToF32AVX2NTBlock
+	DECQ         BX
+	JNZ          fp8ToF32AVX2NTRun
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF32AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET
