@@ -1,10 +1,13 @@
 package coldload_test
 
 import (
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -85,5 +88,54 @@ func TestFP8Exponent(t *testing.T) {
 				t.Fatalf("%s: element %d: %#x and %#x", way, i/2, a, b)
 			}
 		}
+	}
+}
+
+// TestFP8Synth: what synth writes loads in every layout, and nothing of it is kept raw.
+func TestFP8Synth(t *testing.T) {
+	for _, format := range []synth.Format{synth.FormatFP8, synth.FormatFP8Tensor, synth.FormatFP8Channel} {
+		for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutDequant, stages.LayoutRaw} {
+			t.Run(string(format)+"/"+string(layout), func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "ck")
+				if _, err := synth.Write(t.Context(), dir, synth.Options{Model: "micro", Format: format}); err != nil {
+					t.Fatal(err)
+				}
+				// The heads of micro are smaller than a block.
+				mem, _ := loadHost(t, dir, coldload.Options{Layout: layout, Strict: true, NoFuse: format == synth.FormatFP8 && layout == stages.LayoutRaw})
+				name := map[stages.Layout]string{stages.LayoutMarlin: "qweight", stages.LayoutDequant: "weight", stages.LayoutRaw: "weight"}[layout]
+				want := map[stages.Layout]stages.DType{
+					stages.LayoutMarlin: safetensors.I32, stages.LayoutDequant: safetensors.BF16, stages.LayoutRaw: safetensors.F8E4M3,
+				}[layout]
+				if x, ok := mem.Lookup("model.layers.0.self_attn.o_proj." + name); !ok || x.DType != want {
+					t.Errorf("o_proj.%s: %v %s, want %s", name, ok, x.DType, want)
+				}
+			})
+		}
+	}
+}
+
+// TestFP8DeepSeek plans the real names and shapes: everything fits, and q_a and kv_a become one although the second ends inside a
+// block of scales.
+func TestFP8DeepSeek(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ck")
+	opt := synth.Options{Model: "deepseek-v3", Layers: 4, Format: synth.FormatFP8, Sparse: true}
+	if _, err := synth.Write(t.Context(), dir, opt); err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPath(t, dir, coldload.Options{}).Plan(coldload.Options{Strict: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]int64{
+		"model.layers.0.self_attn.fused_qkv_a_proj.qweight": {448, 8448}, "model.layers.0.self_attn.fused_qkv_a_proj.scales": {56, 2112},
+		"model.layers.3.mlp.experts.gate_up_proj.qweight": {256, 448, 16384}, "model.layers.3.mlp.experts.down_proj.scales": {256, 16, 7168},
+	}
+	for _, o := range p.Outputs {
+		if shape, ok := want[o.Name]; ok && slices.Equal(shape, o.Shape) {
+			delete(want, o.Name)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not made, or in another shape: %v", want)
 	}
 }

@@ -203,11 +203,20 @@ func (r *fp8Reader) members(m *Module, c *Checks) bool {
 			continue
 		}
 		if d := c.Catalog.DType(int(t)); !slices.Contains(dtypes, d) {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", "one of "+strings.Trim(fmt.Sprint(dtypes), "[]"), d.String(), "")
+			c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(dtypes), d.String(), "")
 			ok = false
 		}
 	}
 	return ok
+}
+
+// oneOf names dtypes.
+func oneOf(dtypes []stages.DType) string {
+	names := make([]string, len(dtypes))
+	for i, d := range dtypes {
+		names[i] = d.String()
+	}
+	return strings.Join(names, " or ")
 }
 
 // shapes checks the tensors beside the weight against its shape and the config.
