@@ -208,7 +208,7 @@ func marlinFP8Kernel(wide, nt bool, table Mem) {
 	}
 	name = suffix(name, nt)
 	doc := []string{
-		fmt.Sprintf("%s repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times %d bytes of each;", name, 16*lanes),
+		fmt.Sprintf("%s repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times %d bytes of each;", name, 32*lanes),
 		"dst has rows of tiles dstStride bytes apart.",
 	}
 	if nt {
@@ -223,6 +223,7 @@ func marlinFP8Kernel(wide, nt bool, table Mem) {
 	SHLQ(U8(3), R8)
 	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R11) // 24 rows
 	LEAQ(Mem{Base: R9, Index: R9, Scale: 2}, R12) // 3 rows of dst
+	columns := AllocLocal(8)
 	order := r[len(r)-1]
 	if wide {
 		VMOVDQU64(table, order)
@@ -233,7 +234,9 @@ func marlinFP8Kernel(wide, nt bool, table Mem) {
 	MOVQ(RSI, RAX)
 	MOVQ(RDI, R13)
 	MOVQ(U64(8), RCX)
+	MOVQ(RCX, columns)
 	Label(name + "Column")
+	LEAQ(Mem{Base: R13, Index: R9, Scale: uint8(lanes)}, RCX)
 	LEAQ(plus(RAX, R11, 0), RBX) // row 24
 	LEAQ(plus(RBX, R11, 0), RDX) // row 48
 	rows := func(m, off int) Mem {
@@ -243,28 +246,34 @@ func marlinFP8Kernel(wide, nt bool, table Mem) {
 			at(RDX, off), plus(RDX, R8, off),
 		}[m]
 	}
-	for m := range 8 {
-		PREFETCHT0(rows(m, marlinFP8Ahead))
-		if wide {
-			VMOVDQU32(rows(m, 0), r[m])
-		} else {
-			VMOVDQU(rows(m, 0), r[m])
+	// Two registers of a row at once: they share a line, and 64 rows some bytes of which are a power of two apart soon lose theirs.
+	for half, dst := range []Register{R13, RCX} {
+		off := 16 * lanes * half
+		for m := range 8 {
+			if off%64 == 0 {
+				PREFETCHT0(rows(m, off+marlinFP8Ahead))
+			}
+			if wide {
+				VMOVDQU32(rows(m, off), r[m])
+			} else {
+				VMOVDQU(rows(m, off), r[m])
+			}
+			VPSHUFB(order, r[m], r[m])
 		}
-		VPSHUFB(order, r[m], r[m])
-	}
-	// Within lanes: dword q of columns 0..3 in low[q], of columns 4..7 in high[q].
-	low, high := quarters(r[:4], r[8]), quarters(r[4:8], r[9])
-	if wide {
-		marlinFP8Wide(low, high, put)
-	} else {
-		marlinFP8Narrow(low, high, put)
+		// Within lanes: dword q of columns 0..3 in low[q], of columns 4..7 in high[q].
+		low, high := quarters(r[:4], r[8]), quarters(r[4:8], r[9])
+		if wide {
+			marlinFP8Wide(dst, low, high, put)
+		} else {
+			marlinFP8Narrow(dst, low, high, put)
+		}
 	}
 	ADDQ(R10, RAX)
 	ADDQ(U32(128), R13)
-	DECQ(RCX)
+	DECQ(columns)
 	JNZ(LabelRef(name + "Column"))
-	ADDQ(U32(uint32(16*lanes)), RSI)
-	LEAQ(Mem{Base: RDI, Index: R9, Scale: uint8(lanes)}, RDI)
+	ADDQ(U32(uint32(32*lanes)), RSI)
+	LEAQ(Mem{Base: RDI, Index: R9, Scale: uint8(2 * lanes)}, RDI)
 	DECQ(NewParamAddr("steps", 16))
 	JNZ(LabelRef(name + "Step"))
 	leave(nt)
@@ -285,13 +294,13 @@ func quarters(r []VecPhysical, spare VecPhysical) [4]VecPhysical {
 	return [4]VecPhysical{d, b, spare, c}
 }
 
-// dstRow is row l of the four or two that a step writes, off bytes behind the column's first.
-func dstRow(l, off int) Mem {
-	return []Mem{at(R13, off), plus(R13, R9, off), {Base: R13, Index: R9, Scale: 2, Disp: off}, plus(R13, R12, off)}[l]
+// dstRow is row l of four or two that begin at base, off bytes behind the column's first.
+func dstRow(base Register, l, off int) Mem {
+	return []Mem{at(base, off), plus(base, R9, off), {Base: base, Index: R9, Scale: 2, Disp: off}, plus(base, R12, off)}[l]
 }
 
-// marlinFP8Wide writes lane l of low[q] and high[q] to row l of dst, for q = 0, 1 and then 2, 3: a transpose of 4x4 lanes each.
-func marlinFP8Wide(low, high [4]VecPhysical, put store) {
+// marlinFP8Wide writes lane l of low[q] and high[q] to row l behind dst, for q = 0, 1 and then 2, 3: a transpose of 4x4 lanes each.
+func marlinFP8Wide(dst Register, low, high [4]VecPhysical, put store) {
 	for p := range 2 {
 		a, b, c, d := low[2*p], high[2*p], low[2*p+1], high[2*p+1]
 		t, u := Z10, Z11
@@ -304,17 +313,17 @@ func marlinFP8Wide(low, high [4]VecPhysical, put store) {
 		VSHUFI32X4(U8(0x88), c, a, d)
 		VSHUFI32X4(U8(0xDD), c, a, a)
 		for l, x := range []VecPhysical{b, t, d, a} {
-			put(x, dstRow(l, 64*p))
+			put(x, dstRow(dst, l, 64*p))
 		}
 	}
 }
 
 // marlinFP8Narrow does the same with two lanes.
-func marlinFP8Narrow(low, high [4]VecPhysical, put store) {
+func marlinFP8Narrow(dst Register, low, high [4]VecPhysical, put store) {
 	for q := range 4 {
 		VPERM2I128(U8(0x20), high[q], low[q], Y10)
 		VPERM2I128(U8(0x31), high[q], low[q], Y11)
-		put(Y10, dstRow(0, 32*q))
-		put(Y11, dstRow(1, 32*q))
+		put(Y10, dstRow(dst, 0, 32*q))
+		put(Y11, dstRow(dst, 1, 32*q))
 	}
 }

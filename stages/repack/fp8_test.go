@@ -31,7 +31,7 @@ func TestFP8Marlin(t *testing.T) {
 	for mask := range cputest.Masks() {
 		t.Run(mask, func(t *testing.T) {
 			for _, n := range []int{64, 128, 320} {
-				for _, k := range []int{16, 32, 48, 64, 80, 112, 128, 208, 1024} {
+				for _, k := range []int{16, 32, 48, 64, 80, 112, 128, 192, 208, 240, 1024} {
 					codes := codesOf(r, k, n, 8)
 					sources.WantRows(t, FP8Marlin(), k/16, slowMarlin(codes, n, 8), alongK(codes, n))
 				}
