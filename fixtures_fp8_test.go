@@ -1,6 +1,7 @@
 package coldload_test
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -137,5 +139,26 @@ func TestFP8DeepSeek(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("not made, or in another shape: %v", want)
+	}
+}
+
+// TestFP8ExponentRefused: no other exponent than was packed can be had, and no unknown one.
+func TestFP8ExponentRefused(t *testing.T) {
+	for packed, other := range map[stages.Exponent]stages.Exponent{
+		stages.ExponentPlain: stages.ExponentFused, stages.ExponentFused: stages.ExponentPlain, "": stages.ExponentPlain,
+	} {
+		dir := filepath.Join(t.TempDir(), "packed")
+		if _, err := coldload.Pack(t.Context(), fixturePath(fp8Fixture), dir, coldload.Options{FP8Exponent: packed}, coldload.PackOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := coldload.Load(t.Context(), dir, host.New(host.Options{}), coldload.Options{FP8Exponent: other})
+		if _, ok := errors.AsType[*stages.RefusedError](err); !ok || !strings.Contains(err.Error(), "exponent of FP8 scales") {
+			t.Errorf("packed %q, asked for %q: error %v", packed, other, err)
+		}
+		loadHost(t, dir, coldload.Options{FP8Exponent: packed})
+	}
+	_, err := coldload.Load(t.Context(), fixturePath(fp8Fixture), host.New(host.Options{}), coldload.Options{FP8Exponent: "odd"})
+	if !errors.Is(err, coldload.ErrOptions) {
+		t.Errorf("error %v, want ErrOptions", err)
 	}
 }
