@@ -241,8 +241,10 @@ func marlinFP8Kernel(wide, nt bool, table Mem) {
 	LEAQ(plus(RBX, R11, 0), RDX) // row 48
 	rows := func(m, off int) Mem {
 		return []Mem{
-			at(RAX, off), plus(RAX, R8, off), {Base: RAX, Index: R8, Scale: 2, Disp: off},
-			at(RBX, off), plus(RBX, R8, off), {Base: RBX, Index: R8, Scale: 2, Disp: off},
+			at(RAX, off), plus(RAX, R8, off),
+			{Base: RAX, Index: R8, Scale: 2, Disp: off},
+			at(RBX, off), plus(RBX, R8, off),
+			{Base: RBX, Index: R8, Scale: 2, Disp: off},
 			at(RDX, off), plus(RDX, R8, off),
 		}[m]
 	}
