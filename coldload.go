@@ -55,6 +55,8 @@ type Options struct {
 	NoFuse, Strict bool
 	// ActOrder treats every quantised module with a g_idx as act-order, whatever the config says.
 	ActOrder bool
+	// FP8Exponent says what the Marlin scales of FP8 weights hold; empty is [stages.ExponentFused], or what a packed folder has.
+	FP8Exponent stages.Exponent
 	// Budget is what the Batches in flight may cost together, in bytes: fetch buffers and the Sink's staging. 0 is DefaultBudget.
 	Budget int64
 	// SharedBudget, when set, is the Budget to charge instead: several loads can share it.
@@ -162,6 +164,9 @@ func (o Options) validate() error {
 	}
 	if layout := cmp.Or(o.Layout, stages.LayoutMarlin); o.DType == safetensors.F32 && (layout == stages.LayoutMarlin || layout == stages.LayoutExllama) {
 		bad("layout %s holds F16 or BF16 scales, not F32", layout)
+	}
+	if !slices.Contains([]stages.Exponent{"", stages.ExponentFused, stages.ExponentPlain}, o.FP8Exponent) {
+		bad("FP8 exponent %q: only %s and %s can be asked for", o.FP8Exponent, stages.ExponentFused, stages.ExponentPlain)
 	}
 	if o.Budget < 0 {
 		bad("budget of %d bytes", o.Budget)

@@ -347,7 +347,6 @@ func TestFixturePlainCast(t *testing.T) {
 func TestFixturesRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"ct_moe_w4a16_g32": `"compressed-tensors" is not supported yet`,
-		"fp8_block_dense":  `"fp8" is not supported yet`,
 		"mxfp4_gptoss":     `"mxfp4" is not supported yet`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,9 +20,12 @@ type packedOptions struct {
 	Names  string        `json:"names"`
 	NoFuse bool          `json:"no_fuse,omitzero"`
 	// ActOrder says that the order of g_idx was taken although the config denies it.
-	ActOrder bool     `json:"act_order,omitzero"`
-	Include  []string `json:"include,omitzero"`
-	Exclude  []string `json:"exclude,omitzero"`
+	ActOrder bool `json:"act_order,omitzero"`
+	// FP8Exponent is what scales of FP8 weights hold, when it is not the factor.
+	FP8Exponent stages.Exponent `json:"fp8_exponent,omitzero"`
+
+	Include []string `json:"include,omitzero"`
+	Exclude []string `json:"exclude,omitzero"`
 	// Stages are the names of the stages that a program of somebody else's inserted: nobody else can make the same bytes.
 	Stages []string `json:"stages,omitzero"`
 	// Rules are the types of the rules that it gave, likewise.
@@ -41,6 +44,9 @@ func newPackedOptions(opt Options) packedOptions {
 		if d == opt.DType {
 			o.DType = name
 		}
+	}
+	if opt.FP8Exponent != stages.ExponentFused {
+		o.FP8Exponent = opt.FP8Exponent
 	}
 	for _, s := range opt.Stages {
 		o.Stages = append(o.Stages, fmt.Sprintf("%s after %s", s.Stage.Name(), s.After))
@@ -63,7 +69,7 @@ func parsePackedOptions(v jsontext.Value) (o packedOptions, err error) {
 		return o, refuse("the options are not those of this version: "+err.Error(), "")
 	}
 	layouts := []stages.Layout{stages.LayoutMarlin, stages.LayoutRaw, stages.LayoutExllama, stages.LayoutDequant}
-	if _, ok := dtypeNames[o.DType]; !ok || !slices.Contains(layouts, o.Layout) || o.Names != namesHF {
+	if _, ok := dtypeNames[o.DType]; !ok || !slices.Contains(layouts, o.Layout) || !slices.Contains([]stages.Exponent{"", stages.ExponentPlain}, o.FP8Exponent) || o.Names != namesHF {
 		return o, refuse("the options have values that this version does not know", fmt.Sprintf("layout %q, dtype %q, names %q", o.Layout, o.DType, o.Names))
 	}
 	return o, nil
@@ -74,12 +80,13 @@ func (o packedOptions) value() (jsontext.Value, error) { return json.Marshal(&o)
 
 // plan is what a Plan must know of a folder with these options.
 func (o packedOptions) plan(program string) plan.Packed {
-	return plan.Packed{Program: program, Layout: o.Layout, DType: dtypeNames[o.DType], NoFuse: o.NoFuse, ActOrder: o.ActOrder}
+	return plan.Packed{Program: program, Layout: o.Layout, DType: dtypeNames[o.DType], NoFuse: o.NoFuse, ActOrder: o.ActOrder, FP8Exponent: o.FP8Exponent}
 }
 
 // apply makes opt ask for the same Outputs.
 func (o packedOptions) apply(opt Options) Options {
 	opt.Layout, opt.DType, opt.NoFuse, opt.ActOrder = o.Layout, dtypeNames[o.DType], o.NoFuse, o.ActOrder
+	opt.FP8Exponent = o.FP8Exponent
 	opt.Include, opt.Exclude = o.Include, o.Exclude
 	return opt
 }

@@ -357,7 +357,7 @@ func (l *rndLoad) unit(u *rndUnit) {
 		l.exllama(u)
 	case stages.LayoutDequant:
 		l.dequant(u)
-	case stages.LayoutRaw, stages.LayoutExllamaV2:
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
 		l.raw(u)
 	}
 }
@@ -437,7 +437,7 @@ func (l *rndLoad) holds(u *rndUnit, layout stages.Layout) bool {
 			scales == safetensors.F16 && (m.bits != 3 || !l.order(m))
 	case stages.LayoutDequant:
 		return m.k%32 == 0
-	case stages.LayoutRaw, stages.LayoutExllamaV2:
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
 	}
 	return true
 }

@@ -30,7 +30,7 @@ func (r *awqReader) Compile(g *Group, b *Builder) string {
 		return "the exllama layout is made of GPTQ codes"
 	case stages.LayoutDequant:
 		return o.dequant()
-	case stages.LayoutRaw, stages.LayoutExllamaV2:
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
 	}
 	return o.raw()
 }

@@ -17,6 +17,7 @@ type Builder struct {
 	layout stages.Layout
 	// suffixes are those of the Outputs so far.
 	suffixes []string
+	codes    bool // what Segments adds are codes
 }
 
 // Layout is the one to compile for.
@@ -24,6 +25,9 @@ func (b *Builder) Layout() stages.Layout { return b.layout }
 
 // DType is what the user asked floating-point Outputs to be; safetensors.Invalid keeps them.
 func (b *Builder) DType() stages.DType { return b.c.opt.DType }
+
+// FP8Exponent is Options.FP8Exponent: whether Marlin scales of FP8 weights hold the factor that the kernels leave out.
+func (b *Builder) FP8Exponent() stages.Exponent { return b.c.opt.FP8Exponent }
 
 // ModelDType is the dtype that the model's config names; safetensors.Invalid when it names none that coldload makes.
 func (b *Builder) ModelDType() stages.DType {
@@ -207,7 +211,7 @@ func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DT
 		b.c.checks.ModuleFault(b.group.First(), stages.CodeUnsupported, err.Error(), "", "", "use --dtype keep")
 		return
 	}
-	r := &segments{op: op, tensors: b.tensors(part, len(b.group.Members)), from: 1, to: 1}
+	r := &segments{op: op, tensors: b.tensors(part, len(b.group.Members)), from: 1, to: 1, codes: b.codes}
 	kind := b.Kind()
 	switch {
 	case from != to:
@@ -223,6 +227,13 @@ func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DT
 	}
 	o := stages.Output{Name: b.group.Name + "." + suffix, DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
 	b.c.add(b.c.sized(o, r), r)
+}
+
+// Codes is Segments for values that mean nothing without those of other tensors: they are never cast, and no Rule may ask for it.
+func (b *Builder) Codes(suffix string, part int, dims []int64) {
+	b.codes = true
+	b.Segments(suffix, part, dims, safetensors.Invalid)
+	b.codes = false
 }
 
 // Kind is what a raw Output of the Group is.

@@ -136,12 +136,42 @@ func (c *compiler) findQuantised() {
 	}
 	parts := c.reader.Parts()
 	for i := range c.owner {
-		if base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0]); ok && c.owner[i] == ownerNone {
+		base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0])
+		if ok && c.owner[i] == ownerNone && c.picks(int32(i)) {
 			c.addModule(base, parts, c.reader)
 		}
 	}
 	c.findOrphans(parts)
 	c.findUnannounced()
+}
+
+// picks reports whether a tensor with the name of the first part marks a Module.
+func (c *compiler) picks(i int32) bool {
+	p, ok := c.reader.(Picker)
+	return !ok || p.Picks(&c.checks, i)
+}
+
+// findLeftovers has the format look at the tensors that no Module took.
+func (c *compiler) findLeftovers(p Picker) {
+	meaningless := 0
+	for i := range c.owner {
+		if c.owner[i] != ownerNone {
+			continue
+		}
+		switch p.Left(&c.checks, int32(i)) {
+		case LeftoverOther:
+		case LeftoverFaulty:
+			c.owner[i] = ownerBroken
+		case LeftoverMeaningless:
+			c.owner[i] = ownerIgnored
+			c.plan.Summary.Ignored++
+			c.plan.Summary.IgnoredIn += c.in.Catalog.Extent(i).Len
+			meaningless++
+		}
+	}
+	if meaningless > 0 {
+		c.note("%d scales are ignored: the weights beside them are not quantised", meaningless)
+	}
 }
 
 // addModule collects the tensors of a Module and has its format check them.
@@ -166,6 +196,10 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 // findOrphans reports tensors that only a quantised Module has, without the one that marks it. A bias needs none: dense layers have
 // biases too.
 func (c *compiler) findOrphans(parts []string) {
+	if p, ok := c.reader.(Picker); ok {
+		c.findLeftovers(p)
+		return
+	}
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue

@@ -2,30 +2,29 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coldload/coldload/internal/packed"
-	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = []Format{gptq{}, awq{}}
+var formats = slices.Concat([]Format{gptq{}, awq{}}, fp8Formats)
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
 
 // recognised are the methods that people ship and that are not processed yet, with the tensors that give them away.
 var recognised = []struct {
-	name    string
-	suffix  []string
-	matches func(stages.DType) bool
+	name   string
+	suffix []string
 }{
-	{"compressed-tensors", []string{".weight_packed"}, nil},
-	{"mxfp4", []string{"_blocks"}, nil},
-	{"fp8", []string{".weight"}, func(d stages.DType) bool { return d == safetensors.F8E4M3 }},
-	{"modelopt", []string{".weight_scale_2"}, nil},
-	{"gguf", nil, nil},
+	{"compressed-tensors", []string{".weight_packed"}},
+	{"mxfp4", []string{"_blocks"}},
+	{"modelopt", []string{".weight_scale_2"}},
+	{"gguf", nil},
 }
 
 // supported lists what is processed, for messages.
@@ -46,7 +45,7 @@ func (c *compiler) openFormat() {
 	}
 	c.method = q.Method
 	for _, f := range c.formats {
-		if f.Name() == q.Method {
+		if opens(f, q) {
 			r, faults := f.Open(q)
 			if len(faults) == 0 && (r == nil || len(r.Parts()) == 0) {
 				faults = []stages.Fault{{
@@ -76,6 +75,16 @@ func (c *compiler) openFormat() {
 		}
 	}
 	c.faults.add(fault)
+}
+
+// opens reports whether a Format reads the config: the one of its method's name, or what its Opens says, of which several share a method.
+func opens(f Format, q *discover.QuantConfig) bool {
+	if o, ok := f.(interface {
+		Opens(q *discover.QuantConfig) bool
+	}); ok {
+		return o.Opens(q)
+	}
+	return f.Name() == q.Method
 }
 
 // findUnannounced reports tensors that only quantised checkpoints have and that no Module took: nothing says how they were quantised, or
@@ -113,25 +122,21 @@ func (c *compiler) unannounced(i int, method string) {
 		"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
 }
 
-// quantisedBy tells which method a tensor gives away. An F8 weight counts only beside a scale: some checkpoints just store F8.
+// quantisedBy tells which method a tensor gives away, by its name or by more than that.
 func (c *compiler) quantisedBy(i int) (string, bool) {
 	name := c.in.Catalog.Name(i)
 	for _, f := range c.formats {
 		if m, ok := f.(interface{ Marks(name string) bool }); ok && m.Marks(name) {
 			return f.Name(), true
 		}
+		if m, ok := f.(interface{ MarksTensor(c Catalog, i int) bool }); ok && m.MarksTensor(c.in.Catalog, i) {
+			return f.Name(), true
+		}
 	}
 	for _, k := range recognised {
 		for _, s := range k.suffix {
 			base, ok := strings.CutSuffix(name, s)
-			if !ok {
-				continue
-			}
-			if k.matches == nil {
-				if s != "_blocks" || c.exists(base+"_scales") {
-					return k.name, true
-				}
-			} else if k.matches(c.in.Catalog.DType(i)) && (c.exists(base+".weight_scale") || c.exists(base+".weight_scale_inv")) {
+			if ok && (s != "_blocks" || c.exists(base+"_scales")) {
 				return k.name, true
 			}
 		}

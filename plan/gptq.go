@@ -329,7 +329,7 @@ func (r *gptqReader) Compile(g *Group, b *Builder) string {
 		return o.exllama()
 	case stages.LayoutDequant:
 		return o.dequant()
-	case stages.LayoutRaw, stages.LayoutExllamaV2:
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
 	}
 	return o.raw()
 }

@@ -8,8 +8,7 @@ import (
 )
 
 // marlinHolds says why the Marlin kernels cannot hold a Group of codes in groups of so many input features (-1: all of K), with scales and
-// a bias of these dtypes; "" when they can. The limits are those of the kernels' tile shapes: dense (128,128), (64,256), (64,128), (128,64)
-// over K and N; experts need 128 hidden and whole groups of intermediate features.
+// a bias of these dtypes (Invalid: no bias); "" when they can.
 func marlinHolds(g *Group, group int64, scales, bias stages.DType) string {
 	m := g.First()
 	span := group
@@ -26,6 +25,13 @@ func marlinHolds(g *Group, group int64, scales, bias stages.DType) string {
 	case m.K%span != 0:
 		return fmt.Sprintf("%d input features are no whole groups of %d", m.K, group)
 	}
+	return marlinTiles(g, group)
+}
+
+// marlinTiles says why the tiles of the Marlin kernels do not fit a Group whose scales span group input features (-1: all of them); "" when
+// they do. The limits are those of the kernels' tile shapes: dense (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128
+// hidden and whole groups of intermediate features. Source: LAYOUTS C7.
+func marlinTiles(g *Group, group int64) string {
 	for _, m := range g.Modules[:len(g.Members)] {
 		if m.N%64 != 0 {
 			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
@@ -34,10 +40,11 @@ func marlinHolds(g *Group, group int64, scales, bias stages.DType) string {
 	if g.Stacked() {
 		return marlinHoldsExperts(g, group)
 	}
-	if n := g.N(); n%64 == 0 && m.K%128 == 0 || n%128 == 0 && m.K%64 == 0 {
+	n, k := g.N(), g.First().K
+	if n%64 == 0 && k%128 == 0 || n%128 == 0 && k%64 == 0 {
 		return ""
 	}
-	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", g.N(), m.K)
+	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", n, k)
 }
 
 // marlinHoldsExperts wants the hidden size to be a multiple of 128 and the intermediate size one of max(64, group). For gate and up the

@@ -26,6 +26,24 @@ type Reader interface {
 	Compile(g *Group, b *Builder) (reason string)
 }
 
+// Picker is implemented by a Reader to which the name of its first part is no sure sign of a Module: dense layers have a .weight too.
+type Picker interface {
+	// Picks reports whether tensor i, which has the name of a first part, marks a Module.
+	Picks(c *Checks, i int32) bool
+	// Left is asked about every tensor that no Module took. It reports a fault of one that is LeftoverFaulty.
+	Left(c *Checks, i int32) Leftover
+}
+
+// Leftover is what a tensor is that no quantised Module took.
+type Leftover uint8
+
+// The leftovers.
+const (
+	LeftoverOther       Leftover = iota // none of the format's
+	LeftoverMeaningless                 // beside a layer that is not quantised: it is ignored
+	LeftoverFaulty                      // of something that is not there, or that the format does not process
+)
+
 // Spec is what the Modules of one Group must have in common beyond their shapes: bits, group size, flags, dtypes. Two Specs are compared
 // with ==, so its type must be comparable. One with a method Differs(other Spec) (what, expected, found string) names the one thing in which
 // another differs.

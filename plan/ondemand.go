@@ -182,7 +182,11 @@ func (s *Single) fromShapes(in Input, list []int32) {
 
 // isQuantised tells whether the checkpoint has what marks a quantised module of that name.
 func (c *compiler) isQuantised(base string) bool {
-	return c.reader != nil && c.exists(base+"."+c.reader.Parts()[0])
+	if c.reader == nil {
+		return false
+	}
+	t, ok := c.in.Catalog.Lookup(base + "." + c.reader.Parts()[0])
+	return ok && c.picks(int32(t))
 }
 
 // addRequested recognises one module: quantised when it has what marks one, else dense.

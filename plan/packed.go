@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"cmp"
+
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 )
@@ -16,6 +18,8 @@ type Packed struct {
 	DType    stages.DType
 	NoFuse   bool
 	ActOrder bool
+	// FP8Exponent likewise.
+	FP8Exponent stages.Exponent
 	// Output is the layout and the kind of the Output that is tensor i.
 	Output func(i int) (stages.Layout, stages.Kind)
 	// Modules are the tensors of every module; see [ModuleTensors].
@@ -78,5 +82,8 @@ func (c *compiler) comparePacked(p *Packed) {
 	}
 	if c.opt.ActOrder && !p.ActOrder {
 		refuse("order of input features", "that of the config", "act-order")
+	}
+	if c.opt.FP8Exponent != "" && c.opt.FP8Exponent != cmp.Or(p.FP8Exponent, stages.ExponentFused) {
+		refuse("exponent of FP8 scales", string(cmp.Or(p.FP8Exponent, stages.ExponentFused)), string(c.opt.FP8Exponent))
 	}
 }

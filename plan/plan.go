@@ -18,6 +18,8 @@ type Options struct {
 	Strict bool
 	// ActOrder treats every quantised Module with a g_idx as act-order, whatever the config says.
 	ActOrder bool
+	// FP8Exponent says what Marlin scales of FP8 weights hold; empty is stages.ExponentFused.
+	FP8Exponent stages.Exponent
 	// Rules are asked about every Output, in order.
 	Rules []stages.Rule
 	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.

@@ -46,6 +46,7 @@ type segments struct {
 	from, to int64
 	ends     []int64 // end of every segment in the Output
 	slab     int64
+	codes    bool // the values mean nothing by themselves: they cannot be cast
 }
 
 // single is the recipe of an Output that is one tensor. There are hundreds of thousands of them, so it is small.

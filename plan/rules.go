@@ -142,6 +142,9 @@ func (c *compiler) retype(o stages.Output, r recipe, to stages.DType) (stages.Ou
 		o.SlabBytes = slabOf(o.Size)
 		return retyped(o, from, to), r, ""
 	case *segments:
+		if r.codes {
+			return o, r, "its values mean nothing without their scales (use --layout dequant)"
+		}
 		s := &segments{op: op, tensors: r.tensors, from: elementBytes(from), to: elementBytes(to)}
 		o = retyped(o, from, to)
 		return c.sized(o, s), s, ""

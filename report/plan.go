@@ -16,6 +16,8 @@ type Plan struct {
 	Budget int64  // bytes
 	// NoFuse, Strict and ActOrder are what else was asked for.
 	NoFuse, Strict, ActOrder bool
+	// PlainExponent says that FP8 scales were asked for without the factor of the kernels.
+	PlainExponent bool
 }
 
 // Headline is the Plan in one line.
@@ -100,6 +102,7 @@ func (p Plan) askedFor() string {
 		{p.NoFuse, "nothing fused or stacked"},
 		{p.Strict, "strict"},
 		{p.ActOrder, "act-order wherever there is a g_idx"},
+		{p.PlainExponent, "FP8 scales without the exponent factor"},
 	} {
 		if o.given {
 			list = append(list, o.says)

@@ -13,6 +13,9 @@ const (
 	LayoutExllama   Layout = "exllama"    // shuffled for the exllama kernels; its qzeros are one less than the zero points, as the kernels want by default
 	LayoutExllamaV2 Layout = "exllama_v2" // qzeros that are the zero points: the kernels must be told so
 	LayoutDequant   Layout = "dequant"    // floating-point weights
+	// LayoutMarlinPlain is what the scales of FP8 weights in LayoutMarlin are with ExponentPlain: the kernels must multiply themselves. It
+	// cannot be asked for.
+	LayoutMarlinPlain Layout = "marlin_plain"
 )
 
 // Kind says what was done to make an Output.

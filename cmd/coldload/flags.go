@@ -63,6 +63,7 @@ type planFlags struct {
 	outputFlags
 
 	layout, dtype, names, io choice
+	exponent                 choice
 	include, exclude         []string
 	noFuse, strict, actOrder bool
 	budget                   size
@@ -72,11 +73,12 @@ type planFlags struct {
 
 func newPlanFlags() planFlags {
 	return planFlags{
-		layout: chooseFrom([]string{string(stages.LayoutMarlin), string(stages.LayoutExllama), string(stages.LayoutRaw), string(stages.LayoutDequant)}),
-		dtype:  chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
-		names:  chooseFrom([]string{"hf"}, "vllm"),
-		io:     chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String(), file.ModeDirect.String()}),
-		budget: coldload.DefaultBudget,
+		layout:   chooseFrom([]string{string(stages.LayoutMarlin), string(stages.LayoutExllama), string(stages.LayoutRaw), string(stages.LayoutDequant)}),
+		dtype:    chooseFrom([]string{"keep", "f16", "bf16", "f32"}),
+		exponent: chooseFrom([]string{string(stages.ExponentFused), string(stages.ExponentPlain)}),
+		names:    chooseFrom([]string{"hf"}, "vllm"),
+		io:       chooseFrom([]string{file.ModeAuto.String(), file.ModeMmap.String(), file.ModePread.String(), file.ModeDirect.String()}),
+		budget:   coldload.DefaultBudget,
 	}
 }
 
@@ -87,6 +89,7 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.noFuse, "no-fuse", false, "make every module by itself: no q/k/v or gate/up in one, no stacked experts")
 	fs.BoolVar(&f.strict, "strict", false, "refuse a checkpoint of which the layout cannot hold all, instead of keeping modules raw")
 	fs.BoolVar(&f.actOrder, "act-order", false, "sort input features by g_idx wherever there is one, though the config says desc_act false")
+	fs.Var(&f.exponent, "fp8-exponent", "whether marlin scales of FP8 weights hold the factor that the kernels leave out: plain for kernels that multiply themselves")
 	fs.Var(&f.names, "names", "how outputs are named")
 	fs.StringArrayVar(&f.include, "include", nil, "make only the outputs whose names match `GLOB`, as plan lists them (* and ? and [a-z]); may be repeated")
 	fs.StringArrayVar(&f.exclude, "exclude", nil, "leave out the outputs whose names match `GLOB`; may be repeated")
@@ -114,9 +117,13 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	if f.layout.given {
 		layout = stages.Layout(f.layout.value)
 	}
+	var exponent stages.Exponent
+	if f.exponent.given {
+		exponent = stages.Exponent(f.exponent.value)
+	}
 	n := f.workers
 	return coldload.Options{
-		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, FP8Exponent: exponent, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers:      coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Digest: n, Upload: n},
 		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
 		TraceBatches: f.traceBatches,

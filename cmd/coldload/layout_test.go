@@ -131,6 +131,22 @@ func TestActOrder(t *testing.T) {
 	}
 }
 
+// TestFP8Exponent: the flag takes the factor out of the scales, says so, and knows no other value.
+func TestFP8Exponent(t *testing.T) {
+	t.Parallel()
+	const fp8 = "fp8_block_dense"
+	plain := command(t, "plan", fixture(fp8), "--fp8-exponent", "plain").out
+	if !strings.Contains(plain, "asked for   layout marlin, dtype keep, FP8 scales without the exponent factor\n") || !strings.Contains(plain, "marlin_plain") {
+		t.Errorf("the plan says\n%s", plain)
+	}
+	if fused := command(t, "plan", fixture(fp8), "--fp8-exponent", "fused").out; fused != command(t, "plan", fixture(fp8)).out {
+		t.Errorf("fused is not the default:\n%s", fused)
+	}
+	if r := command(t, "load", fixture(fp8), "--fp8-exponent", "half"); r.code != exitUsage {
+		t.Errorf("exit code %d, stderr %s", r.code, r.err)
+	}
+}
+
 // TestF32NeedsALayout: the kernels' layouts hold no F32, which is wrong usage wherever it is asked for.
 func TestF32NeedsALayout(t *testing.T) {
 	t.Parallel()

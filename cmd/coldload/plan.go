@@ -59,6 +59,7 @@ func runPlan(ctx context.Context, e *env, o *planFlags, path string) error {
 	}
 	r := report.Plan{
 		Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget, NoFuse: opt.NoFuse, Strict: opt.Strict, ActOrder: opt.ActOrder,
+		PlainExponent: opt.FP8Exponent == stages.ExponentPlain,
 	}
 	width, onTerminal := e.outTTY()
 	_, errOnTerminal := e.errTTY()

@@ -19,6 +19,7 @@ func repack() {
 	gather(4)
 	gather(8)
 	permutations()
+	marlinFP8()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

@@ -29,6 +29,7 @@ const (
 // layoutVersions is how the bytes of each layout are ordered in this version of the program.
 var layoutVersions = map[stages.Layout]int{
 	stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1, stages.LayoutExllamaV2: 1,
+	stages.LayoutMarlinPlain: 1,
 }
 
 // LayoutVersion is the version of a layout that this program writes and reads; 0 when no Output can have this layout.

@@ -96,6 +96,10 @@ func TestRealShapes(t *testing.T) {
 		{"deepseek-v3", FormatNone, "model.layers.2.mlp.gate_proj.weight", "BF16[18432 7168]"},
 		{"deepseek-v3", FormatNone, "model.layers.3.mlp.gate.e_score_correction_bias", "F32[256]"},
 		{"deepseek-v3", FormatGPTQ, "model.layers.3.mlp.shared_experts.down_proj.qweight", "I32[256 7168]"},
+		{"deepseek-v3", FormatFP8, "model.layers.0.self_attn.kv_a_proj_with_mqa.weight", "F8_E4M3[576 7168]"},
+		{"deepseek-v3", FormatFP8, "model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv", "F32[5 56]"},
+		{"deepseek-v3", FormatFP8Tensor, "model.layers.3.mlp.experts.255.up_proj.input_scale", "F32[]"},
+		{"glm-4.5-air", FormatFP8Channel, "model.layers.0.self_attn.q_proj.weight_scale", "BF16[12288 1]"},
 		{"glm-4.5-air", FormatGPTQ, "model.layers.0.self_attn.q_proj.bias", "F16[12288]"},
 		{"glm-4.5-air", FormatGPTQ, "model.layers.0.mlp.down_proj.weight", "BF16[4096 10944]"}, // 10944 is no multiple of 128
 		{"glm-4.5-air", FormatGPTQ, "model.layers.1.mlp.experts.0.down_proj.qweight", "I32[176 4096]"},

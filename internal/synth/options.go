@@ -24,8 +24,10 @@ const (
 	FormatAWQ  Format = "awq"  // version gemm: 4 bits, zero points
 )
 
-// Formats are all of them, the default first.
-func Formats() []Format { return []Format{FormatGPTQ, FormatNone, FormatAWQ} }
+// Formats are the formats that Write knows, the default first.
+func Formats() []Format {
+	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+}
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
 const DefaultShardSize int64 = 2 << 30
@@ -86,7 +88,7 @@ func (o Options) Validate() error {
 		faults = append(faults, err)
 	}
 	if !slices.Contains(Formats(), o.Format) {
-		fault("unknown format %q; known: %v", o.Format, Formats())
+		fault("unknown format %q; known: %q", o.Format, Formats())
 	}
 	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
 		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)

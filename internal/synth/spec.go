@@ -46,7 +46,7 @@ type Order string
 // The orders that real checkpoints have.
 const (
 	// OrderTool is the order that the format's own tool leaves: GPTQModel writes all unquantised tensors first, then module by module
-	// g_idx, scales, bias, qweight, qzeros, and cuts Shards anywhere; unquantised checkpoints are OrderSorted.
+	// g_idx, scales, bias, qweight, qzeros, and cuts Shards anywhere; those of every other format are OrderSorted.
 	OrderTool Order = ""
 	// OrderSorted is what the safetensors library does when it saves a Shard: by dtype, widest alignment first, then by name. All I32
 	// tensors of a Shard come first, so that scales lie far from their codes.

@@ -56,7 +56,7 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone
+	sorted := l.o.Order == OrderSorted || l.o.Format != FormatGPTQ
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -176,6 +176,9 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 		return
 	case l.o.Format == FormatAWQ && l.packs(n, k):
 		l.awq(base, n, k, bias)
+		return
+	case fp8Config(l.o.Format) != nil:
+		l.fp8(base, n, k, bias)
 		return
 	case l.o.Format == FormatGPTQ:
 		l.dense[modulePattern(base)] = true

@@ -10599,3 +10599,728 @@ dequant8ToF32AVX2NTBlock:
 	SFENCE
 	VZEROUPPER
 	RET
+
+DATA fp8OddWords<>+0(SB)/2, $0x0001
+DATA fp8OddWords<>+2(SB)/2, $0x0003
+DATA fp8OddWords<>+4(SB)/2, $0x0005
+DATA fp8OddWords<>+6(SB)/2, $0x0007
+DATA fp8OddWords<>+8(SB)/2, $0x0009
+DATA fp8OddWords<>+10(SB)/2, $0x000b
+DATA fp8OddWords<>+12(SB)/2, $0x000d
+DATA fp8OddWords<>+14(SB)/2, $0x000f
+DATA fp8OddWords<>+16(SB)/2, $0x0011
+DATA fp8OddWords<>+18(SB)/2, $0x0013
+DATA fp8OddWords<>+20(SB)/2, $0x0015
+DATA fp8OddWords<>+22(SB)/2, $0x0017
+DATA fp8OddWords<>+24(SB)/2, $0x0019
+DATA fp8OddWords<>+26(SB)/2, $0x001b
+DATA fp8OddWords<>+28(SB)/2, $0x001d
+DATA fp8OddWords<>+30(SB)/2, $0x001f
+DATA fp8OddWords<>+32(SB)/2, $0x0021
+DATA fp8OddWords<>+34(SB)/2, $0x0023
+DATA fp8OddWords<>+36(SB)/2, $0x0025
+DATA fp8OddWords<>+38(SB)/2, $0x0027
+DATA fp8OddWords<>+40(SB)/2, $0x0029
+DATA fp8OddWords<>+42(SB)/2, $0x002b
+DATA fp8OddWords<>+44(SB)/2, $0x002d
+DATA fp8OddWords<>+46(SB)/2, $0x002f
+DATA fp8OddWords<>+48(SB)/2, $0x0031
+DATA fp8OddWords<>+50(SB)/2, $0x0033
+DATA fp8OddWords<>+52(SB)/2, $0x0035
+DATA fp8OddWords<>+54(SB)/2, $0x0037
+DATA fp8OddWords<>+56(SB)/2, $0x0039
+DATA fp8OddWords<>+58(SB)/2, $0x003b
+DATA fp8OddWords<>+60(SB)/2, $0x003d
+DATA fp8OddWords<>+62(SB)/2, $0x003f
+GLOBL fp8OddWords<>(SB), RODATA|NOPTR, $64
+
+// func fp8ToBF16AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·fp8ToBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+	VPBROADCASTD one<>+0(SB), Z29
+	VPBROADCASTD halfLess<>+0(SB), Z28
+	VMOVDQU64    fp8OddWords<>+0(SB), Z27
+
+fp8ToBF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX512Run:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToBF16AVX512Block:
+	VPMOVSXBW     (SI), Z0
+	VPSLLW        $0x07, Z0, Z0
+	VPANDD        Z30, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VCVTPH2PS     Y0, Z0
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z31, Z0, Z0
+	VMULPS        Z31, Z1, Z1
+	VPSRLD        $0x10, Z0, Z2
+	VPANDD        Z29, Z2, Z2
+	VPADDD        Z28, Z2, Z2
+	VPADDD        Z2, Z0, Z0
+	VPSRLD        $0x10, Z1, Z3
+	VPANDD        Z29, Z3, Z3
+	VPADDD        Z28, Z3, Z3
+	VPADDD        Z3, Z1, Z1
+	VPERMT2W      Z1, Z27, Z0
+	VMOVDQU32     Z0, (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000020, SI
+	DECQ          CX
+	JNZ           fp8ToBF16AVX512Block
+	DECQ          BX
+	JNZ           fp8ToBF16AVX512Run
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToBF16AVX512Row
+	VZEROUPPER
+	RET
+
+DATA signAndE4M3<>+0(SB)/4, $0xbf80bf80
+GLOBL signAndE4M3<>(SB), RODATA|NOPTR, $4
+
+// func fp8ToBF16AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp8ToBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+	VPBROADCASTD one<>+0(SB), Y13
+	VPBROADCASTD halfLess<>+0(SB), Y12
+
+fp8ToBF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX2Run:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToBF16AVX2Block:
+	VPMOVSXBW    (SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y13, Y2, Y2
+	VPADDD       Y12, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPSRLD       $0x10, Y1, Y3
+	VPAND        Y13, Y3, Y3
+	VPADDD       Y12, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVDQU      Y0, (DI)
+	VPMOVSXBW    16(SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y13, Y2, Y2
+	VPADDD       Y12, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPSRLD       $0x10, Y1, Y3
+	VPAND        Y13, Y3, Y3
+	VPADDD       Y12, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVDQU      Y0, 32(DI)
+	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000020, SI
+	DECQ         CX
+	JNZ          fp8ToBF16AVX2Block
+	DECQ         BX
+	JNZ          fp8ToBF16AVX2Run
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToBF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp8ToF16AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·fp8ToF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX512Run:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF16AVX512Block:
+	VPMOVSXBW     (SI), Z0
+	VPSLLW        $0x07, Z0, Z0
+	VPANDD        Z30, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VCVTPH2PS     Y0, Z0
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z31, Z0, Z0
+	VMULPS        Z31, Z1, Z1
+	VCVTPS2PH     $0x00, Z0, Y0
+	VCVTPS2PH     $0x00, Z1, Y1
+	VINSERTI64X4  $0x01, Y1, Z0, Z0
+	VMOVDQU32     Z0, (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000020, SI
+	DECQ          CX
+	JNZ           fp8ToF16AVX512Block
+	DECQ          BX
+	JNZ           fp8ToF16AVX512Run
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp8ToF16AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp8ToF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX2Run:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF16AVX2Block:
+	VPMOVSXBW    (SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVDQU      Y0, (DI)
+	VPMOVSXBW    16(SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVDQU      Y0, 32(DI)
+	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000020, SI
+	DECQ         CX
+	JNZ          fp8ToF16AVX2Block
+	DECQ         BX
+	JNZ          fp8ToF16AVX2Run
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp8ToF32AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·fp8ToF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF32AVX512Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX512Run:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF32AVX512Block:
+	VPMOVSXBW     (SI), Z0
+	VPSLLW        $0x07, Z0, Z0
+	VPANDD        Z30, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VCVTPH2PS     Y0, Z0
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z31, Z0, Z0
+	VMULPS        Z31, Z1, Z1
+	VMOVDQU32     Z0, (DI)
+	VMOVDQU32     Z1, 64(DI)
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
+	DECQ          CX
+	JNZ           fp8ToF32AVX512Block
+	DECQ          BX
+	JNZ           fp8ToF32AVX512Run
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF32AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp8ToF32AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp8ToF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF32AVX2Row:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX2Run:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF32AVX2Block:
+	VPMOVSXBW    (SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	VPMOVSXBW    16(SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VMOVDQU      Y0, 64(DI)
+	VMOVDQU      Y1, 96(DI)
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000020, SI
+	DECQ         CX
+	JNZ          fp8ToF32AVX2Block
+	DECQ         BX
+	JNZ          fp8ToF32AVX2Run
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF32AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp8ToBF16AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·fp8ToBF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+	VPBROADCASTD one<>+0(SB), Z29
+	VPBROADCASTD halfLess<>+0(SB), Z28
+	VMOVDQU64    fp8OddWords<>+0(SB), Z27
+
+fp8ToBF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX512NTRun:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToBF16AVX512NTBlock:
+	VPMOVSXBW     (SI), Z0
+	VPSLLW        $0x07, Z0, Z0
+	VPANDD        Z30, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VCVTPH2PS     Y0, Z0
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z31, Z0, Z0
+	VMULPS        Z31, Z1, Z1
+	VPSRLD        $0x10, Z0, Z2
+	VPANDD        Z29, Z2, Z2
+	VPADDD        Z28, Z2, Z2
+	VPADDD        Z2, Z0, Z0
+	VPSRLD        $0x10, Z1, Z3
+	VPANDD        Z29, Z3, Z3
+	VPADDD        Z28, Z3, Z3
+	VPADDD        Z3, Z1, Z1
+	VPERMT2W      Z1, Z27, Z0
+	VMOVNTDQ      Z0, (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000020, SI
+	DECQ          CX
+	JNZ           fp8ToBF16AVX512NTBlock
+	DECQ          BX
+	JNZ           fp8ToBF16AVX512NTRun
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToBF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp8ToBF16AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp8ToBF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+	VPBROADCASTD one<>+0(SB), Y13
+	VPBROADCASTD halfLess<>+0(SB), Y12
+
+fp8ToBF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToBF16AVX2NTRun:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToBF16AVX2NTBlock:
+	VPMOVSXBW    (SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y13, Y2, Y2
+	VPADDD       Y12, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPSRLD       $0x10, Y1, Y3
+	VPAND        Y13, Y3, Y3
+	VPADDD       Y12, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVNTDQ     Y0, (DI)
+	VPMOVSXBW    16(SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y13, Y2, Y2
+	VPADDD       Y12, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPSRLD       $0x10, Y1, Y3
+	VPAND        Y13, Y3, Y3
+	VPADDD       Y12, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVNTDQ     Y0, 32(DI)
+	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000020, SI
+	DECQ         CX
+	JNZ          fp8ToBF16AVX2NTBlock
+	DECQ         BX
+	JNZ          fp8ToBF16AVX2NTRun
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToBF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp8ToF16AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·fp8ToF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX512NTRun:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF16AVX512NTBlock:
+	VPMOVSXBW     (SI), Z0
+	VPSLLW        $0x07, Z0, Z0
+	VPANDD        Z30, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VCVTPH2PS     Y0, Z0
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z31, Z0, Z0
+	VMULPS        Z31, Z1, Z1
+	VCVTPS2PH     $0x00, Z0, Y0
+	VCVTPS2PH     $0x00, Z1, Y1
+	VINSERTI64X4  $0x01, Y1, Z0, Z0
+	VMOVNTDQ      Z0, (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000020, SI
+	DECQ          CX
+	JNZ           fp8ToF16AVX512NTBlock
+	DECQ          BX
+	JNZ           fp8ToF16AVX512NTRun
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp8ToF16AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp8ToF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF16AVX2NTRun:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF16AVX2NTBlock:
+	VPMOVSXBW    (SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVNTDQ     Y0, (DI)
+	VPMOVSXBW    16(SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVNTDQ     Y0, 32(DI)
+	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000020, SI
+	DECQ         CX
+	JNZ          fp8ToF16AVX2NTBlock
+	DECQ         BX
+	JNZ          fp8ToF16AVX2NTRun
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp8ToF32AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·fp8ToF32AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Z30
+
+fp8ToF32AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX512NTRun:
+	VBROADCASTSS (AX), Z31
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF32AVX512NTBlock:
+	VPMOVSXBW     (SI), Z0
+	VPSLLW        $0x07, Z0, Z0
+	VPANDD        Z30, Z0, Z0
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VCVTPH2PS     Y0, Z0
+	VCVTPH2PS     Y1, Z1
+	VMULPS        Z31, Z0, Z0
+	VMULPS        Z31, Z1, Z1
+	VMOVNTDQ      Z0, (DI)
+	VMOVNTDQ      Z1, 64(DI)
+	ADDQ          $0x00000080, DI
+	ADDQ          $0x00000020, SI
+	DECQ          CX
+	JNZ           fp8ToF32AVX512NTBlock
+	DECQ          BX
+	JNZ           fp8ToF32AVX512NTRun
+	ADDQ          R13, R8
+	DECQ          R10
+	JNZ           fp8ToF32AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp8ToF32AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp8ToF32AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         rows+24(FP), R10
+	MOVQ         runs+32(FP), R11
+	MOVQ         blocks+40(FP), R12
+	MOVQ         dstStride+48(FP), R13
+	VPBROADCASTD signAndE4M3<>+0(SB), Y14
+
+fp8ToF32AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R9, AX
+	MOVQ R11, BX
+
+fp8ToF32AVX2NTRun:
+	VBROADCASTSS (AX), Y15
+	ADDQ         $0x00000004, AX
+	MOVQ         R12, CX
+
+fp8ToF32AVX2NTBlock:
+	VPMOVSXBW    (SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	VPMOVSXBW    16(SI), Y0
+	VPSLLW       $0x07, Y0, Y0
+	VPAND        Y14, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VCVTPH2PS    X0, Y0
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y15, Y0, Y0
+	VMULPS       Y15, Y1, Y1
+	VMOVNTDQ     Y0, 64(DI)
+	VMOVNTDQ     Y1, 96(DI)
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000020, SI
+	DECQ         CX
+	JNZ          fp8ToF32AVX2NTBlock
+	DECQ         BX
+	JNZ          fp8ToF32AVX2NTRun
+	ADDQ         R13, R8
+	DECQ         R10
+	JNZ          fp8ToF32AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET

@@ -165,3 +165,81 @@ func dequant8ToF32AVX512NT(dst *byte, src *byte, dstStride int, srcStride int, s
 //
 //go:noescape
 func dequant8ToF32AVX2NT(dst *byte, src *byte, dstStride int, srcStride int, scales *float32, zeros *float32, offsets *int32, blocks int, columns int, ahead int)
+
+// fp8ToBF16AVX512 decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp8ToBF16AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToBF16AVX2 decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp8ToBF16AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF16AVX512 decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp8ToF16AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF16AVX2 decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp8ToF16AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF32AVX512 decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp8ToF32AVX512(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF32AVX2 decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp8ToF32AVX2(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToBF16AVX512NT decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp8ToBF16AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToBF16AVX2NT decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp8ToBF16AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF16AVX512NT decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp8ToF16AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF16AVX2NT decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp8ToF16AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF32AVX512NT decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp8ToF32AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// fp8ToF32AVX2NT decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has
+// a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp8ToF32AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)

@@ -113,3 +113,29 @@ func singleAVX512(dst *byte, src *byte, blocks int)
 //
 //go:noescape
 func singleAVX2(dst *byte, src *byte, blocks int)
+
+// marlinFP8AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 128 bytes of each;
+// dst has rows of tiles dstStride bytes apart.
+//
+//go:noescape
+func marlinFP8AVX512(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+
+// marlinFP8AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 64 bytes of each;
+// dst has rows of tiles dstStride bytes apart.
+//
+//go:noescape
+func marlinFP8AVX2(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+
+// marlinFP8AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 128 bytes of each;
+// dst has rows of tiles dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func marlinFP8AVX512NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+
+// marlinFP8AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 64 bytes of each;
+// dst has rows of tiles dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func marlinFP8AVX2NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)

@@ -1,0 +1,279 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
+)
+
+// fp8 recognises checkpoints whose linear layers are F8_E4M3 values with scales. Several tools write them, and differ in how the config says
+// how the scales lie and in what they are called; see fp8Formats.
+//
+//	weight F8_E4M3 [N, K]   weight_scale or weight_scale_inv: of blocks, of every output feature or one   bias [N], optional   input_scale, optional
+type fp8 struct {
+	name   string                                                    // in messages
+	claims func(q *discover.QuantConfig) bool                        // whether the config is one of this tool
+	scales func(c *ConfigReader, q *discover.QuantConfig) fp8Scaling // reads it
+}
+
+// fp8Scaling is how the config says that scales lie.
+type fp8Scaling struct {
+	part   string // the suffix of their tensors
+	blocks stages.Blocks
+}
+
+// The parts of an FP8 Module.
+const (
+	fp8Weight = iota
+	fp8Scale
+	fp8Bias
+	fp8Input // scale of the activations, of a static scheme
+)
+
+func (f fp8) Name() string { return f.name }
+
+// Opens reports whether the config is one that this format reads.
+func (f fp8) Opens(q *discover.QuantConfig) bool { return f.claims(q) }
+
+// MarksTensor says that a tensor gives FP8 away: a weight beside its scale. Some checkpoints just store F8.
+func (f fp8) MarksTensor(c Catalog, i int) bool {
+	base, ok := strings.CutSuffix(c.Name(i), ".weight")
+	if !ok || c.DType(i) != safetensors.F8E4M3 {
+		return false
+	}
+	_, scale := c.Lookup(base + ".weight_scale")
+	_, inverse := c.Lookup(base + ".weight_scale_inv")
+	return scale || inverse
+}
+
+func (f fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
+	c := NewConfigReader(q.Object, q.Where)
+	r := &fp8Reader{where: q.Where, scaling: f.scales(c, q)}
+	return r, c.Faults()
+}
+
+// fp8Reader is FP8 set up for one checkpoint.
+type fp8Reader struct {
+	where   string // the config, for messages
+	scaling fp8Scaling
+}
+
+// fp8Spec is what the Modules of one Group must have in common.
+type fp8Spec struct {
+	blocks       stages.Blocks
+	scales       stages.DType
+	bias, static stages.DType // of the bias and the input_scale; Invalid for none
+}
+
+// CodeBits and GroupSize make it Quantised.
+func (s fp8Spec) CodeBits() int { return 8 }
+
+// GroupSize is the number of input features that share a scale.
+func (s fp8Spec) GroupSize() int {
+	if s.blocks.Cols == 0 {
+		return -1
+	}
+	return int(s.blocks.Cols)
+}
+
+func (s fp8Spec) String() string {
+	t := fmt.Sprintf("FP8, %s scales of %s", s.scales, describeBlocks(s.blocks))
+	if s.bias != safetensors.Invalid {
+		t += ", " + s.bias.String() + " bias"
+	}
+	if s.static != safetensors.Invalid {
+		t += ", static activations"
+	}
+	return t
+}
+
+// describeBlocks says what shares a scale.
+func describeBlocks(b stages.Blocks) string {
+	switch {
+	case b == stages.Blocks{}:
+		return "whole tensors"
+	case b.Cols == 0:
+		return "output features"
+	}
+	return fmt.Sprintf("blocks of %d x %d", b.Rows, b.Cols)
+}
+
+// Differs names the first thing in which another Spec is not this one.
+func (s fp8Spec) Differs(other Spec) (what, expected, found string) {
+	static := map[bool]string{true: "an input_scale", false: "no input_scale"}
+	t, ok := other.(fp8Spec)
+	switch {
+	case !ok:
+	case s.scales != t.scales:
+		return "dtype of the scales", s.scales.String(), t.scales.String()
+	case s.bias != t.bias:
+		return "bias", biasOf(s.bias), biasOf(t.bias)
+	case s.static != t.static:
+		return "scale of the activations", static[s.static != safetensors.Invalid], static[t.static != safetensors.Invalid]
+	}
+	return "format", s.String(), fmt.Sprint(other)
+}
+
+func (r *fp8Reader) Parts() []string {
+	return []string{"weight", r.scaling.part, "bias", "input_scale"}
+}
+
+// Picks reports whether a .weight is quantised. Its dtype says so, and no list of modules and no scale beside it does: transformers leaves
+// scales that nothing was written to beside the BF16 weights of layers that it could not quantise.
+func (r *fp8Reader) Picks(c *Checks, i int32) bool {
+	switch d := c.Catalog.DType(int(i)); d { //nolint:exhaustive // the others are no weights of a dense layer
+	case safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16:
+		return false
+	case safetensors.F8E4M3:
+		return true
+	}
+	_, ok := c.Catalog.Lookup(strings.TrimSuffix(c.Catalog.Name(int(i)), "weight") + r.scaling.part)
+	return ok
+}
+
+// Left looks at a tensor that no Module took: scales beside a dense weight mean nothing, all others must have their weight.
+func (r *fp8Reader) Left(c *Checks, i int32) Leftover {
+	name := c.Catalog.Name(int(i))
+	for _, part := range []string{r.scaling.part, r.Parts()[fp8Input]} {
+		base, ok := strings.CutSuffix(name, "."+part)
+		if !ok {
+			continue
+		}
+		if _, dense := c.Catalog.Lookup(base + ".weight"); dense {
+			return LeftoverMeaningless
+		}
+		c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "",
+			"the checkpoint is incomplete: get it again")
+		return LeftoverFaulty
+	}
+	for _, suffix := range []string{"_scale_inv", "_scale"} {
+		scaled, ok := strings.CutSuffix(name, suffix)
+		if t, found := c.Catalog.Lookup(scaled); ok && (suffix == "_scale_inv" || found && c.Catalog.DType(t) == safetensors.F8E4M3) {
+			c.Fault(i, stages.CodeUnsupported, "is the FP8 scale of something other than the .weight of one layer, which is not supported yet",
+				"."+r.scaling.part+" beside the .weight of every layer and expert", "", "use a release with weights and scales for each expert")
+			return LeftoverFaulty
+		}
+	}
+	return LeftoverOther
+}
+
+func (r *fp8Reader) Module(m *Module, c *Checks) bool {
+	if !r.members(m, c) {
+		return false
+	}
+	w := m.Tensors[fp8Weight]
+	n, k, ok := shape2(c.Catalog, int(w))
+	if !ok || n == 0 || k == 0 || n > 1<<40 || k > 1<<40 {
+		c.Fault(w, stages.CodeShape, "is the weight of a linear layer", "[out_features, in_features]", formatShape(shapeOf(c.Catalog, int(w))), "")
+		return false
+	}
+	m.K, m.N = k, n
+	if !r.shapes(m, c) {
+		return false
+	}
+	spec := fp8Spec{blocks: r.scaling.blocks, scales: c.Catalog.DType(int(m.Tensors[fp8Scale]))}
+	if m.Has(fp8Bias) {
+		spec.bias = c.Catalog.DType(int(m.Tensors[fp8Bias]))
+	}
+	if m.Has(fp8Input) {
+		spec.static = c.Catalog.DType(int(m.Tensors[fp8Input]))
+	}
+	m.Spec = spec
+	return true
+}
+
+// members checks that the tensors are there and have dtypes that can be read.
+func (r *fp8Reader) members(m *Module, c *Checks) bool {
+	ok := true
+	if !m.Has(fp8Scale) {
+		c.Fault(m.Tensors[fp8Weight], stages.CodeMember, "is there, but ."+r.scaling.part+" of its module is missing", m.Base+"."+r.scaling.part, "",
+			"the checkpoint is incomplete, or "+r.where+" is not its config")
+		ok = false
+	}
+	floats := []stages.DType{safetensors.F32, safetensors.F16, safetensors.BF16}
+	for part, dtypes := range [][]stages.DType{
+		fp8Weight: {safetensors.F8E4M3}, fp8Scale: append(floats[:3:3], safetensors.F8E8M0), fp8Bias: floats, fp8Input: floats,
+	} {
+		t := m.Tensors[part]
+		if t == none {
+			continue
+		}
+		if d := c.Catalog.DType(int(t)); !slices.Contains(dtypes, d) {
+			c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(dtypes), d.String(), "")
+			ok = false
+		}
+	}
+	return ok
+}
+
+// oneOf names dtypes.
+func oneOf(dtypes []stages.DType) string {
+	names := make([]string, len(dtypes))
+	for i, d := range dtypes {
+		names[i] = d.String()
+	}
+	return strings.Join(names, " or ")
+}
+
+// shapes checks the tensors beside the weight against its shape and the config.
+func (r *fp8Reader) shapes(m *Module, c *Checks) bool {
+	ok := true
+	for part, t := range m.Tensors {
+		if t == none || part == fp8Weight {
+			continue
+		}
+		shape := formatShape(shapeOf(c.Catalog, int(t)))
+		var want []string
+		problem := "has the wrong shape"
+		switch part {
+		case fp8Scale:
+			want = r.scaleShapes(m)
+			problem = fmt.Sprintf("%s says scales of %s over %s", r.where, describeBlocks(r.scaling.blocks), formatShape([]int64{m.N, m.K}))
+		case fp8Bias:
+			want = []string{formatShape([]int64{m.N})}
+		case fp8Input:
+			want = []string{"[]", "[1]"}
+		}
+		if !slices.Contains(want, shape) {
+			c.Fault(t, stages.CodeShape, problem, strings.Join(want, " or "), shape, "")
+			ok = false
+		}
+	}
+	return ok
+}
+
+// scaleShapes are the shapes that the scales may have.
+func (r *fp8Reader) scaleShapes(m *Module) []string {
+	rows, cols := r.scaling.blocks.Grid(m.N, m.K)
+	grid := formatShape([]int64{rows, cols})
+	switch b := r.scaling.blocks; {
+	case b == stages.Blocks{}:
+		return []string{"[]", "[1]", grid}
+	case b.Cols == 0:
+		return []string{grid, formatShape([]int64{rows})}
+	}
+	return []string{grid}
+}
+
+// Compile adds the Outputs for the layout asked for.
+func (r *fp8Reader) Compile(g *Group, b *Builder) string {
+	spec, ok := g.First().Spec.(fp8Spec)
+	if !ok {
+		return "not an FP8 module"
+	}
+	o := &fp8Outputs{r: r, g: g, b: b, spec: spec, m: g.First()}
+	switch b.Layout() {
+	case stages.LayoutMarlin:
+		return o.marlin()
+	case stages.LayoutExllama:
+		return "the exllama kernels have no FP8 weights"
+	case stages.LayoutDequant:
+		return o.dequant()
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
+	}
+	return o.raw()
+}

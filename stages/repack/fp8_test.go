@@ -1,0 +1,228 @@
+package repack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/cpu/cputest"
+	"github.com/coldload/coldload/internal/optest"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// alongK are codes [K][N] as [N][K] bytes.
+func alongK(codes []uint32, n int) []byte {
+	k := len(codes) / n
+	out := make([]byte, len(codes))
+	for i, c := range codes {
+		out[i%n*k+i/n] = byte(c)
+	}
+	return out
+}
+
+func TestFP8Marlin(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 11))
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for _, n := range []int{64, 128, 320} {
+				for _, k := range []int{16, 32, 48, 64, 80, 112, 128, 192, 208, 240, 1024} {
+					codes := codesOf(r, k, n, 8)
+					sources.WantRows(t, FP8Marlin(), k/16, slowMarlin(codes, n, 8), alongK(codes, n))
+				}
+			}
+		})
+	}
+}
+
+// TestFP8MarlinGolden: the golden codes of 8 bits give the golden words, wherever they come from.
+func TestFP8MarlinGolden(t *testing.T) {
+	for mask := range cputest.Masks() {
+		words := runOp(t, FP8Marlin(), vectorK/16, 16*vectorN, alongK(vectorCodes(8), vectorN))
+		optest.WantGolden(t, "marlin 8-bit, "+mask, words, 0x231479A8, "322e1252971ad632")
+	}
+}
+
+// TestFP8MarlinLarge is long enough for several calls of a kernel and for stores past the caches.
+func TestFP8MarlinLarge(t *testing.T) {
+	const n, k = 64, 20480
+	codes := codesOf(rand.New(rand.NewPCG(8, 12)), k, n, 8)
+	src, want := alongK(codes, n), slowMarlin(codes, n, 8)
+	for mask := range cputest.Masks() {
+		for _, soon := range []bool{false, true} {
+			j := &stages.Job{Dst: make([]byte, len(want)), Rows: k / 16, RowBytes: 16 * n, Stride: 16 * n, Src: [][]byte{src}, Soon: soon}
+			if err := FP8Marlin().Run(j); err != nil {
+				t.Fatal(err)
+			}
+			if string(j.Dst) != string(want) {
+				t.Errorf("%s, soon %v: other words", mask, soon)
+			}
+		}
+	}
+}
+
+func TestFP8MarlinRefuses(t *testing.T) {
+	refusesSizes(t, FP8Marlin(), 2, 16*64, make([]byte, 32*64))
+	sources.Refuses(t, FP8Marlin(), "32 columns", 2, 16*32, make([]byte, 32*32))
+}
+
+// slowScales follows LAYOUTS C3: transpose, repeat, cut, cast, permute, multiply.
+func slowScales(scales []float32, b stages.Blocks, n, groups int, to stages.DType, p Permutation, factor float32) (out []byte) {
+	for g := range groups {
+		row := make([]byte, 0, 2*n)
+		for i := range int64(n) {
+			at := int64(0)
+			if b.Rows > 0 {
+				at = i / b.Rows
+			}
+			s := scales[int(at)*groups+g]
+			if to == safetensors.F16 {
+				row = binary.LittleEndian.AppendUint16(row, convert.F32ToF16(convert.F16ToF32(convert.F32ToF16(s))*factor))
+			} else {
+				row = binary.LittleEndian.AppendUint16(row, convert.F32ToBF16(convert.BF16ToF32(convert.F32ToBF16(s))*factor))
+			}
+		}
+		permuted := make([]byte, len(row))
+		p.row(permuted, row)
+		out = append(out, permuted...)
+	}
+	return out
+}
+
+func scaleBytes(d stages.DType, scales []float32) (b []byte) {
+	for _, s := range scales {
+		switch d { //nolint:exhaustive // what the tests use
+		case safetensors.F32:
+			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(s))
+		case safetensors.BF16:
+			b = binary.LittleEndian.AppendUint16(b, convert.F32ToBF16(s))
+		case safetensors.F16:
+			b = binary.LittleEndian.AppendUint16(b, convert.F32ToF16(s))
+		case safetensors.F8E8M0:
+			b = append(b, byte(math.Float32bits(s)>>23))
+		}
+	}
+	return b
+}
+
+func TestFP8MarlinScales(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 13))
+	factors := map[stages.DType]map[stages.Exponent]float32{
+		safetensors.F16:  {"": 256, stages.ExponentFused: 256, stages.ExponentPlain: 1},
+		safetensors.BF16: {"": 0x1p120, stages.ExponentFused: 0x1p120, stages.ExponentPlain: 1},
+	}
+	for _, from := range []stages.DType{safetensors.F32, safetensors.BF16, safetensors.F16, safetensors.F8E8M0} {
+		for to, exponents := range factors {
+			for exponent, factor := range exponents {
+				for _, b := range []stages.Blocks{{}, {Rows: 1}, {Rows: 128, Cols: 128}, {Rows: 100, Cols: 128}} {
+					for _, n := range []int{64, 192, 576} {
+						groups, perm := 1, Single
+						if b.Cols > 0 {
+							groups, perm = 3, Grouped
+						}
+						rows, _ := b.Grid(int64(n), 1)
+						scales := make([]float32, int(rows)*groups)
+						for i := range scales {
+							scales[i] = float32(math.Ldexp(1, -r.IntN(10)))
+							if from != safetensors.F8E8M0 {
+								scales[i] *= 1 + float32(r.IntN(128))/128
+							}
+						}
+						op := mustOp(t)(FP8MarlinScales(b, from, to, perm, exponent))
+						sources.WantRows(t, op, groups, slowScales(scales, b, n, groups, to, perm, factor), scaleBytes(from, scales))
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestFP8MarlinScalesFaults: what is not finite, before the cast, after it or with the factor, is named.
+func TestFP8MarlinScalesFaults(t *testing.T) {
+	for _, x := range []struct {
+		scale    float32
+		to       stages.DType
+		exponent stages.Exponent
+		says     string // "" for none
+	}{
+		{float32(math.NaN()), safetensors.BF16, stages.ExponentPlain, "finite"},
+		{255, safetensors.BF16, stages.ExponentFused, ""},
+		{256, safetensors.BF16, stages.ExponentFused, "2^120"},
+		{256, safetensors.BF16, stages.ExponentPlain, ""},
+		{255, safetensors.F16, stages.ExponentFused, ""},
+		{256, safetensors.F16, stages.ExponentFused, "2^8"},
+		{70000, safetensors.F16, stages.ExponentPlain, "F16"},
+	} {
+		op := mustOp(t)(FP8MarlinScales(stages.Blocks{}, safetensors.F32, x.to, Single, x.exponent))
+		j, _ := sources.Job(1, 128, 0, scaleBytes(safetensors.F32, []float32{x.scale}))
+		err := op.Run(j)
+		data, ok := errors.AsType[*stages.DataError](err)
+		if x.says == "" && err != nil || x.says != "" && (!ok || !strings.Contains(err.Error(), x.says) || data.Tensor != "m.qweight") {
+			t.Errorf("%g to %s, %s: error %v, want %q", x.scale, x.to, x.exponent, err, x.says)
+		}
+	}
+	op := mustOp(t)(FP8MarlinScales(stages.Blocks{Rows: 128, Cols: 128}, safetensors.F32, safetensors.BF16, Grouped, ""))
+	refusesSizes(t, op, 2, 512, make([]byte, 2*2*4))
+	for _, d := range [][2]stages.DType{{safetensors.F32, safetensors.F32}, {safetensors.I32, safetensors.BF16}} {
+		if _, err := FP8MarlinScales(stages.Blocks{}, d[0], d[1], Single, ""); err == nil {
+			t.Errorf("%s to %s: no error", d[0], d[1])
+		}
+	}
+}
+
+// FuzzFP8Marlin compares the kernels with the formula.
+func FuzzFP8Marlin(f *testing.F) {
+	f.Add(uint64(1), uint8(1), uint8(5))
+	f.Add(uint64(2), uint8(3), uint8(64))
+	f.Fuzz(func(t *testing.T, seed uint64, tiles, rows uint8) {
+		n, k := tileN*(int(tiles%4)+1), tileK*(int(rows%80)+1)
+		codes := codesOf(rand.New(rand.NewPCG(seed, 14)), k, n, 8)
+		sources.WantRows(t, FP8Marlin(), k/tileK, slowMarlin(codes, n, 8), alongK(codes, n))
+	})
+}
+
+// TestFP8MarlinGuarded: the kernels touch nothing before or behind their source and destination.
+func TestFP8MarlinGuarded(t *testing.T) {
+	const n, k = 128, 112
+	src := make([]byte, n*k)
+	for mask := range cputest.Masks() {
+		for _, atEnd := range []bool{false, true} {
+			j := &stages.Job{
+				Dst: cputest.Guarded(t, make([]byte, n*k), atEnd), Rows: k / tileK, RowBytes: tileK * n, Stride: tileK * n,
+				Src: [][]byte{cputest.Guarded(t, src, atEnd)},
+			}
+			if err := FP8Marlin().Run(j); err != nil {
+				t.Fatalf("%s: %v", mask, err)
+			}
+		}
+	}
+}
+
+// BenchmarkFP8Marlin repacks experts and layers, as the files have them: [N, K]. "x-memcpy" is the ratio to a copy of as many bytes.
+func BenchmarkFP8Marlin(b *testing.B) {
+	const total = 128 << 20
+	for _, shape := range [][2]int{{2048, 7168}, {7168, 2048}, {768, 2048}, {18432, 7168}} {
+		b.Run(fmt.Sprintf("n=%d,k=%d", shape[0], shape[1]), func(b *testing.B) {
+			for mask := range cputest.Masks() {
+				b.Run(mask, func(b *testing.B) {
+					n, k := shape[0], shape[1]
+					src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
+					op := FP8Marlin()
+					cputest.Ratio(b, total/(n*k)*n*k, func() {
+						for at := 0; at+n*k <= total; at += n * k {
+							j := &stages.Job{Dst: dst[at : at+n*k], Rows: k / tileK, RowBytes: tileK * n, Stride: tileK * n, Src: [][]byte{src[at+56 : at+56+n*k]}}
+							if err := op.Run(j); err != nil {
+								b.Fatal(err)
+							}
+						}
+					})
+				})
+			}
+		})
+	}
+}
