@@ -10,7 +10,7 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = []Format{gptq{}}
+var formats = []Format{gptq{}, compressed{}}
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
@@ -21,7 +21,6 @@ var recognised = []struct {
 	suffix  []string
 	matches func(stages.DType) bool
 }{
-	{"compressed-tensors", []string{".weight_packed"}, nil},
 	{"mxfp4", []string{"_blocks"}, nil},
 	{"fp8", []string{".weight"}, func(d stages.DType) bool { return d == safetensors.F8E4M3 }},
 	{"modelopt", []string{".weight_scale_2"}, nil},

@@ -188,53 +188,13 @@ func (r *gptqReader) zeroWords(spec gptqSpec) []uint32 {
 	return decode.PackConstant(int(spec.bits), r.planar, z)
 }
 
-// marlinHolds says why the Marlin kernels cannot hold a Group; "" when they can. The limits are those of the kernels' tile shapes: dense
-// (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128 hidden and whole groups of intermediate features.
+// marlinHolds says why the Marlin kernels cannot hold a Group; "" when they can.
 func (o *gptqOutputs) marlinHolds(scales stages.DType) string {
-	spec, m := o.spec, o.m
-	switch {
-	case spec.bits != 4 && spec.bits != 8:
-		return fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
-	case !spec.sym:
-		return "Marlin without zero points holds symmetric modules only, these are asymmetric"
-	case scales != safetensors.F16 && scales != safetensors.BF16:
-		return "Marlin takes F16 or BF16 scales, these are " + scales.String() + " (use --dtype f16 or bf16)"
-	case spec.bias == safetensors.F32 && keeps(o.b.DType()):
-		return "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
-	case spec.group != -1 && spec.group != 32 && spec.group != 64 && spec.group != 128 && o.groups() > 1:
-		return fmt.Sprintf("Marlin has groups of 32, 64, 128 or all, not %d", spec.group)
-	case m.K%spec.span(m) != 0:
-		return fmt.Sprintf("%d input features are no whole groups of %d", m.K, spec.group)
+	c := marlinCodes{bits: o.spec.bits, group: o.spec.group, sym: o.spec.sym, scales: scales, bias: o.spec.bias}
+	if c.bias != safetensors.Invalid && !keeps(o.b.DType()) {
+		c.bias = o.b.DType()
 	}
-	for _, m := range o.g.Modules[:len(o.g.Members)] {
-		if m.N%64 != 0 {
-			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
-		}
-	}
-	if o.g.Stacked() {
-		return marlinHoldsExperts(o.g, spec)
-	}
-	if n := o.g.N(); n%64 == 0 && m.K%128 == 0 || n%128 == 0 && m.K%64 == 0 {
-		return ""
-	}
-	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", o.g.N(), m.K)
-}
-
-// marlinHoldsExperts wants the hidden size to be a multiple of 128 and the intermediate size one of max(64, group). For gate and up the
-// first is K and the second N; for down it is the other way round.
-func marlinHoldsExperts(g *Group, spec gptqSpec) string {
-	m := g.First()
-	hidden, inter := m.K, m.N
-	if len(g.Members) == 1 {
-		hidden, inter = m.N, m.K
-	}
-	if hidden%128 != 0 {
-		return fmt.Sprintf("hidden size %d of the experts is not a multiple of 128", hidden)
-	}
-	if by := max(64, spec.group); inter%by != 0 {
-		return fmt.Sprintf("intermediate size %d of the experts is not a multiple of %d", inter, by)
-	}
-	return ""
+	return c.holds(o.g)
 }
 
 // exllama makes what the exllama kernels read: the codes of a word in another order.

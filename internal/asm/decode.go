@@ -24,6 +24,7 @@ func decode() {
 			}
 		}
 	}
+	rowsDequants()
 }
 
 // dequant emits a kernel for w = scale * (code - zero): 16 (AVX-512) or 8 (AVX2) columns side by side, one input feature after another;

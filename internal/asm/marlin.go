@@ -17,6 +17,7 @@ func repack() {
 	gather(4)
 	gather(8)
 	permutations()
+	transposes()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

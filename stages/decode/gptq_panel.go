@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
 )
 
 // The kernels of GPTQDequant decode some columns of some input features in one call, by multiplying: they compute what the generic
@@ -54,9 +55,9 @@ func (d *dequantiser) panels() (int, error) {
 	return whole, nil
 }
 
-// limit is the magnitude from which on a weight is infinite in the target.
-func (op *gptqDequant) limit() float32 {
-	switch op.to { //nolint:exhaustive // only the targets
+// limitOf is the magnitude from which on a weight is infinite in the target.
+func limitOf(to stages.DType) float32 {
+	switch to { //nolint:exhaustive // only the targets
 	case safetensors.F16:
 		return 65520
 	case safetensors.BF16:
@@ -67,7 +68,7 @@ func (op *gptqDequant) limit() float32 {
 
 // fillPanel computes the scales and zero points of n columns from c on. It reports whether all of their weights are finite.
 func (d *dequantiser) fillPanel(p *panel, c, n int) bool {
-	size, most, limit := d.op.scales.Bits()/8, float32(int(1)<<d.op.Bits-1), d.op.limit()
+	size, most, limit := d.op.scales.Bits()/8, float32(int(1)<<d.op.Bits-1), limitOf(d.op.to)
 	for g := range d.op.Groups {
 		scales, zeros := p.scales[g*p.width:][:n], p.zeros[g*p.width:][:n]
 		at := (g*d.n + c) * size

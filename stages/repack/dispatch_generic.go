@@ -9,3 +9,5 @@ func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweigh
 func grouped(dst, src []byte) { groupedRow(dst, src) }
 
 func single(dst, src []byte) { singleRow(dst, src) }
+
+func transpose(dst, src []byte, stride, _ int) { transposeRows(dst, src, stride) }

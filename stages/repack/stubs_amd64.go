@@ -93,3 +93,13 @@ func singleAVX512(dst *byte, src *byte, blocks int)
 //
 //go:noescape
 func singleAVX2(dst *byte, src *byte, blocks int)
+
+// transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+//
+//go:noescape
+func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
+
+// transpose8AVX2 transposes 8 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+//
+//go:noescape
+func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
