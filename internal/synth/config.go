@@ -48,8 +48,12 @@ func (l *lister) config() map[string]any {
 		}
 	}
 	maps.Copy(c, m.Config)
-	if l.o.Format == FormatGPTQ {
+	switch l.o.Format {
+	case FormatGPTQ:
 		c["quantization_config"] = l.quantConfig()
+	case FormatCompressed:
+		c["quantization_config"] = l.compressedConfig()
+	case FormatNone:
 	}
 	return c
 }

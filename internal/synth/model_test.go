@@ -34,7 +34,7 @@ func find(t *testing.T, specs []Spec, name string) Spec {
 // TestEveryModelLists builds the list of every model in every format: names are unique, sizes are sane.
 func TestEveryModelLists(t *testing.T) {
 	for _, m := range Models() {
-		for _, f := range []Format{FormatGPTQ, FormatNone} {
+		for _, f := range Formats() {
 			seen := map[string]bool{}
 			total := int64(0)
 			for _, s := range mustTensors(t, Options{Model: m.Name, Format: f, Layers: min(m.Layers, 5)}) {

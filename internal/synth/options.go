@@ -21,7 +21,12 @@ type Format string
 const (
 	FormatGPTQ Format = "gptq" // symmetric, checkpoint_format gptq (v1 zero points)
 	FormatNone Format = "none" // BF16 everywhere
+	// FormatCompressed is pack-quantized of compressed-tensors, symmetric, with BF16 scales.
+	FormatCompressed Format = "compressed-tensors"
 )
+
+// Formats lists them, the default first.
+func Formats() []Format { return []Format{FormatGPTQ, FormatCompressed, FormatNone} }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
 const DefaultShardSize int64 = 2 << 30
@@ -32,9 +37,9 @@ type Options struct {
 	Layers int    // how many layers; 0 means as many as the model has
 	Format Format // empty means FormatGPTQ
 
-	Bits    int  // code width: 2, 3, 4 or 8; 0 means 4. GPTQ only
-	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ only
-	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ only
+	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8); 0 means 4. Quantised formats only
+	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. Quantised formats only
+	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. Quantised formats only
 
 	Seed      uint64
 	ShardSize int64 // most bytes of tensor data in a Shard; 0 means DefaultShardSize
@@ -81,8 +86,11 @@ func (o Options) Validate() error {
 	if _, err := FindModel(o.Model); err != nil {
 		faults = append(faults, err)
 	}
-	if o.Format != FormatGPTQ && o.Format != FormatNone {
-		fault("unknown format %q; known: %s, %s", o.Format, FormatGPTQ, FormatNone)
+	if !slices.Contains(Formats(), o.Format) {
+		fault("unknown format %q; known: %s", o.Format, Formats())
+	}
+	if o.Format == FormatCompressed {
+		compressedOptions(o, fault)
 	}
 	if o.Order != OrderTool && o.Order != OrderSorted {
 		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)

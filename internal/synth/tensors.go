@@ -56,7 +56,7 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone
+	sorted := l.o.Order == OrderSorted || l.o.Format != FormatGPTQ
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -174,7 +174,10 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case l.o.Format == FormatGPTQ && l.packs(n, k):
 		l.gptq(base, n, k, bias, input)
 		return
-	case l.o.Format == FormatGPTQ:
+	case l.o.Format == FormatCompressed && l.compresses(base, n, k):
+		l.compressed(base, n, k, bias, input)
+		return
+	case l.o.Format != FormatNone:
 		l.dense[modulePattern(base)] = true
 	}
 	l.weight(base+".weight", n, k)

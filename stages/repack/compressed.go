@@ -83,6 +83,9 @@ func stripAhead(w, words int) int {
 // It is the reference.
 func transposeRows(dst, src []byte, stride int) {
 	words := len(dst) / tileRow
+	if words == 0 {
+		return
+	}
 	for r := range tileN {
 		row := src[r*stride : r*stride+4*words]
 		for w := range words {
