@@ -19,12 +19,14 @@ func compressedOptions(o Options, fault func(format string, args ...any)) {
 
 // compresses reports whether a linear layer is stored packed. What the model's maker left dense stays so.
 func (l *lister) compresses(base string, n, k int) bool {
-	for _, pattern := range l.m.Ignore {
-		if regexp.MustCompile("^" + strings.TrimPrefix(pattern, "re:")).MatchString(base) {
-			return false
+	if l.ignore == nil && len(l.m.Ignore) > 0 {
+		patterns := make([]string, len(l.m.Ignore))
+		for i, p := range l.m.Ignore {
+			patterns[i] = "(?:" + strings.TrimPrefix(p, "re:") + ")"
 		}
+		l.ignore = regexp.MustCompile("^(?:" + strings.Join(patterns, "|") + ")")
 	}
-	return l.packs(n, k)
+	return l.packs(n, k) && (l.ignore == nil || !l.ignore.MatchString(base))
 }
 
 // compressed adds the tensors of a module in format pack-quantized of compressed-tensors: symmetric codes, BF16 scales.

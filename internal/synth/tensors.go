@@ -1,6 +1,7 @@
 package synth
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +53,8 @@ type lister struct {
 	specs []Spec
 	// dense has the pattern of every linear layer that the format cannot hold, which stays BF16: config.json must say so.
 	dense map[string]bool
+	// ignore matches the modules that Model.Ignore names; nil for none.
+	ignore *regexp.Regexp
 }
 
 // shards cuts the list into files, each in the order asked for.
