@@ -156,7 +156,8 @@ func compareTwins(t *testing.T, bits, group int, asym, order bool) {
 		b.Shard(single, twins, dense).JSON("config.json", twinConfig("qwen3_moe", bits, group, asym, order))
 	})
 	opts := []coldload.Options{
-		{Layout: stages.LayoutDequant, DType: safetensors.F32}, {Layout: stages.LayoutDequant, DType: safetensors.BF16},
+		{Layout: stages.LayoutDequant, DType: safetensors.F32},
+		{Layout: stages.LayoutDequant, DType: safetensors.BF16},
 		{Layout: stages.LayoutDequant, DType: safetensors.F16, NoFuse: true},
 	}
 	if !asym {

@@ -161,7 +161,7 @@ func TestCompressedFuses(t *testing.T) {
 // TestCompressedGroups: names go before patterns, and patterns before classes, whatever the order of the groups; what is ignored, or has
 // no group, and is stored packed all the same, is refused.
 func TestCompressedGroups(t *testing.T) {
-	int8 := map[string]any{"num_bits": 8}
+	eight := map[string]any{"num_bits": 8}
 	for _, x := range []struct {
 		name   string
 		groups map[string]any
@@ -170,15 +170,15 @@ func TestCompressedGroups(t *testing.T) {
 		says   string
 	}{
 		{"a class", map[string]any{"a": configGroup([]string{"Linear"}, nil)}, []string{"lm_head"}, 4, ""},
-		{"a pattern first", map[string]any{"a": configGroup([]string{"Linear"}, nil), "b": configGroup([]string{`re:.*mlp\.down_proj$`}, int8)}, nil, 8, ""},
-		{"a name before a pattern", map[string]any{"a": configGroup([]string{"re:.*down.*", "Linear"}, nil), "b": configGroup([]string{ctDown}, int8)}, nil, 8, ""},
-		{"patterns match from the start", map[string]any{"a": configGroup([]string{"Linear"}, nil), "b": configGroup([]string{"re:mlp"}, int8)}, nil, 4, ""},
+		{"a pattern first", map[string]any{"a": configGroup([]string{"Linear"}, nil), "b": configGroup([]string{`re:.*mlp\.down_proj$`}, eight)}, nil, 8, ""},
+		{"a name before a pattern", map[string]any{"a": configGroup([]string{"re:.*down.*", "Linear"}, nil), "b": configGroup([]string{ctDown}, eight)}, nil, 8, ""},
+		{"patterns match from the start", map[string]any{"a": configGroup([]string{"Linear"}, nil), "b": configGroup([]string{"re:mlp"}, eight)}, nil, 4, ""},
 		{"another class alone", map[string]any{"a": configGroup([]string{"MoELinear"}, nil)}, nil, 4, ""},
-		{"classes that nobody can tell", map[string]any{"a": configGroup([]string{"X"}, nil), "b": configGroup([]string{"Y"}, int8)}, nil, 4, "no group of config_groups"},
+		{"classes that nobody can tell", map[string]any{"a": configGroup([]string{"X"}, nil), "b": configGroup([]string{"Y"}, eight)}, nil, 4, "no group of config_groups"},
 		{"no group", map[string]any{"a": configGroup([]string{ctO}, nil)}, nil, 4, "no group of config_groups"},
 		{"ignored", map[string]any{"a": configGroup([]string{"Linear"}, nil)}, []string{"re:.*mlp.*"}, 4, "`ignore` says"},
 		{"ignored by name", map[string]any{"a": configGroup([]string{"Linear"}, nil)}, []string{ctDown}, 4, "`ignore` says"},
-		{"the wrong bits", map[string]any{"a": configGroup([]string{"Linear"}, int8)}, nil, 4, "does not go with"},
+		{"the wrong bits", map[string]any{"a": configGroup([]string{"Linear"}, eight)}, nil, 4, "does not go with"},
 	} {
 		cat := newCatalog(slices.Concat(packed{k: 256, n: 128, bits: 4, groups: 8}.tensors(ctO), packed{k: 256, n: 128, bits: x.bits, groups: 8}.tensors(ctDown)))
 		p, err := plan.Make(newConfigs(t).input(t, cat, compressedConfig(x.groups, x.ignore...)), plan.Options{})

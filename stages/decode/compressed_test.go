@@ -86,9 +86,15 @@ func newRowsCase(tb testing.TB, r *rand.Rand, l RowsLayout, n int, scales, to st
 }
 
 var rowsLayouts = []RowsLayout{
-	{Symmetric: true, Group: 32, Groups: 5}, {Symmetric: true, Group: 128, Groups: 3}, {Symmetric: true, Group: 96, Groups: 1},
-	{Group: 32, Groups: 4}, {Group: 64, Groups: 1}, {Symmetric: true, Group: 8, Groups: 9}, {Group: 40, Groups: 3},
-	{Symmetric: true, ActOrder: true, Group: 32, Groups: 40}, {ActOrder: true, Group: 64, Groups: 2},
+	{Symmetric: true, Group: 32, Groups: 5},
+	{Symmetric: true, Group: 128, Groups: 3},
+	{Symmetric: true, Group: 96, Groups: 1},
+	{Group: 32, Groups: 4},
+	{Group: 64, Groups: 1},
+	{Symmetric: true, Group: 8, Groups: 9},
+	{Group: 40, Groups: 3},
+	{Symmetric: true, ActOrder: true, Group: 32, Groups: 40},
+	{ActOrder: true, Group: 64, Groups: 2},
 }
 
 // TestRowsDequant compares with the formula: every layout, dtype and kind of processor.
