@@ -10,28 +10,61 @@ import (
 
 // transposes emits the kernels that turn 64 rows of a line of words into rows of 64 words, which is how GPTQ has them.
 func transposes() {
-	transposeLine("transpose16AVX512", 16, zs, unaligned512, transpose16)
-	transposeLine("transpose8AVX2", 8, ys, unaligned256, transpose8)
+	transposeLine("transpose16AVX512", 16, zs, unaligned512, func(lane int, m Mem, r VecPhysical) { VINSERTI32X4(U8(uint8(lane)), m, r, r) })
+	transposeLine("transpose8AVX2", 8, ys, unaligned256, func(lane int, m Mem, r VecPhysical) { VINSERTI128(U8(uint8(lane)), m, r, r) })
 }
 
-// transposeLine: lanes rows at a time become lanes columns.
-func transposeLine(name string, lanes int, r []VecPhysical, move store, transpose func([]VecPhysical, VecPhysical) []VecPhysical) {
+// transposeLine: lanes rows at a time become lanes columns. Four words of each row are loaded at a time, those of rows 4l to 4l+3 into the
+// 128-bit lanes l of four registers, which costs no shuffles; then each lane is a 4x4 transpose.
+func transposeLine(name string, lanes int, r []VecPhysical, put store, insert func(lane int, m Mem, r VecPhysical)) {
 	function(name, "func(dst, src *byte, stride, ahead int)",
 		fmt.Sprintf("%s transposes %d words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.", name, lanes))
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
 	Load(Param("stride"), R8)
 	Load(Param("ahead"), R9)
+	ADDQ(RSI, R9)
+	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R10)
 	MOVQ(U32(uint32(64/lanes)), RCX)
+	// Rows 4l to 4l+3 are at the pointer of lane l, at one, two and three strides from it.
+	pointers := []GPPhysical{RSI, RAX, RBX, RDX}[:lanes/4]
+	row := func(lane, i, off int) Mem {
+		switch p := pointers[lane]; i {
+		case 0:
+			return at(p, off)
+		case 3:
+			return plus(p, R10, off)
+		default:
+			return Mem{Base: p, Index: R8, Scale: uint8(i), Disp: off}
+		}
+	}
 	Label(name + "Rows")
-	for i := range lanes {
-		move(at(RSI, 0), r[i])
-		PREFETCHT0(plus(RSI, R9, 0))
-		ADDQ(R8, RSI)
+	for lane := 1; lane < len(pointers); lane++ {
+		LEAQ(Mem{Base: pointers[lane-1], Index: R8, Scale: 4}, pointers[lane])
 	}
-	for i, row := range transpose(r[:lanes], r[len(r)-1]) {
-		move(row, at(RDI, 256*i))
+	for quarter := range lanes / 4 {
+		set := r[8*(quarter%2):]
+		x, t := set[:4], set[4:8]
+		for i := range 4 {
+			VMOVDQU(row(0, i, 16*quarter), xs[8*(quarter%2)+i])
+			for lane := 1; lane < len(pointers); lane++ {
+				insert(lane, row(lane, i, 16*quarter), x[i])
+			}
+			PREFETCHT0(at(R9, 0)) // of lanes rows in all
+			ADDQ(R8, R9)
+		}
+		VPUNPCKLDQ(x[1], x[0], t[0])
+		VPUNPCKHDQ(x[1], x[0], t[1])
+		VPUNPCKLDQ(x[3], x[2], t[2])
+		VPUNPCKHDQ(x[3], x[2], t[3])
+		for half := range 2 {
+			VPUNPCKLQDQ(t[2+half], t[half], x[0])
+			VPUNPCKHQDQ(t[2+half], t[half], x[1])
+			put(x[0], at(RDI, 256*(4*quarter+2*half)))
+			put(x[1], at(RDI, 256*(4*quarter+2*half+1)))
+		}
 	}
+	LEAQ(Mem{Base: pointers[len(pointers)-1], Index: R8, Scale: 4}, RSI)
 	ADDQ(U32(uint32(4*lanes)), RDI)
 	DECQ(RCX)
 	JNZ(LabelRef(name + "Rows"))

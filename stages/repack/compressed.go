@@ -15,8 +15,8 @@ import (
 // Input: one, the whole codes of a module: I32 [N, K*bits/32], 32/bits codes a word along K. Destination: K/16 rows of N*bits/2 words, as
 // those of [GPTQMarlin]. N is a multiple of 64 and K of 16.
 //
-// The words, transposed, are GPTQ's. That is done for 64 rows and a cache line of each at a time, in the first-level cache, so every byte
-// is read and written once.
+// The words, transposed, are GPTQ's. That is done for 64 rows and two cache lines of each at a time, in the first-level cache, so every
+// byte is read and written once.
 func RowsMarlin(bits int) (stages.Op, error) {
 	if bits != 4 && bits != 8 {
 		return nil, errBits(bits)
@@ -46,7 +46,7 @@ func (op rowsMarlin) Run(j *stages.Job) error {
 		strip := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
-			transpose((*tmp)[:m*tileRow], strip[4*w:], 4*words, stripAhead(w, words))
+			transposeBlock((*tmp)[:m*tileRow], strip, w, words)
 			rect(j, w*2/op.bits, c, m*2/op.bits, (*tmp)[:m*tileRow], op.bits)
 		}
 	}
@@ -56,8 +56,8 @@ func (op rowsMarlin) Run(j *stages.Job) error {
 const (
 	// tileRow is a packed row of GPTQ's of one tile, in bytes.
 	tileRow = 4 * tileN
-	// blockWords is how many words of a row of codes are repacked at a time: a cache line.
-	blockWords = 16
+	// lineWords is how many words of a row of codes are transposed at a time: a cache line. blockWords are repacked at a time.
+	lineWords, blockWords = 16, 2 * lineWords
 )
 
 // rect repacks GPTQ rows of the columns of one tile, from column c on, to rows rows of the destination.
@@ -69,14 +69,18 @@ func rect(j *stages.Job, row, c, rows int, packed []byte, bits int) {
 	}).repack(bits)
 }
 
-// stripAhead is how far in front of their use words of a strip of tileN rows are prefetched, in bytes: two lines further in each row, and
-// at the rows' end those of the next strip. So many rows are more streams than the hardware follows.
-func stripAhead(w, words int) int {
-	ahead := 2 * 4 * blockWords
-	if w+2*blockWords >= words {
-		ahead += (tileN - 1) * 4 * words
+// transposeBlock transposes words of a strip of tileN rows, from word w of each on. What is two lines further in each row is prefetched,
+// and at the rows' end the beginning of the next strip: so many rows are more streams than the hardware follows.
+func transposeBlock(dst, strip []byte, w, words int) {
+	for ; len(dst) > 0; w += lineWords {
+		n := min(len(dst), lineWords*tileRow)
+		ahead := 2 * 4 * lineWords
+		if w+2*lineWords >= words {
+			ahead += (tileN - 1) * 4 * words
+		}
+		transpose(dst[:n], strip[4*w:], 4*words, ahead)
+		dst = dst[n:]
 	}
-	return ahead
 }
 
 // transposeRows transposes words: src begins with tileN rows, stride bytes apart, whose first len(dst)/tileRow words become the rows of dst.
@@ -129,7 +133,7 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 		src := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
-			transpose((*strip)[w*tileRow:(w+m)*tileRow], src[4*w:], 4*words, stripAhead(w, words))
+			transposeBlock((*strip)[w*tileRow:(w+m)*tileRow], src, w, words)
 		}
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
