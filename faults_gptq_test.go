@@ -101,7 +101,6 @@ func TestQuantConfigFaults(t *testing.T) {
 	refuses(t, []row{
 		c("unknown method", stages.CodeUnsupported, "quant_method", "zip", `unknown quantisation method "zip"`, "gptq"),
 		c("awq", stages.CodeUnsupported, "quant_method", "awq", `"awq" is not supported yet`, "gptq"),
-		c("compressed-tensors", stages.CodeUnsupported, "quant_method", "compressed-tensors", "is not supported yet"),
 		c("fp8", stages.CodeUnsupported, "quant_method", "fp8", "is not supported yet"),
 		c("mxfp4", stages.CodeUnsupported, "quant_method", "mxfp4", "is not supported yet"),
 		c("bits 5", stages.CodeConfig, "bits", 5, "bits", "2, 3, 4 or 8", "found 5"),

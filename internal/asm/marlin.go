@@ -18,6 +18,7 @@ func repack() {
 	gather(8)
 	permutations()
 	transposes()
+	splitHalves()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

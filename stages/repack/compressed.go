@@ -210,7 +210,7 @@ func (op *rowsMarlinScales) strip(j *stages.Job, c int, src, block []byte) {
 		words := min(blockWords, (groups-g)/2)
 		transpose(block[:words*tileRow], src[2*g:], 2*groups, 0)
 		for w := range words {
-			splitWords(&rows, block[w*tileRow:(w+1)*tileRow])
+			split(&rows, (*[tileRow]byte)(block[w*tileRow:]))
 			for i := range rows {
 				op.perm.row(j.Row(g + 2*w + i)[2*c:2*(c+tileN)], rows[i][:])
 			}
@@ -224,8 +224,8 @@ func (op *rowsMarlinScales) strip(j *stages.Job, c int, src, block []byte) {
 	}
 }
 
-// splitWords takes the halves of words apart.
-func splitWords(rows *[2][2 * tileN]byte, words []byte) {
+// splitWords takes the halves of words apart. It is the reference.
+func splitWords(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
 	for i := range tileN / 4 {
 		w := (*[16]byte)(words[16*i:])
 		a, b := binary.LittleEndian.Uint64(w[0:]), binary.LittleEndian.Uint64(w[8:])

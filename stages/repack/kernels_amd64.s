@@ -2727,3 +2727,28 @@ transpose8AVX2Rows:
 	JNZ         transpose8AVX2Rows
 	VZEROUPPER
 	RET
+
+// func splitHalvesAVX512(low *byte, high *byte, words *byte)
+// Requires: AVX, AVX512F
+TEXT ·splitHalvesAVX512(SB), NOSPLIT, $0-24
+	MOVQ      low+0(FP), DI
+	MOVQ      high+8(FP), DX
+	MOVQ      words+16(FP), SI
+	VMOVDQU32 (SI), Z0
+	VPMOVDW   Z0, (DI)
+	VPSRLD    $0x10, Z0, Z0
+	VPMOVDW   Z0, (DX)
+	VMOVDQU32 64(SI), Z1
+	VPMOVDW   Z1, 32(DI)
+	VPSRLD    $0x10, Z1, Z1
+	VPMOVDW   Z1, 32(DX)
+	VMOVDQU32 128(SI), Z2
+	VPMOVDW   Z2, 64(DI)
+	VPSRLD    $0x10, Z2, Z2
+	VPMOVDW   Z2, 64(DX)
+	VMOVDQU32 192(SI), Z3
+	VPMOVDW   Z3, 96(DI)
+	VPSRLD    $0x10, Z3, Z3
+	VPMOVDW   Z3, 96(DX)
+	VZEROUPPER
+	RET

@@ -103,3 +103,8 @@ func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
 //
 //go:noescape
 func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
+
+// splitHalvesAVX512 stores the lower halves of 64 words at low and the upper halves at high.
+//
+//go:noescape
+func splitHalvesAVX512(low *byte, high *byte, words *byte)
