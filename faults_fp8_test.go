@@ -83,7 +83,7 @@ func TestFP8ConfigFaults(t *testing.T) {
 		c("a side near 2^63", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int64{1 << 62, 128}), "weight_block_size"),
 		c("sides as text", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", "128"), "weight_block_size"),
 		c("modelopt in blocks", stages.CodeUnsupported, changed(modelOptConfig, "quant_algo", "FP8_PB_WO"), `"modelopt" is not supported yet`, "modelopt FP8"),
-		c("packed integers", stages.CodeUnsupported, changed(floatQuantized(nil), "format", "pack-quantized"), `"compressed-tensors" is not supported yet`),
+		c("packed integers", stages.CodeUnsupported, changed(floatQuantized(nil), "format", "pack-quantized"), "type float is not supported", "int"),
 		c("integers", stages.CodeUnsupported, floatQuantized(map[string]any{"type": "int"}), `8 bits, type "int"`),
 		c("4 bits", stages.CodeUnsupported, floatQuantized(map[string]any{"num_bits": 4}), "4 bits"),
 		c("asymmetric", stages.CodeUnsupported, floatQuantized(map[string]any{"symmetric": false}), "symmetric false"),

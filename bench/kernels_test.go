@@ -71,6 +71,10 @@ func kernels(b *testing.B) []kernel {
 		b.Helper()
 		return must(decode.GPTQDequant(decode.GPTQLayout{Bits: bits, Symmetric: true, Group: 128, Groups: groups}, f16, to))
 	}
+	rows := func(bits int) stages.Op {
+		b.Helper()
+		return must(decode.RowsDequant(decode.RowsLayout{Bits: bits, Symmetric: true, Group: 128, Groups: groups}, f16, bf16))
+	}
 	marlin := func(name string, op stages.Op, bits int, sides ...[]byte) kernel {
 		return kernel{name, op, k / 16, 2 * bits * n, k * n * bits / 8, random, sides, k * n * bits / 8}
 	}
@@ -85,6 +89,10 @@ func kernels(b *testing.B) []kernel {
 		marlin("gptq4-to-marlin", must(repack.GPTQMarlin(4)), 4),
 		marlin("gptq8-to-marlin", must(repack.GPTQMarlin(8)), 8),
 		marlin("gptq4-act-order-to-marlin", must(repack.GPTQMarlinActOrder(4, groups)), 4, order),
+		marlin("rows4-to-marlin", must(repack.RowsMarlin(4)), 4),
+		marlin("rows8-to-marlin", must(repack.RowsMarlin(8)), 8),
+		marlin("rows4-act-order-to-marlin", must(repack.RowsMarlinActOrder(4, groups)), 4, order),
+		{"rows-scales-grouped-F16", must(repack.RowsMarlinScales(f16, f16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
 		{"scales-grouped-F16", must(repack.MarlinScales(f16, f16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
 		{"scales-grouped-F16-to-BF16", must(repack.MarlinScales(f16, bf16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
 		cast(f16, f32, small16),
@@ -95,6 +103,8 @@ func kernels(b *testing.B) []kernel {
 		cast(f8, bf16, smallBF16),
 		{"gptq4-to-BF16", dequant(4, bf16), n, 2 * k, k * n / 2, random, [][]byte{scales, zeros[:groups*n/2]}, 2 * k * n},
 		{"gptq8-to-BF16", dequant(8, bf16), n, 2 * k, k * n, random, [][]byte{scales, zeros}, 2 * k * n},
+		{"rows4-to-BF16", rows(4), n, 2 * k, k * n / 2, random, [][]byte{scales}, 2 * k * n},
+		{"rows8-to-BF16", rows(8), n, 2 * k, k * n, random, [][]byte{scales}, 2 * k * n},
 		{"copy", decode.Copy(), 1, 1 << 20, 1 << 20, random, nil, 1 << 20},
 	}
 }

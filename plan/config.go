@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/discover"
@@ -54,6 +55,25 @@ func (r *ConfigReader) Bool(otherwise bool, keys ...string) bool {
 // Text is the value of the first of the keys, or otherwise.
 func (r *ConfigReader) Text(otherwise string, keys ...string) string {
 	return value(r, otherwise, r.o.Text, keys)
+}
+
+// object is a nested object; false when it is absent or at fault.
+func (r *ConfigReader) object(key string) (*discover.Object, bool) {
+	o, ok, f := r.o.Object(key)
+	if f != nil {
+		r.faults = append(r.faults, *f)
+	}
+	return o, ok && f == nil
+}
+
+// only refuses every key that is none of those known and says something.
+func (r *ConfigReader) only(known []string) {
+	for _, m := range r.o.Members() {
+		if !slices.Contains(known, m.Key) && r.Has(m.Key) {
+			r.add(stages.CodeUnsupported, fmt.Sprintf("%q is not known, so nobody can tell what it changes", m.Key),
+				"one of "+strings.Join(known, ", "), m.Key, "")
+		}
+	}
 }
 
 // Need reports that one of the keys must be there.

@@ -61,6 +61,14 @@ var families = []struct {
 		},
 	},
 	{
+		model: "kimi-k2", family: "Kimi-K2", layers: 2, outputs: []made{
+			{1, "mlp.experts.gate_up_proj.qweight", "[384 448 8192]"},
+			{1, "mlp.experts.gate_up_proj.scales", "[384 56 4096]"},
+			{1, "mlp.experts.down_proj.qweight", "[384 128 14336]"},
+			{1, "mlp.gate.e_score_correction_bias", "[384]"},
+		},
+	},
+	{
 		model: "glm-4.5-air", family: "GLM-4.5", layers: 2, outputs: []made{
 			{0, "self_attn.qkv_proj.qweight", "[256 28672]"},
 			{0, "self_attn.qkv_proj.bias", "[14336]"},

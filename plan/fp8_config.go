@@ -12,7 +12,7 @@ import (
 // fp8Formats are the configs that FP8 checkpoints have. Source: LAYOUTS A3, A4, A6.
 var fp8Formats = []Format{
 	fp8{name: "fp8", claims: isMethod("fp8"), scales: fp8Native},
-	fp8{name: "compressed-tensors float-quantized", claims: isFloatQuantized, scales: fp8CompressedTensors},
+	fp8{name: compressedMethod + " float-quantized", claims: isFloatQuantized, scales: fp8CompressedTensors},
 	fp8{name: "modelopt FP8", claims: isModelOptFP8, scales: fp8ModelOpt},
 }
 
@@ -67,7 +67,7 @@ func fp8BlockSize(c *ConfigReader, o *discover.Object, key string) stages.Blocks
 // isFloatQuantized reports whether compressed-tensors stores plain floating-point values.
 func isFloatQuantized(q *discover.QuantConfig) bool {
 	format, _, _ := q.Text("format")
-	return q.Method == "compressed-tensors" && (format == "float-quantized" || format == "naive-quantized")
+	return q.Method == compressedMethod && (format == "float-quantized" || format == "naive-quantized")
 }
 
 // fp8CompressedTensors reads the config of llm-compressor: one group of Modules, quantised to 8-bit floating-point weights.

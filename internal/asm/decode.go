@@ -26,6 +26,7 @@ func decode() {
 		}
 	}
 	decodeFP8()
+	rowsDequants()
 }
 
 // dequant emits a kernel for w = scale * (code - zero): 16 (AVX-512) or 8 (AVX2) columns side by side, one input feature after another;

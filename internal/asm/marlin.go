@@ -20,6 +20,8 @@ func repack() {
 	gather(8)
 	permutations()
 	marlinFP8()
+	transposes()
+	splitHalves()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

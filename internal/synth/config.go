@@ -55,6 +55,8 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = l.awqConfig()
 	case FormatFP8, FormatFP8Tensor, FormatFP8Channel:
 		c["quantization_config"] = fp8Config(l.o.Format)
+	case FormatCompressed:
+		c["quantization_config"] = l.compressedConfig()
 	case FormatNone:
 	}
 	return c

@@ -29,6 +29,9 @@ type Model struct {
 	MLA     *MLA // multi-head latent attention in place of q, k, v projections
 	MoE     *MoE // nil for a dense model
 
+	// Ignore are the linear layers that its maker leaves unquantised, as patterns of compressed-tensors ("re:..."); other formats have none.
+	Ignore []string
+
 	// Config holds the keys of the family's config.json that the fields above do not decide.
 	Config map[string]any
 }

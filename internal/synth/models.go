@@ -50,6 +50,25 @@ var models = []Model{
 		},
 	},
 	{
+		Name: "kimi-k2", About: "Kimi-K2: MLA, 384 experts, 1 shared, first of 61 layers dense",
+		Arch: "DeepseekV3ForCausalLM", Type: "kimi_k2",
+		Layers: 61, Hidden: 7168, Heads: 64, KVHeads: 64, Inner: 18432, Vocab: 163840,
+		MLA: &MLA{QRank: 1536, KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128},
+		MoE: &MoE{
+			Block: "mlp", Members: projMembers, Experts: 384, PerToken: 8, Inner: 2048, DenseLayers: 1,
+			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
+			Shared: "shared_experts", SharedInner: 2048, ScoreBias: "gate.e_score_correction_bias",
+		},
+		Ignore: []string{"re:.*self_attn.*", "re:.*shared_experts.*", `re:.*mlp\.(gate|up|gate_up|down)_proj.*`},
+		Config: map[string]any{
+			"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 163584, "eos_token_id": 163585, "ep_size": 1,
+			"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+			"max_position_embeddings": 131072, "moe_layer_freq": 1, "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": true,
+			"num_nextn_predict_layers": 0, "rms_norm_eps": 1e-6, "rope_theta": 50000, "routed_scaling_factor": 2.827,
+			"scoring_func": "sigmoid", "topk_group": 1, "topk_method": "noaux_tc",
+		},
+	},
+	{
 		Name: "glm-4.5-air", About: "GLM-4.5-Air without its MTP layer: q/k/v bias, 128 experts, 1 shared, first of 46 layers dense",
 		Arch: "Glm4MoeForCausalLM", Type: "glm4_moe",
 		Layers: 46, Hidden: 4096, Heads: 96, KVHeads: 8, HeadDim: 128, Inner: 10944, Vocab: 151552,

@@ -22,11 +22,13 @@ const (
 	FormatGPTQ Format = "gptq" // symmetric, checkpoint_format gptq (v1 zero points)
 	FormatNone Format = "none" // BF16 everywhere
 	FormatAWQ  Format = "awq"  // version gemm: 4 bits, zero points
+	// FormatCompressed is pack-quantized of compressed-tensors, symmetric, with BF16 scales.
+	FormatCompressed Format = "compressed-tensors"
 )
 
 // Formats are the formats that Write knows, the default first.
 func Formats() []Format {
-	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
 }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
@@ -38,9 +40,9 @@ type Options struct {
 	Layers int    // how many layers; 0 means as many as the model has
 	Format Format // empty means FormatGPTQ
 
-	Bits    int  // code width: 2, 3, 4 or 8; 0 means 4. GPTQ only
-	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ and AWQ
-	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ only
+	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8
+	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ, AWQ and compressed-tensors
+	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ and compressed-tensors
 
 	Seed      uint64
 	ShardSize int64 // most bytes of tensor data in a Shard; 0 means DefaultShardSize
@@ -92,6 +94,9 @@ func (o Options) Validate() error {
 	}
 	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
 		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)
+	}
+	if o.Format == FormatCompressed {
+		compressedOptions(o, fault)
 	}
 	if o.Order != OrderTool && o.Order != OrderSorted {
 		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)

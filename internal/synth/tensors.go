@@ -1,6 +1,7 @@
 package synth
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,11 +53,13 @@ type lister struct {
 	specs []Spec
 	// dense has the pattern of every linear layer that the format cannot hold, which stays BF16: config.json must say so.
 	dense map[string]bool
+	// ignore matches the modules that Model.Ignore names; nil for none.
+	ignore *regexp.Regexp
 }
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || l.o.Format != FormatGPTQ
+	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone || l.o.Format == FormatCompressed
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -177,10 +180,13 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case l.o.Format == FormatAWQ && l.packs(n, k):
 		l.awq(base, n, k, bias)
 		return
+	case l.o.Format == FormatCompressed && l.compresses(base, n, k):
+		l.compressed(base, n, k, bias, input)
+		return
 	case fp8Config(l.o.Format) != nil:
 		l.fp8(base, n, k, bias)
 		return
-	case l.o.Format == FormatGPTQ:
+	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed:
 		l.dense[modulePattern(base)] = true
 	case l.o.Format == FormatAWQ:
 		l.dense[base] = true

@@ -78,3 +78,46 @@ func (d *dequantiser) turnPanel(dst []byte, first, rows, c, columns int) {
 		d.turn(dst[4*done:], columns, 1, first, rows, c+done, columns-done)
 	}
 }
+
+type rowsDequantKernel func(dst, src *byte, scales, zeros *float32, groups, blocks int)
+
+var rowsDequantKernels = map[safetensors.DType][2][2][2]rowsDequantKernel{ // 4 or 8 bits; AVX2 or AVX-512; normal stores or non-temporal
+	safetensors.BF16: {
+		{{rows4ToBF16AVX2, rows4ToBF16AVX2NT}, {rows4ToBF16AVX512, rows4ToBF16AVX512NT}},
+		{{rows8ToBF16AVX2, rows8ToBF16AVX2NT}, {rows8ToBF16AVX512, rows8ToBF16AVX512NT}},
+	},
+	safetensors.F16: {
+		{{rows4ToF16AVX2, rows4ToF16AVX2NT}, {rows4ToF16AVX512, rows4ToF16AVX512NT}},
+		{{rows8ToF16AVX2, rows8ToF16AVX2NT}, {rows8ToF16AVX512, rows8ToF16AVX512NT}},
+	},
+	safetensors.F32: {
+		{{rows4ToF32AVX2, rows4ToF32AVX2NT}, {rows4ToF32AVX512, rows4ToF32AVX512NT}},
+		{{rows8ToF32AVX2, rows8ToF32AVX2NT}, {rows8ToF32AVX512, rows8ToF32AVX512NT}},
+	},
+}
+
+// hasKernel reports whether there is a kernel for the rows: it takes 32 codes of one group at a time.
+func (d *rowsDequantiser) hasKernel() bool {
+	return cpu.X86.AVX2 && !d.op.ActOrder && d.op.Group%32 == 0
+}
+
+// kernel decodes row n.
+func (d *rowsDequantiser) kernel(n int, scales []float32) {
+	j, size, wide, stream := d.job, d.op.to.Bits()/8, 0, 0
+	if cpu.X86.AVX512 {
+		wide = 1
+	}
+	dst, src := j.Row(n), j.Src[rowsCodes][n*d.k*d.op.Bits/8:][:d.k*d.op.Bits/8]
+	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 {
+		stream = 1
+	}
+	kernel := rowsDequantKernels[d.op.to][d.op.Bits/8][wide][stream]
+	zeros := d.zeros[:len(scales)]
+	for len(scales) > 0 {
+		groups := min(len(scales), max(cpu.MaxCall/(d.op.Group*size), 1))
+		_, _ = dst[groups*d.op.Group*size-1], src[groups*d.op.Group*d.op.Bits/8-1] // the kernel trusts these bounds
+		kernel(&dst[0], &src[0], &scales[0], &zeros[0], groups, d.op.Group/32)
+		dst, src = dst[groups*d.op.Group*size:], src[groups*d.op.Group*d.op.Bits/8:]
+		scales, zeros = scales[groups:], zeros[groups:]
+	}
+}

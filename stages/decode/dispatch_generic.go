@@ -7,3 +7,7 @@ func (*dequantiser) hasKernel() bool { return false }
 
 // decodePanel is never called.
 func (*dequantiser) decodePanel(*panel, int, int) {}
+
+func (d *rowsDequantiser) hasKernel() bool { return false }
+
+func (d *rowsDequantiser) kernel(int, []float32) {}

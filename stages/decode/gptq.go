@@ -45,7 +45,7 @@ func (op checkGroupOrder) Run(j *stages.Job) error {
 		return &stages.DataError{
 			Tensor: j.Inputs[0].Tensor, Problem: fmt.Sprintf("g_idx[%d] is not its group", k),
 			Expected: strconv.Itoa(k / op.group), Found: strconv.Itoa(int(found)),
-			Advice: "the config says desc_act is false, but this module was quantised with act-order: use --act-order",
+			Advice: "the config says no act-order (desc_act is false, no actorder), but this module was quantised with it: use --act-order",
 		}
 	}
 	return nil

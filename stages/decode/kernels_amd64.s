@@ -11324,3 +11324,1413 @@ fp8ToF32AVX2NTBlock:
 	SFENCE
 	VZEROUPPER
 	RET
+
+DATA nibbleShifts<>+0(SB)/4, $0x00000000
+DATA nibbleShifts<>+4(SB)/4, $0x00000004
+DATA nibbleShifts<>+8(SB)/4, $0x00000008
+DATA nibbleShifts<>+12(SB)/4, $0x0000000c
+DATA nibbleShifts<>+16(SB)/4, $0x00000010
+DATA nibbleShifts<>+20(SB)/4, $0x00000014
+DATA nibbleShifts<>+24(SB)/4, $0x00000018
+DATA nibbleShifts<>+28(SB)/4, $0x0000001c
+DATA nibbleShifts<>+32(SB)/4, $0x00000000
+DATA nibbleShifts<>+36(SB)/4, $0x00000004
+DATA nibbleShifts<>+40(SB)/4, $0x00000008
+DATA nibbleShifts<>+44(SB)/4, $0x0000000c
+DATA nibbleShifts<>+48(SB)/4, $0x00000010
+DATA nibbleShifts<>+52(SB)/4, $0x00000014
+DATA nibbleShifts<>+56(SB)/4, $0x00000018
+DATA nibbleShifts<>+60(SB)/4, $0x0000001c
+GLOBL nibbleShifts<>(SB), RODATA|NOPTR, $64
+
+DATA wordsLow<>+0(SB)/4, $0x00000000
+DATA wordsLow<>+4(SB)/4, $0x00000000
+DATA wordsLow<>+8(SB)/4, $0x00000000
+DATA wordsLow<>+12(SB)/4, $0x00000000
+DATA wordsLow<>+16(SB)/4, $0x00000000
+DATA wordsLow<>+20(SB)/4, $0x00000000
+DATA wordsLow<>+24(SB)/4, $0x00000000
+DATA wordsLow<>+28(SB)/4, $0x00000000
+DATA wordsLow<>+32(SB)/4, $0x00000001
+DATA wordsLow<>+36(SB)/4, $0x00000001
+DATA wordsLow<>+40(SB)/4, $0x00000001
+DATA wordsLow<>+44(SB)/4, $0x00000001
+DATA wordsLow<>+48(SB)/4, $0x00000001
+DATA wordsLow<>+52(SB)/4, $0x00000001
+DATA wordsLow<>+56(SB)/4, $0x00000001
+DATA wordsLow<>+60(SB)/4, $0x00000001
+GLOBL wordsLow<>(SB), RODATA|NOPTR, $64
+
+DATA wordsHigh<>+0(SB)/4, $0x00000002
+DATA wordsHigh<>+4(SB)/4, $0x00000002
+DATA wordsHigh<>+8(SB)/4, $0x00000002
+DATA wordsHigh<>+12(SB)/4, $0x00000002
+DATA wordsHigh<>+16(SB)/4, $0x00000002
+DATA wordsHigh<>+20(SB)/4, $0x00000002
+DATA wordsHigh<>+24(SB)/4, $0x00000002
+DATA wordsHigh<>+28(SB)/4, $0x00000002
+DATA wordsHigh<>+32(SB)/4, $0x00000003
+DATA wordsHigh<>+36(SB)/4, $0x00000003
+DATA wordsHigh<>+40(SB)/4, $0x00000003
+DATA wordsHigh<>+44(SB)/4, $0x00000003
+DATA wordsHigh<>+48(SB)/4, $0x00000003
+DATA wordsHigh<>+52(SB)/4, $0x00000003
+DATA wordsHigh<>+56(SB)/4, $0x00000003
+DATA wordsHigh<>+60(SB)/4, $0x00000003
+GLOBL wordsHigh<>(SB), RODATA|NOPTR, $64
+
+DATA oddWords<>+0(SB)/2, $0x0001
+DATA oddWords<>+2(SB)/2, $0x0003
+DATA oddWords<>+4(SB)/2, $0x0005
+DATA oddWords<>+6(SB)/2, $0x0007
+DATA oddWords<>+8(SB)/2, $0x0009
+DATA oddWords<>+10(SB)/2, $0x000b
+DATA oddWords<>+12(SB)/2, $0x000d
+DATA oddWords<>+14(SB)/2, $0x000f
+DATA oddWords<>+16(SB)/2, $0x0011
+DATA oddWords<>+18(SB)/2, $0x0013
+DATA oddWords<>+20(SB)/2, $0x0015
+DATA oddWords<>+22(SB)/2, $0x0017
+DATA oddWords<>+24(SB)/2, $0x0019
+DATA oddWords<>+26(SB)/2, $0x001b
+DATA oddWords<>+28(SB)/2, $0x001d
+DATA oddWords<>+30(SB)/2, $0x001f
+DATA oddWords<>+32(SB)/2, $0x0021
+DATA oddWords<>+34(SB)/2, $0x0023
+DATA oddWords<>+36(SB)/2, $0x0025
+DATA oddWords<>+38(SB)/2, $0x0027
+DATA oddWords<>+40(SB)/2, $0x0029
+DATA oddWords<>+42(SB)/2, $0x002b
+DATA oddWords<>+44(SB)/2, $0x002d
+DATA oddWords<>+46(SB)/2, $0x002f
+DATA oddWords<>+48(SB)/2, $0x0031
+DATA oddWords<>+50(SB)/2, $0x0033
+DATA oddWords<>+52(SB)/2, $0x0035
+DATA oddWords<>+54(SB)/2, $0x0037
+DATA oddWords<>+56(SB)/2, $0x0039
+DATA oddWords<>+58(SB)/2, $0x003b
+DATA oddWords<>+60(SB)/2, $0x003d
+DATA oddWords<>+62(SB)/2, $0x003f
+GLOBL oddWords<>(SB), RODATA|NOPTR, $64
+
+// func rows4ToBF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·rows4ToBF16AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VPBROADCASTD one<>+0(SB), Z29
+	VPBROADCASTD halfLess<>+0(SB), Z28
+	VMOVDQU64    nibbleShifts<>+0(SB), Z24
+	VMOVDQU64    wordsLow<>+0(SB), Z23
+	VMOVDQU64    wordsHigh<>+0(SB), Z22
+	VMOVDQU64    oddWords<>+0(SB), Z21
+
+rows4ToBF16AVX512Group:
+	VBROADCASTSS (R10), Z27
+	VBROADCASTSS (R11), Z26
+	MOVQ         R13, CX
+
+rows4ToBF16AVX512Block:
+	VMOVDQU    (SI), X2
+	VPERMD     Z2, Z23, Z0
+	VPERMD     Z2, Z22, Z1
+	VPSRLVD    Z24, Z0, Z0
+	VPSRLVD    Z24, Z1, Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z26, Z0, Z0
+	VMULPS     Z27, Z0, Z0
+	VPSRLD     $0x10, Z0, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z26, Z1, Z1
+	VMULPS     Z27, Z1, Z1
+	VPSRLD     $0x10, Z1, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z1, Z1
+	VPERMT2W   Z1, Z21, Z0
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000010, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        rows4ToBF16AVX512Block
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows4ToBF16AVX512Group
+	VZEROUPPER
+	RET
+
+// func rows4ToBF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2
+TEXT ·rows4ToBF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VPBROADCASTD one<>+0(SB), Y13
+	VPBROADCASTD halfLess<>+0(SB), Y12
+	VMOVDQU      nibbleShifts<>+0(SB), Y8
+
+rows4ToBF16AVX2Group:
+	VBROADCASTSS (R10), Y11
+	VBROADCASTSS (R11), Y10
+	MOVQ         R13, CX
+
+rows4ToBF16AVX2Block:
+	VPBROADCASTD (SI), Y0
+	VPSRLVD      Y8, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y10, Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VPSRLD       $0x10, Y0, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPBROADCASTD 4(SI), Y1
+	VPSRLVD      Y8, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y10, Y1, Y1
+	VMULPS       Y11, Y1, Y1
+	VPSRLD       $0x10, Y1, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVDQU      Y0, (DI)
+	VPBROADCASTD 8(SI), Y0
+	VPSRLVD      Y8, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y10, Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VPSRLD       $0x10, Y0, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPBROADCASTD 12(SI), Y1
+	VPSRLVD      Y8, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y10, Y1, Y1
+	VMULPS       Y11, Y1, Y1
+	VPSRLD       $0x10, Y1, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVDQU      Y0, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows4ToBF16AVX2Block
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToBF16AVX2Group
+	VZEROUPPER
+	RET
+
+// func rows4ToF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·rows4ToF16AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VMOVDQU64    nibbleShifts<>+0(SB), Z26
+	VMOVDQU64    wordsLow<>+0(SB), Z25
+	VMOVDQU64    wordsHigh<>+0(SB), Z24
+
+rows4ToF16AVX512Group:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows4ToF16AVX512Block:
+	VMOVDQU      (SI), X2
+	VPERMD       Z2, Z25, Z0
+	VPERMD       Z2, Z24, Z1
+	VPSRLVD      Z26, Z0, Z0
+	VPSRLVD      Z26, Z1, Z1
+	VPTERNLOGD   $0xea, Z30, Z31, Z0
+	VSUBPS       Z28, Z0, Z0
+	VMULPS       Z29, Z0, Z0
+	VPTERNLOGD   $0xea, Z30, Z31, Z1
+	VSUBPS       Z28, Z1, Z1
+	VMULPS       Z29, Z1, Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU32    Z0, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows4ToF16AVX512Block
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToF16AVX512Group
+	VZEROUPPER
+	RET
+
+// func rows4ToF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·rows4ToF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VMOVDQU      nibbleShifts<>+0(SB), Y10
+
+rows4ToF16AVX2Group:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows4ToF16AVX2Block:
+	VPBROADCASTD (SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VPBROADCASTD 4(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVDQU      Y0, (DI)
+	VPBROADCASTD 8(SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VPBROADCASTD 12(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVDQU      Y0, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows4ToF16AVX2Block
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToF16AVX2Group
+	VZEROUPPER
+	RET
+
+// func rows4ToF32AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·rows4ToF32AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VMOVDQU64    nibbleShifts<>+0(SB), Z26
+	VMOVDQU64    wordsLow<>+0(SB), Z25
+	VMOVDQU64    wordsHigh<>+0(SB), Z24
+
+rows4ToF32AVX512Group:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows4ToF32AVX512Block:
+	VMOVDQU    (SI), X2
+	VPERMD     Z2, Z25, Z0
+	VPERMD     Z2, Z24, Z1
+	VPSRLVD    Z26, Z0, Z0
+	VPSRLVD    Z26, Z1, Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z28, Z0, Z0
+	VMULPS     Z29, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z28, Z1, Z1
+	VMULPS     Z29, Z1, Z1
+	VMOVDQU32  Z1, 64(DI)
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000010, SI
+	ADDQ       $0x00000080, DI
+	DECQ       CX
+	JNZ        rows4ToF32AVX512Block
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows4ToF32AVX512Group
+	VZEROUPPER
+	RET
+
+// func rows4ToF32AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2
+TEXT ·rows4ToF32AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VMOVDQU      nibbleShifts<>+0(SB), Y10
+
+rows4ToF32AVX2Group:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows4ToF32AVX2Block:
+	VPBROADCASTD (SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VMOVDQU      Y0, (DI)
+	VPBROADCASTD 4(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VMOVDQU      Y1, 32(DI)
+	VPBROADCASTD 8(SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VMOVDQU      Y0, 64(DI)
+	VPBROADCASTD 12(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VMOVDQU      Y1, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          rows4ToF32AVX2Block
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToF32AVX2Group
+	VZEROUPPER
+	RET
+
+// func rows8ToBF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·rows8ToBF16AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VPBROADCASTD one<>+0(SB), Z29
+	VPBROADCASTD halfLess<>+0(SB), Z28
+	VMOVDQU64    oddWords<>+0(SB), Z24
+
+rows8ToBF16AVX512Group:
+	VBROADCASTSS (R10), Z27
+	VBROADCASTSS (R11), Z26
+	MOVQ         R13, CX
+
+rows8ToBF16AVX512Block:
+	VPMOVZXBD  (SI), Z0
+	VPMOVZXBD  16(SI), Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z26, Z0, Z0
+	VMULPS     Z27, Z0, Z0
+	VPSRLD     $0x10, Z0, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z26, Z1, Z1
+	VMULPS     Z27, Z1, Z1
+	VPSRLD     $0x10, Z1, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z1, Z1
+	VPERMT2W   Z1, Z24, Z0
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000020, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        rows8ToBF16AVX512Block
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows8ToBF16AVX512Group
+	VZEROUPPER
+	RET
+
+// func rows8ToBF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2
+TEXT ·rows8ToBF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VPBROADCASTD one<>+0(SB), Y13
+	VPBROADCASTD halfLess<>+0(SB), Y12
+
+rows8ToBF16AVX2Group:
+	VBROADCASTSS (R10), Y11
+	VBROADCASTSS (R11), Y10
+	MOVQ         R13, CX
+
+rows8ToBF16AVX2Block:
+	VPMOVZXBD (SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y10, Y0, Y0
+	VMULPS    Y11, Y0, Y0
+	VPSRLD    $0x10, Y0, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y0, Y0
+	VPSRLD    $0x10, Y0, Y0
+	VPMOVZXBD 8(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y10, Y1, Y1
+	VMULPS    Y11, Y1, Y1
+	VPSRLD    $0x10, Y1, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y1, Y1
+	VPSRLD    $0x10, Y1, Y1
+	VPACKUSDW Y1, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, (DI)
+	VPMOVZXBD 16(SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y10, Y0, Y0
+	VMULPS    Y11, Y0, Y0
+	VPSRLD    $0x10, Y0, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y0, Y0
+	VPSRLD    $0x10, Y0, Y0
+	VPMOVZXBD 24(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y10, Y1, Y1
+	VMULPS    Y11, Y1, Y1
+	VPSRLD    $0x10, Y1, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y1, Y1
+	VPSRLD    $0x10, Y1, Y1
+	VPACKUSDW Y1, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVDQU   Y0, 32(DI)
+	ADDQ      $0x00000020, SI
+	ADDQ      $0x00000040, DI
+	DECQ      CX
+	JNZ       rows8ToBF16AVX2Block
+	ADDQ      $0x00000004, R10
+	ADDQ      $0x00000004, R11
+	DECQ      R12
+	JNZ       rows8ToBF16AVX2Group
+	VZEROUPPER
+	RET
+
+// func rows8ToF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·rows8ToF16AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+
+rows8ToF16AVX512Group:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows8ToF16AVX512Block:
+	VPMOVZXBD    (SI), Z0
+	VPMOVZXBD    16(SI), Z1
+	VPTERNLOGD   $0xea, Z30, Z31, Z0
+	VSUBPS       Z28, Z0, Z0
+	VMULPS       Z29, Z0, Z0
+	VPTERNLOGD   $0xea, Z30, Z31, Z1
+	VSUBPS       Z28, Z1, Z1
+	VMULPS       Z29, Z1, Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVDQU32    Z0, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows8ToF16AVX512Block
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows8ToF16AVX512Group
+	VZEROUPPER
+	RET
+
+// func rows8ToF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·rows8ToF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+
+rows8ToF16AVX2Group:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows8ToF16AVX2Block:
+	VPMOVZXBD   (SI), Y0
+	VPOR        Y14, Y0, Y0
+	VSUBPS      Y12, Y0, Y0
+	VMULPS      Y13, Y0, Y0
+	VPMOVZXBD   8(SI), Y1
+	VPOR        Y14, Y1, Y1
+	VSUBPS      Y12, Y1, Y1
+	VMULPS      Y13, Y1, Y1
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VMOVDQU     Y0, (DI)
+	VPMOVZXBD   16(SI), Y0
+	VPOR        Y14, Y0, Y0
+	VSUBPS      Y12, Y0, Y0
+	VMULPS      Y13, Y0, Y0
+	VPMOVZXBD   24(SI), Y1
+	VPOR        Y14, Y1, Y1
+	VSUBPS      Y12, Y1, Y1
+	VMULPS      Y13, Y1, Y1
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VMOVDQU     Y0, 32(DI)
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000040, DI
+	DECQ        CX
+	JNZ         rows8ToF16AVX2Block
+	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, R11
+	DECQ        R12
+	JNZ         rows8ToF16AVX2Group
+	VZEROUPPER
+	RET
+
+// func rows8ToF32AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·rows8ToF32AVX512(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+
+rows8ToF32AVX512Group:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows8ToF32AVX512Block:
+	VPMOVZXBD  (SI), Z0
+	VPMOVZXBD  16(SI), Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z28, Z0, Z0
+	VMULPS     Z29, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z28, Z1, Z1
+	VMULPS     Z29, Z1, Z1
+	VMOVDQU32  Z1, 64(DI)
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000020, SI
+	ADDQ       $0x00000080, DI
+	DECQ       CX
+	JNZ        rows8ToF32AVX512Block
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows8ToF32AVX512Group
+	VZEROUPPER
+	RET
+
+// func rows8ToF32AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2
+TEXT ·rows8ToF32AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+
+rows8ToF32AVX2Group:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows8ToF32AVX2Block:
+	VPMOVZXBD (SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y12, Y0, Y0
+	VMULPS    Y13, Y0, Y0
+	VMOVDQU   Y0, (DI)
+	VPMOVZXBD 8(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y12, Y1, Y1
+	VMULPS    Y13, Y1, Y1
+	VMOVDQU   Y1, 32(DI)
+	VPMOVZXBD 16(SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y12, Y0, Y0
+	VMULPS    Y13, Y0, Y0
+	VMOVDQU   Y0, 64(DI)
+	VPMOVZXBD 24(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y12, Y1, Y1
+	VMULPS    Y13, Y1, Y1
+	VMOVDQU   Y1, 96(DI)
+	ADDQ      $0x00000020, SI
+	ADDQ      $0x00000080, DI
+	DECQ      CX
+	JNZ       rows8ToF32AVX2Block
+	ADDQ      $0x00000004, R10
+	ADDQ      $0x00000004, R11
+	DECQ      R12
+	JNZ       rows8ToF32AVX2Group
+	VZEROUPPER
+	RET
+
+// func rows4ToBF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·rows4ToBF16AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VPBROADCASTD one<>+0(SB), Z29
+	VPBROADCASTD halfLess<>+0(SB), Z28
+	VMOVDQU64    nibbleShifts<>+0(SB), Z24
+	VMOVDQU64    wordsLow<>+0(SB), Z23
+	VMOVDQU64    wordsHigh<>+0(SB), Z22
+	VMOVDQU64    oddWords<>+0(SB), Z21
+
+rows4ToBF16AVX512NTGroup:
+	VBROADCASTSS (R10), Z27
+	VBROADCASTSS (R11), Z26
+	MOVQ         R13, CX
+
+rows4ToBF16AVX512NTBlock:
+	VMOVDQU    (SI), X2
+	VPERMD     Z2, Z23, Z0
+	VPERMD     Z2, Z22, Z1
+	VPSRLVD    Z24, Z0, Z0
+	VPSRLVD    Z24, Z1, Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z26, Z0, Z0
+	VMULPS     Z27, Z0, Z0
+	VPSRLD     $0x10, Z0, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z26, Z1, Z1
+	VMULPS     Z27, Z1, Z1
+	VPSRLD     $0x10, Z1, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z1, Z1
+	VPERMT2W   Z1, Z21, Z0
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000010, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        rows4ToBF16AVX512NTBlock
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows4ToBF16AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows4ToBF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rows4ToBF16AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VPBROADCASTD one<>+0(SB), Y13
+	VPBROADCASTD halfLess<>+0(SB), Y12
+	VMOVDQU      nibbleShifts<>+0(SB), Y8
+
+rows4ToBF16AVX2NTGroup:
+	VBROADCASTSS (R10), Y11
+	VBROADCASTSS (R11), Y10
+	MOVQ         R13, CX
+
+rows4ToBF16AVX2NTBlock:
+	VPBROADCASTD (SI), Y0
+	VPSRLVD      Y8, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y10, Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VPSRLD       $0x10, Y0, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPBROADCASTD 4(SI), Y1
+	VPSRLVD      Y8, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y10, Y1, Y1
+	VMULPS       Y11, Y1, Y1
+	VPSRLD       $0x10, Y1, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVNTDQ     Y0, (DI)
+	VPBROADCASTD 8(SI), Y0
+	VPSRLVD      Y8, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y10, Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VPSRLD       $0x10, Y0, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VPBROADCASTD 12(SI), Y1
+	VPSRLVD      Y8, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y10, Y1, Y1
+	VMULPS       Y11, Y1, Y1
+	VPSRLD       $0x10, Y1, Y9
+	VPAND        Y13, Y9, Y9
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VPACKUSDW    Y1, Y0, Y0
+	VPERMQ       $0xd8, Y0, Y0
+	VMOVNTDQ     Y0, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows4ToBF16AVX2NTBlock
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToBF16AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows4ToF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·rows4ToF16AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VMOVDQU64    nibbleShifts<>+0(SB), Z26
+	VMOVDQU64    wordsLow<>+0(SB), Z25
+	VMOVDQU64    wordsHigh<>+0(SB), Z24
+
+rows4ToF16AVX512NTGroup:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows4ToF16AVX512NTBlock:
+	VMOVDQU      (SI), X2
+	VPERMD       Z2, Z25, Z0
+	VPERMD       Z2, Z24, Z1
+	VPSRLVD      Z26, Z0, Z0
+	VPSRLVD      Z26, Z1, Z1
+	VPTERNLOGD   $0xea, Z30, Z31, Z0
+	VSUBPS       Z28, Z0, Z0
+	VMULPS       Z29, Z0, Z0
+	VPTERNLOGD   $0xea, Z30, Z31, Z1
+	VSUBPS       Z28, Z1, Z1
+	VMULPS       Z29, Z1, Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVNTDQ     Z0, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows4ToF16AVX512NTBlock
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToF16AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows4ToF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·rows4ToF16AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VMOVDQU      nibbleShifts<>+0(SB), Y10
+
+rows4ToF16AVX2NTGroup:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows4ToF16AVX2NTBlock:
+	VPBROADCASTD (SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VPBROADCASTD 4(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVNTDQ     Y0, (DI)
+	VPBROADCASTD 8(SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VPBROADCASTD 12(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VMOVNTDQ     Y0, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows4ToF16AVX2NTBlock
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToF16AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows4ToF32AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·rows4ToF32AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VMOVDQU64    nibbleShifts<>+0(SB), Z26
+	VMOVDQU64    wordsLow<>+0(SB), Z25
+	VMOVDQU64    wordsHigh<>+0(SB), Z24
+
+rows4ToF32AVX512NTGroup:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows4ToF32AVX512NTBlock:
+	VMOVDQU    (SI), X2
+	VPERMD     Z2, Z25, Z0
+	VPERMD     Z2, Z24, Z1
+	VPSRLVD    Z26, Z0, Z0
+	VPSRLVD    Z26, Z1, Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z28, Z0, Z0
+	VMULPS     Z29, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z28, Z1, Z1
+	VMULPS     Z29, Z1, Z1
+	VMOVNTDQ   Z1, 64(DI)
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000010, SI
+	ADDQ       $0x00000080, DI
+	DECQ       CX
+	JNZ        rows4ToF32AVX512NTBlock
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows4ToF32AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows4ToF32AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rows4ToF32AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VMOVDQU      nibbleShifts<>+0(SB), Y10
+
+rows4ToF32AVX2NTGroup:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows4ToF32AVX2NTBlock:
+	VPBROADCASTD (SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VMOVNTDQ     Y0, (DI)
+	VPBROADCASTD 4(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VMOVNTDQ     Y1, 32(DI)
+	VPBROADCASTD 8(SI), Y0
+	VPSRLVD      Y10, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VPOR         Y14, Y0, Y0
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VMOVNTDQ     Y0, 64(DI)
+	VPBROADCASTD 12(SI), Y1
+	VPSRLVD      Y10, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VPOR         Y14, Y1, Y1
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       Y13, Y1, Y1
+	VMOVNTDQ     Y1, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          rows4ToF32AVX2NTBlock
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows4ToF32AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows8ToBF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·rows8ToBF16AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+	VPBROADCASTD one<>+0(SB), Z29
+	VPBROADCASTD halfLess<>+0(SB), Z28
+	VMOVDQU64    oddWords<>+0(SB), Z24
+
+rows8ToBF16AVX512NTGroup:
+	VBROADCASTSS (R10), Z27
+	VBROADCASTSS (R11), Z26
+	MOVQ         R13, CX
+
+rows8ToBF16AVX512NTBlock:
+	VPMOVZXBD  (SI), Z0
+	VPMOVZXBD  16(SI), Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z26, Z0, Z0
+	VMULPS     Z27, Z0, Z0
+	VPSRLD     $0x10, Z0, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z26, Z1, Z1
+	VMULPS     Z27, Z1, Z1
+	VPSRLD     $0x10, Z1, Z25
+	VPANDD     Z29, Z25, Z25
+	VPADDD     Z28, Z25, Z25
+	VPADDD     Z25, Z1, Z1
+	VPERMT2W   Z1, Z24, Z0
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000020, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        rows8ToBF16AVX512NTBlock
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows8ToBF16AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows8ToBF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rows8ToBF16AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+	VPBROADCASTD one<>+0(SB), Y13
+	VPBROADCASTD halfLess<>+0(SB), Y12
+
+rows8ToBF16AVX2NTGroup:
+	VBROADCASTSS (R10), Y11
+	VBROADCASTSS (R11), Y10
+	MOVQ         R13, CX
+
+rows8ToBF16AVX2NTBlock:
+	VPMOVZXBD (SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y10, Y0, Y0
+	VMULPS    Y11, Y0, Y0
+	VPSRLD    $0x10, Y0, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y0, Y0
+	VPSRLD    $0x10, Y0, Y0
+	VPMOVZXBD 8(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y10, Y1, Y1
+	VMULPS    Y11, Y1, Y1
+	VPSRLD    $0x10, Y1, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y1, Y1
+	VPSRLD    $0x10, Y1, Y1
+	VPACKUSDW Y1, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVNTDQ  Y0, (DI)
+	VPMOVZXBD 16(SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y10, Y0, Y0
+	VMULPS    Y11, Y0, Y0
+	VPSRLD    $0x10, Y0, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y0, Y0
+	VPSRLD    $0x10, Y0, Y0
+	VPMOVZXBD 24(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y10, Y1, Y1
+	VMULPS    Y11, Y1, Y1
+	VPSRLD    $0x10, Y1, Y9
+	VPAND     Y13, Y9, Y9
+	VPADDD    Y12, Y9, Y9
+	VPADDD    Y9, Y1, Y1
+	VPSRLD    $0x10, Y1, Y1
+	VPACKUSDW Y1, Y0, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVNTDQ  Y0, 32(DI)
+	ADDQ      $0x00000020, SI
+	ADDQ      $0x00000040, DI
+	DECQ      CX
+	JNZ       rows8ToBF16AVX2NTBlock
+	ADDQ      $0x00000004, R10
+	ADDQ      $0x00000004, R11
+	DECQ      R12
+	JNZ       rows8ToBF16AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows8ToF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·rows8ToF16AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+
+rows8ToF16AVX512NTGroup:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows8ToF16AVX512NTBlock:
+	VPMOVZXBD    (SI), Z0
+	VPMOVZXBD    16(SI), Z1
+	VPTERNLOGD   $0xea, Z30, Z31, Z0
+	VSUBPS       Z28, Z0, Z0
+	VMULPS       Z29, Z0, Z0
+	VPTERNLOGD   $0xea, Z30, Z31, Z1
+	VSUBPS       Z28, Z1, Z1
+	VMULPS       Z29, Z1, Z1
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VMOVNTDQ     Z0, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          rows8ToF16AVX512NTBlock
+	ADDQ         $0x00000004, R10
+	ADDQ         $0x00000004, R11
+	DECQ         R12
+	JNZ          rows8ToF16AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows8ToF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·rows8ToF16AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+
+rows8ToF16AVX2NTGroup:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows8ToF16AVX2NTBlock:
+	VPMOVZXBD   (SI), Y0
+	VPOR        Y14, Y0, Y0
+	VSUBPS      Y12, Y0, Y0
+	VMULPS      Y13, Y0, Y0
+	VPMOVZXBD   8(SI), Y1
+	VPOR        Y14, Y1, Y1
+	VSUBPS      Y12, Y1, Y1
+	VMULPS      Y13, Y1, Y1
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VMOVNTDQ    Y0, (DI)
+	VPMOVZXBD   16(SI), Y0
+	VPOR        Y14, Y0, Y0
+	VSUBPS      Y12, Y0, Y0
+	VMULPS      Y13, Y0, Y0
+	VPMOVZXBD   24(SI), Y1
+	VPOR        Y14, Y1, Y1
+	VSUBPS      Y12, Y1, Y1
+	VMULPS      Y13, Y1, Y1
+	VCVTPS2PH   $0x00, Y0, X0
+	VCVTPS2PH   $0x00, Y1, X1
+	VINSERTI128 $0x01, X1, Y0, Y0
+	VMOVNTDQ    Y0, 32(DI)
+	ADDQ        $0x00000020, SI
+	ADDQ        $0x00000040, DI
+	DECQ        CX
+	JNZ         rows8ToF16AVX2NTBlock
+	ADDQ        $0x00000004, R10
+	ADDQ        $0x00000004, R11
+	DECQ        R12
+	JNZ         rows8ToF16AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows8ToF32AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·rows8ToF32AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Z31
+	VPBROADCASTD two23<>+0(SB), Z30
+
+rows8ToF32AVX512NTGroup:
+	VBROADCASTSS (R10), Z29
+	VBROADCASTSS (R11), Z28
+	MOVQ         R13, CX
+
+rows8ToF32AVX512NTBlock:
+	VPMOVZXBD  (SI), Z0
+	VPMOVZXBD  16(SI), Z1
+	VPTERNLOGD $0xea, Z30, Z31, Z0
+	VSUBPS     Z28, Z0, Z0
+	VMULPS     Z29, Z0, Z0
+	VPTERNLOGD $0xea, Z30, Z31, Z1
+	VSUBPS     Z28, Z1, Z1
+	VMULPS     Z29, Z1, Z1
+	VMOVNTDQ   Z1, 64(DI)
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000020, SI
+	ADDQ       $0x00000080, DI
+	DECQ       CX
+	JNZ        rows8ToF32AVX512NTBlock
+	ADDQ       $0x00000004, R10
+	ADDQ       $0x00000004, R11
+	DECQ       R12
+	JNZ        rows8ToF32AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rows8ToF32AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rows8ToF32AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R10
+	MOVQ         zeros+24(FP), R11
+	MOVQ         groups+32(FP), R12
+	MOVQ         blocks+40(FP), R13
+	VPBROADCASTD code8<>+0(SB), Y15
+	VPBROADCASTD two23<>+0(SB), Y14
+
+rows8ToF32AVX2NTGroup:
+	VBROADCASTSS (R10), Y13
+	VBROADCASTSS (R11), Y12
+	MOVQ         R13, CX
+
+rows8ToF32AVX2NTBlock:
+	VPMOVZXBD (SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y12, Y0, Y0
+	VMULPS    Y13, Y0, Y0
+	VMOVNTDQ  Y0, (DI)
+	VPMOVZXBD 8(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y12, Y1, Y1
+	VMULPS    Y13, Y1, Y1
+	VMOVNTDQ  Y1, 32(DI)
+	VPMOVZXBD 16(SI), Y0
+	VPOR      Y14, Y0, Y0
+	VSUBPS    Y12, Y0, Y0
+	VMULPS    Y13, Y0, Y0
+	VMOVNTDQ  Y0, 64(DI)
+	VPMOVZXBD 24(SI), Y1
+	VPOR      Y14, Y1, Y1
+	VSUBPS    Y12, Y1, Y1
+	VMULPS    Y13, Y1, Y1
+	VMOVNTDQ  Y1, 96(DI)
+	ADDQ      $0x00000020, SI
+	ADDQ      $0x00000080, DI
+	DECQ      CX
+	JNZ       rows8ToF32AVX2NTBlock
+	ADDQ      $0x00000004, R10
+	ADDQ      $0x00000004, R11
+	DECQ      R12
+	JNZ       rows8ToF32AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET

@@ -243,3 +243,135 @@ func fp8ToF32AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int,
 //
 //go:noescape
 func fp8ToF32AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
+
+// rows4ToBF16AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows4ToBF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToBF16AVX2 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows4ToBF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF16AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows4ToF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF16AVX2 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows4ToF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF32AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows4ToF32AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF32AVX2 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows4ToF32AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToBF16AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows8ToBF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToBF16AVX2 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows8ToBF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF16AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows8ToF16AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF16AVX2 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows8ToF16AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF32AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows8ToF32AVX512(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF32AVX2 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+//
+//go:noescape
+func rows8ToF32AVX2(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToBF16AVX512NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows4ToBF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToBF16AVX2NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows4ToBF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF16AVX512NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows4ToF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF16AVX2NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows4ToF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF32AVX512NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows4ToF32AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows4ToF32AVX2NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows4ToF32AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToBF16AVX512NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows8ToBF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToBF16AVX2NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows8ToBF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF16AVX512NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows8ToF16AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF16AVX2NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows8ToF16AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF32AVX512NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows8ToF32AVX512NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)
+
+// rows8ToF32AVX2NT decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
+// dst is a multiple of 64.
+//
+//go:noescape
+func rows8ToF32AVX2NT(dst *byte, src *byte, scales *float32, zeros *float32, groups int, blocks int)

@@ -159,6 +159,34 @@ func gatherBlocks(dst, src *byte, off *[8]int, shift *[8]uint32, blocks, bits in
 	}
 }
 
+// transpose is transposeRows. ahead is how far in front of src is prefetched, in bytes.
+func transpose(dst, src []byte, stride, ahead int) {
+	words := len(dst) / tileRow
+	if words == 0 {
+		return
+	}
+	_, _ = src[(tileN-1)*stride+4*words-1], dst[words*tileRow-1] // the kernels trust these bounds
+	w := 0
+	for ; cpu.X86.AVX512 && words-w >= 16; w += 16 {
+		transpose16AVX512(&dst[w*tileRow], &src[4*w], stride, ahead)
+	}
+	for ; cpu.X86.AVX2 && words-w >= 8; w += 8 {
+		transpose8AVX2(&dst[w*tileRow], &src[4*w], stride, ahead)
+	}
+	if w < words {
+		transposeRows(dst[w*tileRow:], src[4*w:], stride)
+	}
+}
+
+// split is splitWords.
+func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
+	if cpu.X86.AVX512 {
+		splitHalvesAVX512(&rows[0][0], &rows[1][0], &words[0])
+		return
+	}
+	splitWords(rows, words)
+}
+
 // grouped is groupedRow.
 func grouped(dst, src []byte) {
 	switch f := &cpu.X86; {

@@ -11,3 +11,7 @@ func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweigh
 func grouped(dst, src []byte) { groupedRow(dst, src) }
 
 func single(dst, src []byte) { singleRow(dst, src) }
+
+func transpose(dst, src []byte, stride, _ int) { transposeRows(dst, src, stride) }
+
+func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) { splitWords(rows, words) }

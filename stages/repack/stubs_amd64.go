@@ -139,3 +139,18 @@ func marlinFP8AVX512NT(dst *byte, src *byte, steps int, dstStride int, srcStride
 //
 //go:noescape
 func marlinFP8AVX2NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+
+// transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+//
+//go:noescape
+func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
+
+// transpose8AVX2 transposes 8 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+//
+//go:noescape
+func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
+
+// splitHalvesAVX512 stores the lower halves of 64 words at low and the upper halves at high.
+//
+//go:noescape
+func splitHalvesAVX512(low *byte, high *byte, words *byte)
