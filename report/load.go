@@ -78,7 +78,7 @@ func Phases(phases []coldload.Phase, took time.Duration, width int) string {
 		{title: "used", right: true, drop: 5},
 		{title: "GB/s", right: true, drop: 6},
 	}}
-	for _, p := range phases {
+	for _, p := range inOrder(phases) {
 		used := "-"
 		if whole := time.Duration(p.Workers) * took; whole > 0 && p.Busy > 0 {
 			used = fmt.Sprintf("%.0f %%", 100*p.Busy.Seconds()/whole.Seconds())
