@@ -104,7 +104,7 @@ const (
 	shortest   = 50 * time.Millisecond // less is over before anything settles
 	full       = 0.85                  // of the processors: the rest are the gaps between Batches and at both ends
 	nearlyFull = 0.7                   // of the processors, when the busiest stage needs nothing else
-	crowded    = 0.15                  // of what the process wanted of the processors, that others had
+	crowded    = 0.15                  // of what the process wanted of the processors, that it waited for, and of the processors, that others used
 	busy       = 0.6                   // of a stage's workers
 	waits      = 0.3                   // of the flow in which admission waited for the budget
 	mostly     = 0.5                   // of the time
@@ -180,10 +180,19 @@ func (j *judge) throttled() bool {
 	return j.Throttled > 0 && j.Throttled.Seconds() >= 0.2*j.CPUs*j.Flow.Seconds()
 }
 
-// crowded: the process wanted all processors, and others had a part of them.
+// crowded: the process wanted all processors, and others had a part of them. That its threads waited for a processor does not show it alone:
+// threads that begin to run at the same moment wait for each other too, while nobody else runs.
 func (j *judge) crowded() bool {
 	wanted := (j.CPU + j.Delayed).Seconds()
-	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted
+	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted && j.othersRan()
+}
+
+// othersRan: the rest of the machine used as much of the processors as crowded asks for, or nobody knows.
+func (j *judge) othersRan() bool {
+	if j.Idle < 0 || j.Processors == 0 {
+		return true
+	}
+	return (1-j.Idle)*float64(j.Processors)-j.cpuShare*j.CPUs >= crowded*j.CPUs
 }
 
 // busiest is the phase of these kinds that was busy for the largest part of its time; nil when there is none.

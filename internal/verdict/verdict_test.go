@@ -126,6 +126,28 @@ func TestJudge(t *testing.T) {
 			f.CPU, f.Delayed, f.Idle = 16*time.Second, 20*time.Second, 0.01
 		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, threads waited 20.00 s for a processor, the machine 99 % busy, repack has 89 % of the work, sda 30 % busy; " +
 			"other programs take the rest: a quieter machine helps, more workers will not"},
+		{"other programs, nobody knows how busy", func(f *Figures) {
+			set(f, "repack", 0.9)
+			f.CPU, f.Delayed, f.Idle = 16*time.Second, 20*time.Second, Unknown
+		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, threads waited 20.00 s for a processor, repack has 89 % of the work, sda 30 % busy; " +
+			"other programs take the rest: a quieter machine helps, more workers will not"},
+		{"threads that wait for each other, a slow sink", func(f *Figures) {
+			set(f, "upload", 0.9)
+			f.CPU, f.Delayed, f.Idle = 24*time.Second, 13*time.Second, 0.4
+		}, Sink, "upload", "bound by writing: 1.00 GB/s, the sink at work for 90 % of the time, CPU 60 %; a faster sink helps, more workers or a larger budget will not"},
+		{"threads that wait for each other, a slow device", func(f *Figures) {
+			reading(f)
+			f.CPU, f.Delayed, f.Idle = 24*time.Second, 13*time.Second, 0.4
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 60 %; a second device or a warmer cache helps, more workers will not"},
+		{"threads that wait for each other, an idle machine", func(f *Figures) {
+			reading(f)
+			f.CPU, f.Delayed, f.Idle = 8*time.Second, 30*time.Second, 0.8
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
+		{"others had just as much as counts", func(f *Figures) {
+			set(f, "repack", 0.9)
+			f.CPU, f.Delayed, f.Idle = 24*time.Second, 13*time.Second, 0.24
+		}, CPU, "repack", "bound by the processors in repack: CPU 60 %, threads waited 13.00 s for a processor, the machine 76 % busy, repack has 89 % of the work, sda 30 % busy; " +
+			"other programs take the rest: a quieter machine helps, more workers will not"},
 		{
 			"other programs while a device is slow", func(f *Figures) {
 				reading(f)
