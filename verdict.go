@@ -121,7 +121,7 @@ func (r *Result) figures(opt Options) verdict.Figures {
 		Index: index.Last.Sub(index.First),
 		CPU:   m.flowed.CPU, System: m.flowed.System, PreludeCPU: m.flow.Since(m.start).CPU, CPUs: m.flowed.CPUs, Processors: runtime.NumCPU(),
 		Idle: m.flowed.Idle, Throttled: m.flowed.Throttled, Delayed: m.flowed.Delayed, Generic: r.Kernels == cpu.Features{}.String(),
-		DeviceRead: m.flowed.DeviceRead, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
+		DeviceRead: m.flowed.DeviceRead, DeviceWritten: m.flowed.DeviceWritten, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}
 	for i, p := range r.Phases {

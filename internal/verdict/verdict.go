@@ -59,8 +59,9 @@ type Figures struct {
 	Delayed    time.Duration // that threads of the process waited in Flow for a processor, summed over them; Unknown
 	Generic    bool          // the kernels had no instruction set to use
 
-	DeviceRead int64  // bytes that the process had devices read in Flow; Unknown
-	From, To   Device // what was read from and written to; From is named when DeviceRead shows it in use
+	DeviceRead    int64  // bytes that the process had devices read in Flow; Unknown
+	DeviceWritten int64  // and write
+	From, To      Device // what was read from and written to; From is named when DeviceRead shows it in use
 
 	WaitBudget time.Duration
 	Budget     int64

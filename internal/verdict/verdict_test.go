@@ -106,6 +106,24 @@ func TestJudge(t *testing.T) {
 			f.Packing = true
 		}, CPU, "upload", "bound by the processors in upload: CPU 98 %, upload has 71 % of the work, sda 30 % busy; " +
 			"more processors help, more workers or a faster disk will not"},
+		{"processors of a pack that waits for its disk", func(f *Figures) {
+			computing(f)
+			set(f, "repack", 0.3)
+			f.Phases[4] = phase("upload", Uploads, 8, 0.5)
+			f.Packing, f.DeviceWritten = true, 5e9
+		}, CPU, "repack", "bound by the processors in repack: CPU 98 %, repack has 75 % of the work, sda 30 % busy; " +
+			"more processors help, more workers or a faster disk will not"},
+		{"processors that write what stays in memory", func(f *Figures) {
+			computing(f)
+			set(f, "repack", 0.3)
+			f.Phases[4] = phase("upload", Uploads, 8, 0.5)
+			f.Packing, f.DeviceWritten = true, 5e9-1
+		}, CPU, "upload", "bound by the processors in upload: CPU 98 %, upload has 71 % of the work, sda 30 % busy; " +
+			"more processors help, more workers or a faster disk will not"},
+		{"processors of a load that only reads and writes", func(f *Figures) {
+			f.Phases = []Phase{phase("fetch", Fetches, 8, 0.4), phase("upload", Uploads, 8, 0.5)}
+			f.CPU, f.DeviceWritten = 39*time.Second, 10e9
+		}, CPU, "fetch", "bound by the processors in fetch: CPU 98 %, fetch has 100 % of the work, sda 30 % busy; more processors help, a faster disk will not"},
 		{"processors without instruction sets", func(f *Figures) {
 			computing(f)
 			f.Generic = true
