@@ -125,6 +125,9 @@ func (r *Result) figures(opt Options) verdict.Figures {
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}
 	for i, p := range r.Phases {
+		if p.Name == verifySource && p.Last.Before(m.begun) {
+			f.Hash, f.HashBusy = p.Last.Sub(p.First), p.Busy
+		}
 		kind, ok := kindOf(stages.Phase(i), p.Name)
 		if !ok || p.First.Before(m.begun) { // not of the flow, or never begun
 			continue

@@ -46,6 +46,8 @@ type Figures struct {
 	Commit  time.Duration
 	// Index is how long headers were read in Prelude.
 	Index time.Duration
+	// Hash is how long a pack read and hashed its source in Prelude, and HashBusy how long its workers were busy with it, summed over them.
+	Hash, HashBusy time.Duration
 
 	Phases []Phase // of the flow in its order, from fetch to upload
 
@@ -209,25 +211,44 @@ func (j *judge) busiest(kinds ...Kind) (most *Phase) {
 	return most
 }
 
-// prelude is for a load that spent most of its time before the first byte.
+// prelude is for a load that spent most of its time before the first byte: it asks what of headers, planning and hashing took longest.
 func (j *judge) prelude() Verdict {
-	by, advice := CPU, "fewer or larger tensors help, a faster disk or more workers will not"
-	phase := "plan"
-	onCPU := j.PreludeCPU.Seconds() / j.Prelude.Seconds()
-	if j.Index >= j.Prelude/2 {
-		phase = "index"
-		if j.PreludeCPU >= 0 && onCPU < mostly {
-			by, advice = Source, "a faster or warmer place for the headers helps, more budget will not"
-		}
+	planning := j.Prelude - j.Index - j.Hash
+	switch {
+	case j.Hash > 0 && j.Hash >= max(j.Index, planning):
+		return j.hashing()
+	case j.Index >= planning:
+		return j.headers()
+	default:
+		return j.before(CPU, "plan", "headers and planning", "fewer or larger tensors help, a faster disk or more workers will not")
 	}
+}
+
+// hashing is for a pack that spent its time on the hashes of its source.
+func (j *judge) hashing() Verdict {
+	const phase, what = "verify source", "hashing the source"
+	if j.PreludeCPU.Seconds() < mostly*j.HashBusy.Seconds() {
+		return j.before(Source, phase, what, "a faster disk or a warmer cache helps, or a pack that does not verify its source; more budget will not")
+	}
+	return j.before(CPU, phase, what, "more processors help, or a pack that does not verify its source; a faster disk will not")
+}
+
+// headers is for a load that spent its time reading them.
+func (j *judge) headers() Verdict {
+	const phase, what = "index", "headers and planning"
+	if j.PreludeCPU.Seconds() < mostly*j.Prelude.Seconds() {
+		return j.before(Source, phase, what, "a faster or warmer place for the headers helps, more budget will not")
+	}
+	return j.before(CPU, phase, what, "fewer or larger tensors help, a faster disk or more workers will not")
+}
+
+// before says what held up the first byte; what limited that is not known when processor time is not.
+func (j *judge) before(by, phase, what, advice string) Verdict {
+	sentence := "bound by " + what + ": " + seconds(j.Prelude) + " of " + seconds(j.Total) + " before the first byte"
 	if j.PreludeCPU < 0 {
-		by = None
+		return verdict(None, phase, sentence, advice)
 	}
-	sentence := "bound by headers and planning: " + seconds(j.Prelude) + " of " + seconds(j.Total) + " before the first byte"
-	if j.PreludeCPU >= 0 {
-		sentence += ", with " + percent(onCPU) + " of one processor"
-	}
-	return verdict(by, phase, sentence, advice)
+	return verdict(by, phase, sentence+", with "+percent(j.PreludeCPU.Seconds()/j.Prelude.Seconds())+" of one processor", advice)
 }
 
 func verdict(by, phase, sentence, advice string) Verdict {

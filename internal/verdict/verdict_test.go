@@ -258,6 +258,26 @@ func TestJudge(t *testing.T) {
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
 				"a faster or warmer place for the headers helps, more budget will not",
 		},
+		{"a pack that hashes its source", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 8*time.Second, time.Second, 4*time.Second, 12*time.Second
+		}, CPU, "verify source", "bound by hashing the source: 6.00 s of 10.10 s before the first byte, with 133 % of one processor; " +
+			"more processors help, or a pack that does not verify its source; a faster disk will not"},
+		{"a pack that hashes its source from a slow disk", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 5*time.Second, time.Second, 4*time.Second, 12*time.Second
+		}, Source, "verify source", "bound by hashing the source: 6.00 s of 10.10 s before the first byte, with 83 % of one processor; " +
+			"a faster disk or a warmer cache helps, or a pack that does not verify its source; more budget will not"},
+		{"a pack that reads headers for longer than it hashes", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, time.Second, 3*time.Second, 2*time.Second, 2*time.Second
+		}, Source, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 17 % of one processor; " +
+			"a faster or warmer place for the headers helps, more budget will not"},
+		{"a pack that plans for longer than it hashes", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 5*time.Second, time.Second, 2*time.Second, 2*time.Second
+		}, CPU, "plan", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 83 % of one processor; " +
+			"fewer or larger tensors help, a faster disk or more workers will not"},
+		{"a header's computing", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index = 6*time.Second, 3*time.Second, 5*time.Second
+		}, CPU, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 50 % of one processor; " +
+			"fewer or larger tensors help, a faster disk or more workers will not"},
 		{
 			"planning", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, 6*time.Second }, CPU, "plan",
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 100 % of one processor; " +
