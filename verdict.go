@@ -3,7 +3,6 @@ package coldload
 import (
 	"context"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/coldload/coldload/internal/cpu"
@@ -119,7 +118,7 @@ func (r *Result) figures(opt Options) verdict.Figures {
 	f := verdict.Figures{
 		Total: r.Duration, Prelude: m.begun.Sub(r.start), Flow: r.Ended().Sub(m.begun), Commit: r.Phases[stages.PhaseCommit].Busy,
 		Index: index.Last.Sub(index.First),
-		CPU:   m.flowed.CPU, System: m.flowed.System, PreludeCPU: m.flow.Since(m.start).CPU, CPUs: m.flowed.CPUs, Processors: runtime.NumCPU(),
+		CPU:   m.flowed.CPU, System: m.flowed.System, PreludeCPU: m.flow.Since(m.start).CPU, CPUs: m.flowed.CPUs, Processors: usage.Processors(),
 		Idle: m.flowed.Idle, Throttled: m.flowed.Throttled, Delayed: m.flowed.Delayed, Generic: r.Kernels == cpu.Features{}.String(),
 		DeviceRead: m.flowed.DeviceRead, DeviceWritten: m.flowed.DeviceWritten, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
@@ -173,7 +172,7 @@ func newHashing(dir string, workers int) *hashing {
 func (h *hashing) judge(bytes int64) Verdict {
 	wall, u := time.Since(h.begun), usage.Now().Since(h.before)
 	return verdict.Judge(verdict.Figures{
-		Total: wall, Flow: wall, CPU: u.CPU, System: u.System, PreludeCPU: usage.Unknown, CPUs: usage.CPUs(), Processors: runtime.NumCPU(), Idle: u.Idle,
+		Total: wall, Flow: wall, CPU: u.CPU, System: u.System, PreludeCPU: usage.Unknown, CPUs: usage.CPUs(), Processors: usage.Processors(), Idle: u.Idle,
 		Throttled: u.Throttled, Delayed: u.Delayed, DeviceRead: u.DeviceRead, From: verdict.Device(h.device.Now().Since(h.device)),
 		Packed: true, Phases: []verdict.Phase{{
 			Name: "verify", Kind: verdict.Fetches, Workers: h.workers, BytesIn: bytes, Busy: time.Duration(h.workers) * wall,

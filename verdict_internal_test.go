@@ -2,10 +2,10 @@ package coldload
 
 import (
 	"context"
-	"runtime"
 	"testing"
 	"time"
 
+	"github.com/coldload/coldload/internal/usage"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -16,7 +16,7 @@ func TestCopySpeedIsTold(t *testing.T) {
 		r := newJudgedResult()
 		r.Duration, r.Kernels = 10*time.Second, "avx512"
 		r.meter.begun = r.start
-		cpus := runtime.NumCPU()
+		cpus := usage.Processors()
 		r.meter.flowed = Usage{CPU: time.Duration(cpus) * 10 * time.Second, CPUs: float64(cpus), DeviceRead: -1}
 		for _, p := range []stages.Phase{stages.PhaseFetch, stages.PhaseRepack, stages.PhaseUpload} {
 			f := &r.Phases[p]

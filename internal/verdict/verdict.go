@@ -190,12 +190,13 @@ func (j *judge) crowded() bool {
 	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted && j.othersRan()
 }
 
-// othersRan: the rest of the machine used as much of the processors as crowded asks for, or nobody knows.
+// othersRan: the rest of the machine used as much of all processors as crowded asks for, or nobody knows. Where others ran is not known: of those
+// that the process may use they are taken to have had their share.
 func (j *judge) othersRan() bool {
 	if j.Idle < 0 || j.Processors == 0 {
 		return true
 	}
-	return (1-j.Idle)*float64(j.Processors)-j.cpuShare*j.CPUs >= crowded*j.CPUs
+	return (1-j.Idle)*float64(j.Processors)-j.cpuShare*j.CPUs >= crowded*float64(j.Processors)
 }
 
 // busiest is the phase of these kinds that was busy for the largest part of its time; nil when there is none.

@@ -294,11 +294,24 @@ func TestJudge(t *testing.T) {
 		{"nothing read", func(f *Figures) { f.Phases[0].BytesIn = 0 }, None, "", "nothing was read: there is nothing to judge"},
 		{"nothing run", func(f *Figures) { f.Phases = nil }, None, "", "nothing was read: there is nothing to judge"},
 		{"nothing was busy", func(f *Figures) {
-			for i := range f.Phases {
-				f.Phases[i] = phase(f.Phases[i].Name, f.Phases[i].Kind, f.Phases[i].Workers, 0)
-			}
+			nothing(f)
 			set(f, "decode", 0.2)
 		}, CPU, "decode", "mostly bound by decode, with no limit reached: its 4 workers were busy 20 % of the time, CPU 20 %, sda 30 % busy; more workers may help a little"},
+		{"nothing was busy on one processor of four", func(f *Figures) {
+			nothing(f)
+			f.Phases[1] = phase("decode", Computes, 1, 0.5)
+			f.CPU, f.CPUs = 6800*time.Millisecond, 1
+		}, CPU, "decode", "mostly bound by decode, with no limit reached: its 1 worker was busy 50 % of the time, CPU 68 %, sda 30 % busy; " +
+			"only 1 of 4 processors may be used: more of them (GOMAXPROCS, CPU affinity) may help"},
+		{"nothing was busy on the only processor", func(f *Figures) {
+			nothing(f)
+			f.Phases[1] = phase("decode", Computes, 1, 0.5)
+			f.CPU, f.CPUs, f.Processors = 6800*time.Millisecond, 1, 1
+		}, CPU, "decode", "mostly bound by decode, with no limit reached: its 1 worker was busy 50 % of the time, CPU 68 %, sda 30 % busy; more processors may help a little"},
+		{"one processor of four, others on the rest", func(f *Figures) {
+			reading(f)
+			f.CPU, f.CPUs, f.Delayed, f.Idle = 6*time.Second, 1, 6*time.Second, 0.75
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 60 %; a second device or a warmer cache helps, more workers will not"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -309,6 +322,13 @@ func TestJudge(t *testing.T) {
 				t.Errorf("bound by %q, phase %q:\n%s\nwant %q, %q:\n%s", v.BoundBy, v.Phase, v.Sentence, c.by, c.phase, c.sentence)
 			}
 		})
+	}
+}
+
+// nothing is a load in which no phase did anything.
+func nothing(f *Figures) {
+	for i, p := range f.Phases {
+		f.Phases[i] = phase(p.Name, p.Kind, p.Workers, 0)
 	}
 }
 
