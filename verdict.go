@@ -114,11 +114,11 @@ func (r *Result) judge(ctx context.Context, opt Options) {
 // figures are what the verdict is computed from.
 func (r *Result) figures(opt Options) verdict.Figures {
 	m := r.meter
-	index := r.Phases[stages.PhaseIndex]
+	index, prelude := r.Phases[stages.PhaseIndex], m.flow.Since(m.start)
 	f := verdict.Figures{
 		Total: r.Duration, Prelude: m.begun.Sub(r.start), Flow: r.Ended().Sub(m.begun), Commit: r.Phases[stages.PhaseCommit].Busy,
-		Index: index.Last.Sub(index.First),
-		CPU:   m.flowed.CPU, System: m.flowed.System, PreludeCPU: m.flow.Since(m.start).CPU, CPUs: m.flowed.CPUs, Processors: usage.Processors(),
+		Index: index.Last.Sub(index.First), PreludeDelayed: prelude.Delayed, PreludeIdle: prelude.Idle,
+		CPU: m.flowed.CPU, System: m.flowed.System, PreludeCPU: prelude.CPU, CPUs: m.flowed.CPUs, Processors: usage.Processors(),
 		Idle: m.flowed.Idle, Throttled: m.flowed.Throttled, Delayed: m.flowed.Delayed, Generic: r.Kernels == cpu.Features{}.String(),
 		DeviceRead: m.flowed.DeviceRead, DeviceWritten: m.flowed.DeviceWritten, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,

@@ -53,13 +53,16 @@ type Figures struct {
 
 	CPU        time.Duration // of the process in Flow, user and system; Unknown
 	System     time.Duration // what of CPU the system had; Unknown
-	PreludeCPU time.Duration // and in Prelude
-	CPUs       float64       // that the process may use
-	Processors int           // that the machine has
-	Idle       float64       // share of the machine's processor time in Flow that nobody used; Unknown
-	Throttled  time.Duration // that a quota kept the process waiting in Flow, summed over processors; Unknown
-	Delayed    time.Duration // that threads of the process waited in Flow for a processor, summed over them; Unknown
-	Generic    bool          // the kernels had no instruction set to use
+	PreludeCPU time.Duration // and in Prelude, as the next two
+	// PreludeDelayed is how long threads waited for a processor, PreludeIdle the share of the machine that nobody used.
+	PreludeDelayed time.Duration
+	PreludeIdle    float64
+	CPUs           float64       // that the process may use
+	Processors     int           // that the machine has
+	Idle           float64       // share of the machine's processor time in Flow that nobody used; Unknown
+	Throttled      time.Duration // that a quota kept the process waiting in Flow, summed over processors; Unknown
+	Delayed        time.Duration // that threads of the process waited in Flow for a processor, summed over them; Unknown
+	Generic        bool          // the kernels had no instruction set to use
 
 	DeviceRead    int64  // bytes that the process had devices read in Flow; Unknown
 	DeviceWritten int64  // and write
@@ -190,13 +193,21 @@ func (j *judge) crowded() bool {
 	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted && j.othersRan()
 }
 
-// othersRan: the rest of the machine used as much of all processors as crowded asks for, or nobody knows. Where others ran is not known: of those
-// that the process may use they are taken to have had their share.
-func (j *judge) othersRan() bool {
-	if j.Idle < 0 || j.Processors == 0 {
+// othersRan: the rest of the machine used as much of all processors in Flow as crowded asks for, or nobody knows.
+func (j *judge) othersRan() bool { return j.othersTook(j.Idle, j.cpuShare*j.CPUs) }
+
+// othersTook is othersRan of a time in which idle was left, and the process kept own processors busy. Where others ran is not known: of the
+// processors that the process may use they are taken to have had their share.
+func (j *judge) othersTook(idle, own float64) bool {
+	if idle < 0 || j.Processors == 0 {
 		return true
 	}
-	return (1-j.Idle)*float64(j.Processors)-j.cpuShare*j.CPUs >= crowded*float64(j.Processors)
+	return (1-idle)*float64(j.Processors)-own >= crowded*float64(j.Processors)
+}
+
+// crowdedBefore: in Prelude, where hardly more than one thread has something to do, threads waited for a processor that others had.
+func (j *judge) crowdedBefore() bool {
+	return j.PreludeDelayed.Seconds() >= mostly*j.Prelude.Seconds() && j.othersTook(j.PreludeIdle, j.PreludeCPU.Seconds()/j.Prelude.Seconds())
 }
 
 // busiest is the phase of these kinds that was busy for the largest part of its time; nil when there is none.
@@ -237,6 +248,9 @@ func (j *judge) hashing() Verdict {
 // headers is for a load that spent its time reading them.
 func (j *judge) headers() Verdict {
 	const phase, what = "index", "headers and planning"
+	if j.crowdedBefore() {
+		return j.before(CPU, phase, what, "threads waited "+seconds(j.PreludeDelayed)+" for a processor that other programs had: a quieter machine helps, more budget will not")
+	}
 	if j.PreludeCPU.Seconds() < mostly*j.Prelude.Seconds() {
 		return j.before(Source, phase, what, "a faster or warmer place for the headers helps, more budget will not")
 	}

@@ -278,6 +278,14 @@ func TestJudge(t *testing.T) {
 			f.Prelude, f.PreludeCPU, f.Index = 6*time.Second, 3*time.Second, 5*time.Second
 		}, CPU, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 50 % of one processor; " +
 			"fewer or larger tensors help, a faster disk or more workers will not"},
+		{"headers on a crowded machine", func(f *Figures) {
+			f.Prelude, f.Index, f.PreludeDelayed, f.PreludeIdle = 6*time.Second, 5*time.Second, 3*time.Second, 0.02
+		}, CPU, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
+			"threads waited 3.00 s for a processor that other programs had: a quieter machine helps, more budget will not"},
+		{"headers, threads that wait for each other", func(f *Figures) {
+			f.Prelude, f.Index, f.PreludeDelayed, f.PreludeIdle = 6*time.Second, 5*time.Second, 3*time.Second, 0.9
+		}, Source, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
+			"a faster or warmer place for the headers helps, more budget will not"},
 		{
 			"planning", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, 6*time.Second }, CPU, "plan",
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 100 % of one processor; " +
