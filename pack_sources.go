@@ -61,6 +61,9 @@ func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, popt Pac
 	return d, err
 }
 
+// verifySource is the stage that hashes every byte of the source.
+const verifySource = "verify source"
+
 // sourceHasher reads Shards for their hashes.
 type sourceHasher struct {
 	ck    *Checkpoint
@@ -76,7 +79,7 @@ type sourceHasher struct {
 // Name is what the report calls it.
 func (h *sourceHasher) Name() string {
 	if h.whole {
-		return "verify source"
+		return verifySource
 	}
 	return "sample source"
 }
