@@ -284,7 +284,9 @@ func (t *telemetry) readings(ctx context.Context, name string, s *telemetrySetti
 func (t *telemetry) close(patience time.Duration) string {
 	ctx, cancel := context.WithCancel(context.Background()) // that of the command may have ended
 	defer cancel()
+	t.mu.Lock()                      // a reader may be sending
 	t.metricsLost = t.metrics != nil // until they have arrived
+	t.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -488,6 +488,18 @@ func (t *telemetry) emit(n int) {
 	}
 }
 
+// TestFlushWhileMetricsAreSent is for the race detector: the reader's goroutine may be in the middle of a sending when the program ends.
+func TestFlushWhileMetricsAreSent(t *testing.T) {
+	t.Parallel()
+	all := faked(10, 10, &fakeMetrics{}, func([]sdktrace.ReadOnlySpan) error { return nil })
+	var sending sync.WaitGroup
+	sending.Go(func() { all.metricsSent(nil) })
+	if lost := all.close(flushPatience); lost != "" {
+		t.Errorf("%q is lost", lost)
+	}
+	sending.Wait()
+}
+
 // TestFlush takes as long as a collector that answers needs, and two seconds with one that does not.
 func TestFlush(t *testing.T) {
 	boom := errors.New("boom")
