@@ -2,6 +2,7 @@ package coldload_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/sinks/discard"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
@@ -545,6 +547,28 @@ func TestMetrics(t *testing.T) {
 	}
 	if _, ok := during["coldload.queue.length fetch"]; !ok {
 		t.Errorf("no length of queues: %v", slices.Sorted(maps.Keys(during)))
+	}
+}
+
+// TestMetricsOfPack: of the source that is only sampled, what is read for that is counted; of one that is verified, all of it.
+func TestMetricsOfPack(t *testing.T) {
+	src := fixturePath(telemetryFixture)
+	var total, sampled int64
+	for name, data := range ckpt.Tree(t, src) {
+		if filepath.Ext(name) == ".safetensors" {
+			total += int64(len(data))
+			sampled += 8 + int64(binary.LittleEndian.Uint64([]byte(data))) + 8*4096 // the header, and 8 blocks
+		}
+	}
+	for stage, want := range map[string]int64{"sample source": sampled, "verify source": total} {
+		reader := sdkmetric.NewManualReader()
+		opt := coldload.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
+		if _, err := coldload.Pack(t.Context(), src, filepath.Join(t.TempDir(), "packed"), opt, coldload.PackOptions{VerifySource: stage == "verify source"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := collectMetrics(t, reader)["coldload.io in "+stage]; got != want {
+			t.Errorf("%s: %d bytes of %d, want %d", stage, got, total, want)
+		}
 	}
 }
 
