@@ -437,7 +437,7 @@ func TestSpansOfFailures(t *testing.T) {
 	}
 }
 
-// TestSpanOfABadShard says on the Shard's own span that it is refused.
+// TestSpanOfABadShard says on the Shard's own span that it is refused, and on that of its phase.
 func TestSpanOfABadShard(t *testing.T) {
 	rec := newRecorder()
 	dir := big(t)
@@ -447,9 +447,18 @@ func TestSpanOfABadShard(t *testing.T) {
 	if _, err := coldload.Load(t.Context(), dir, discard.New(), coldload.Options{TracerProvider: rec.provider}); err == nil {
 		t.Fatal("loaded a shard of 4 bytes")
 	}
-	list := rec.spans()["coldload.index.shard"]
-	if len(list) != 1 || attrs(list[0])["error.type"] != "refused" || attrs(list[0])["file.size"] != int64(4) {
+	spans := rec.spans()
+	list := spans["coldload.index.shard"]
+	if len(list) != 1 || attrs(list[0])["file.size"] != int64(4) {
 		t.Errorf("spans of shards: %v", list)
+	}
+	for _, s := range slices.Concat(list, spans[phasePrefix+"index"], spans["coldload.load"]) {
+		if s.Status.Code != codes.Error || s.Status.Description == "" || attrs(s)["error.type"] != "refused" {
+			t.Errorf("%s: status %v, error.type %v", s.Name, s.Status, attrs(s)["error.type"])
+		}
+	}
+	if len(spans[phasePrefix+"index"]) != 1 || len(spans["coldload.load"]) != 1 {
+		t.Errorf("spans %v", slices.Sorted(maps.Keys(spans)))
 	}
 }
 
