@@ -399,6 +399,39 @@ func TestPartialSuccess(t *testing.T) {
 	}
 }
 
+// TestOddSampler: what is not right and loses nothing is told, and not as a loss.
+func TestOddSampler(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t, "")
+	got := ran(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL, "OTEL_TRACES_SAMPLER=bogus"}, "load", fixture(plainFixture), "--quiet")
+	r.end()
+	r.wantLoad(t, false)
+	if got.code != exitDone || got.err != "coldload: telemetry: unsupported sampler: bogus\n" {
+		t.Errorf("exit code %d, stderr %q", got.code, got.err)
+	}
+}
+
+// TestOutcome: a loss is one when something did not arrive, or nobody can tell that it did.
+func TestOutcome(t *testing.T) {
+	t.Parallel()
+	odd, part, boom := errors.New("odd"), errors.New(partialSuccess+": one too many"), errors.New("boom")
+	for want, f := range map[string]func(*delivery){
+		"":               func(d *delivery) { d.made, d.arrived, d.failed = 1, 1, boom }, // a later sending made up for it
+		"telemetry: odd": func(d *delivery) { d.Handle(odd); d.Handle(boom) },
+		"telemetry was lost: perhaps a part: " + part.Error():           func(d *delivery) { d.Handle(part); d.Handle(part) },
+		"telemetry was lost: perhaps a part: " + part.Error() + "; odd": func(d *delivery) { d.Handle(odd); d.Handle(part) },
+		"telemetry was lost: perhaps a part: boom":                      func(d *delivery) { d.lacks(boom) },
+		"telemetry was lost: 2 of 3 spans: boom; odd":                   func(d *delivery) { d.made, d.arrived, d.failed = 3, 1, boom; d.Handle(odd) },
+		"telemetry was lost: metrics: boom; " + part.Error():            func(d *delivery) { d.metricsSent(boom); d.Handle(part) },
+	} {
+		d := delivery{alive: make(chan struct{}, 1)}
+		f(&d)
+		if got := d.outcome(); got != want {
+			t.Errorf("said %q, want %q", got, want)
+		}
+	}
+}
+
 // TestTelemetryFromEnv: who is asked for, and by what way.
 func TestTelemetryFromEnv(t *testing.T) {
 	t.Parallel()
@@ -494,8 +527,8 @@ func TestFlushWhileMetricsAreSent(t *testing.T) {
 	all := faked(10, 10, &fakeMetrics{}, func([]sdktrace.ReadOnlySpan) error { return nil })
 	var sending sync.WaitGroup
 	sending.Go(func() { all.metricsSent(nil) })
-	if lost := all.close(flushPatience); lost != "" {
-		t.Errorf("%q is lost", lost)
+	if said := all.close(flushPatience); said != "" {
+		t.Errorf("said %q", said)
 	}
 	sending.Wait()
 }
@@ -544,8 +577,12 @@ func TestFlush(t *testing.T) {
 				said := x.close(flushPatience)
 				took := time.Since(began)
 				close(end)
-				if said != c.want || took != c.took {
-					t.Errorf("took %v and said %q, want %v and %q", took, said, c.took, c.want)
+				want := c.want
+				if want != "" {
+					want = "telemetry was lost: " + want
+				}
+				if said != want || took != c.took {
+					t.Errorf("took %v and said %q, want %v and %q", took, said, c.took, want)
 				}
 			})
 		})
