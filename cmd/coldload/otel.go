@@ -323,7 +323,7 @@ type delivery struct {
 	mu            sync.Mutex
 	made, arrived int   // spans
 	metricsLost   bool  // the last time that they were sent
-	failed        error // the first that ended a sending; counts when something did not arrive
+	failed        error // the first that ended a sending, and rather one that is no cancelling; counts when something did not arrive
 	partial       error // the first that tells of a loss which cannot be counted
 	aside         error // the first that came on no call
 }
@@ -388,11 +388,14 @@ func (d *delivery) answered(err error) bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil {
+	if d.failed == nil || isCanceled(d.failed) {
 		d.failed = err
 	}
 	return false
 }
+
+// isCanceled tells of an error that is no reason: the end of a provider cancels what it is sending. That of gRPC wraps nothing.
+func isCanceled(err error) bool { return strings.Contains(err.Error(), context.Canceled.Error()) }
 
 // outcome says what did not arrive and why, and what else was not right; empty when all is well.
 func (d *delivery) outcome() string {

@@ -485,11 +485,12 @@ func (f *fakeSpans) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan
 	return f.export(spans)
 }
 
-// fakeMetrics takes metrics and answers with err.
+// fakeMetrics takes metrics and answers with err, or not at all when it hangs.
 type fakeMetrics struct {
 	sdkmetric.Exporter
 
-	err error
+	err   error
+	hangs bool
 }
 
 func (f *fakeMetrics) Temporality(sdkmetric.InstrumentKind) metricdata.Temporality {
@@ -499,8 +500,15 @@ func (f *fakeMetrics) Temporality(sdkmetric.InstrumentKind) metricdata.Temporali
 func (f *fakeMetrics) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(k)
 }
-func (f *fakeMetrics) Export(context.Context, *metricdata.ResourceMetrics) error { return f.err }
-func (f *fakeMetrics) Shutdown(context.Context) error                            { return nil }
+
+func (f *fakeMetrics) Export(ctx context.Context, _ *metricdata.ResourceMetrics) error {
+	if f.hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f.err
+}
+func (f *fakeMetrics) Shutdown(context.Context) error { return nil }
 
 // faked is telemetry that sends spans in batches to export, out of a queue of that size, and metrics to nobody's or to metrics.
 func faked(queue, batch int, metrics *fakeMetrics, export func([]sdktrace.ReadOnlySpan) error) *telemetry {
@@ -531,6 +539,29 @@ func TestFlushWhileMetricsAreSent(t *testing.T) {
 		t.Errorf("said %q", said)
 	}
 	sending.Wait()
+}
+
+// TestFlushCancelsNoReason: the end of the reader cancels what it is sending, which is not why nothing arrives.
+func TestFlushCancelsNoReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := faked(10, 10, &fakeMetrics{hangs: true}, func([]sdktrace.ReadOnlySpan) error { return nil })
+		time.Sleep(61 * time.Second) // one after its first sending has begun
+		if said, want := all.close(3*time.Second), "telemetry was lost: metrics: no answer in 3s"; said != want {
+			t.Errorf("said %q, want %q", said, want)
+		}
+	})
+	d := delivery{alive: make(chan struct{}, 1), made: 1}
+	for _, text := range []string{"context canceled", "rpc error: code = Canceled desc = context canceled"} {
+		d.answered(errors.New(text))
+		if said := d.outcome(); !strings.HasSuffix(said, text) { // better than none
+			t.Errorf("said %q, want %q", said, text)
+		}
+	}
+	d.answered(errors.New("boom"))
+	d.answered(context.Canceled)
+	if said, want := d.outcome(), "telemetry was lost: 1 of 1 spans: boom"; said != want {
+		t.Errorf("said %q, want %q", said, want)
+	}
 }
 
 // TestFlush takes as long as a collector that answers needs, and two seconds with one that does not.
