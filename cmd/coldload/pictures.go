@@ -180,10 +180,7 @@ type picture struct {
 
 // openPicture refuses what cannot be written, would not be replaced but destroyed, or is taken by the picture other.
 func openPicture(flag, path, other string) (*picture, error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target // what the link leads to is replaced, not the link
-	}
-	path, err := filepath.Abs(path)
+	path, err := realPath(path)
 	if err != nil {
 		return nil, usagef("%s: %w", flag, err)
 	}
@@ -203,6 +200,20 @@ func openPicture(flag, path, other string) (*picture, error) {
 		return nil, usagef("%s: %w", flag, err)
 	}
 	return &picture{flag: flag, path: path, file: f}, nil
+}
+
+// realPath is path, absolute and without links, so that one file has one name: what a link leads to is replaced, not the link. The file
+// need not be there, its folder must be.
+func realPath(path string) (string, error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		folder, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return "", err
+		}
+		target = filepath.Join(folder, filepath.Base(path))
+	}
+	return filepath.Abs(target)
 }
 
 // finish has write write the rest, and gives the file its name. After an error there is no file, or the one that was there before.

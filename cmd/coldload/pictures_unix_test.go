@@ -181,9 +181,13 @@ func TestPicturesRefused(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(".", link); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct{ path, says string }{
 		"folder":         {dir, "is a folder"},
-		"no folder":      {filepath.Join(dir, "no", "a.html"), "no such file"},
+		"no folder":      {filepath.Join(dir, "no", "a.html"), filepath.Join(dir, "no") + ": no such file"},
 		"below a file":   {filepath.Join(file, "a.html"), "not a directory"},
 		"not a file":     {pipe, "is not a regular file"},
 		"not a disk":     {os.DevNull, "is not a regular file"},
@@ -202,7 +206,14 @@ func TestPicturesRefused(t *testing.T) {
 			}
 		}
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+	// One file by two names, whether it is there or not.
+	for _, name := range []string{"file", "new"} {
+		r := command(t, "load", "./no/such/folder", "--report", filepath.Join(link, name), "--trace", filepath.Join(dir, name))
+		if r.code != exitUsage || !strings.Contains(r.err, "name the same file") {
+			t.Errorf("%s: exit code %d, %s", name, r.code, r.err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 3 {
 		t.Errorf("%v, %v are left", left, err)
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != "mine" {
