@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -221,6 +222,47 @@ func TestPicturesRefused(t *testing.T) {
 	}
 }
 
+// TestPicturesOverCheckpoint: no file of the checkpoint is replaced, by whatever name; a new one may lie beside them.
+func TestPicturesOverCheckpoint(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	checkpoint, blob, hard := filepath.Join(dir, "checkpoint"), filepath.Join(dir, "blob"), filepath.Join(dir, "hard")
+	if _, err := synth.Write(t.Context(), checkpoint, synth.Options{Model: "tiny-moe", Layers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	config, sub := filepath.Join(checkpoint, "config.json"), filepath.Join(checkpoint, "sub")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As in a hub cache: what the folder has is a link.
+	if err := errors.Join(os.Rename(config, blob), os.Symlink("../blob", config), os.Link(blob, hard), os.Symlink("checkpoint", filepath.Join(dir, "link")),
+		os.Mkdir(sub, 0o700), os.WriteFile(filepath.Join(sub, "notes"), text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{config, blob, hard, filepath.Join(dir, "link", "config.json"), filepath.Join(sub, "notes")} {
+		for _, flag := range []string{"--report", "--trace"} {
+			for _, args := range [][]string{{"load", checkpoint}, {"pack", filepath.Join(dir, "link"), filepath.Join(dir, "out")}} {
+				r := command(t, append(args, flag, target)...)
+				if r.code != exitUsage || !strings.Contains(r.err, flag+" "+target+": a file of the checkpoint would be replaced") {
+					t.Errorf("%s %s %s: exit code %d, %s", args[0], flag, target, r.code, r.err)
+				}
+			}
+		}
+		if now, err := os.ReadFile(target); err != nil || string(now) != string(text) {
+			t.Errorf("%s is now %.40q, %v", target, now, err)
+		}
+	}
+	if err := errors.Join(os.Remove(config), os.Rename(blob, config)); err != nil { // a link out of the folder is refused
+		t.Fatal(err)
+	}
+	page := filepath.Join(checkpoint, "page.html")
+	if r := command(t, "load", checkpoint, "--report", page); r.code != exitDone {
+		t.Errorf("exit code %d, %s", r.code, r.err)
+	}
+	pageObject(t, page)
+}
+
 // TestPicturesReplace: a file that is there is replaced at the end, and through a link what the link leads to.
 func TestPicturesReplace(t *testing.T) {
 	t.Parallel()
@@ -250,15 +292,15 @@ func TestPicturesLost(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(page), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	pics, err := f.openPictures()
+	var out, errs strings.Builder
+	e := testEnv(&out, &errs)
+	pics, err := f.openPictures(e, fixture(plainFixture))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(page, 0o700); err != nil { // now a folder has the name
 		t.Fatal(err)
 	}
-	var out, errs strings.Builder
-	e := testEnv(&out, &errs)
 	o := newLoadFlags()
 	l, err := load(t.Context(), e, &o, fixture(plainFixture), time.Now())
 	if err != nil {
