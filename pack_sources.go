@@ -84,8 +84,13 @@ func (h *sourceHasher) Name() string {
 	return "sample source"
 }
 
+// work counts what is read of Shard i: all of it, or header and samples.
 func (h *sourceHasher) work(i int) pipeline.Work {
-	return pipeline.Work{Items: 1, BytesIn: h.to.list[i].Bytes}
+	read := h.to.list[i].Bytes
+	if !h.whole {
+		read = h.ck.catalog.DataOffset(int32(i)) + sampleBlocks*min(sampleBytes, read)
+	}
+	return pipeline.Work{Items: 1, BytesIn: read}
 }
 
 // Write describes Shard i.

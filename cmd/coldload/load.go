@@ -113,7 +113,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 	if err != nil {
 		return nil, err
 	}
-	pics, err := o.openPictures()
+	pics, err := o.openPictures(e, path)
 	if err != nil {
 		return nil, err
 	}
