@@ -110,7 +110,7 @@ func TestOverhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, log bytes.Buffer
-	if code := execute(t.Context(), &out, &log, []string{overheadCommand, "--pairs", "2", "--with=--budget=1MiB", path}); code != 0 {
+	if code := execute(t.Context(), &out, &log, []string{overheadCommand, "--pairs", "2", "--with=--budget=1MiB", "--with=--trace-batches", path}); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, log.Bytes())
 	}
 	text := out.String()
@@ -119,7 +119,7 @@ func TestOverhead(t *testing.T) {
 			t.Errorf("no %q in\n%s", part, text)
 		}
 	}
-	// A root, 9 phases, a shard, and 5 for each batch, of which the checkpoint has some.
+	// A root, 9 phases, a shard, and 5 for each batch, of which the checkpoint has some: they are asked for.
 	_, rest, _ := strings.Cut(text, "on - off")
 	_, rest, _ = strings.Cut(rest, "\n")
 	number, _, _ := strings.Cut(rest, " spans a load")
