@@ -64,6 +64,7 @@ func (o Options) indexConfig(found *discover.Checkpoint) pipeline.Config {
 	c := o.sideConfig()
 	c.ItemSpanName = func(string) string { return shardSpan }
 	c.ItemAttrs = shardAttrs(found)
+	c.ItemFault = shardFault
 	return c
 }
 
@@ -108,14 +109,22 @@ func shardAttrs(found *discover.Checkpoint) func(stage string, item any, made bo
 			return nil
 		case !made:
 			return []attribute.KeyValue{attribute.String("file.path", filepath.Join(found.Dir, s.Name)), attribute.Int64("file.size", s.Size)}
-		case s.Header == nil:
-			return []attribute.KeyValue{attribute.String("error.type", typeRefused)} // its faults are told with those of all Shards
+		case s.Header == nil: // shardFault says why
+			return nil
 		default:
 			return []attribute.KeyValue{
 				attribute.Int64("coldload.header.bytes", s.Header.DataOffset()), attribute.Int("coldload.tensors", s.Header.Len()),
 			}
 		}
 	}
+}
+
+// shardFault marks the span of a Shard that is refused, and that of its phase; the load fails when the faults of all Shards are known.
+func shardFault(_ string, made any) error {
+	if s, ok := made.(*index.Shard); ok {
+		return stages.Refuse(s.Faults...)
+	}
+	return nil
 }
 
 // sinkName is what spans call the Sink: the name that it gives itself, else its type.

@@ -2,6 +2,7 @@ package coldload_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth"
+	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/sinks/discard"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
@@ -435,7 +437,7 @@ func TestSpansOfFailures(t *testing.T) {
 	}
 }
 
-// TestSpanOfABadShard says on the Shard's own span that it is refused.
+// TestSpanOfABadShard says on the Shard's own span that it is refused, and on that of its phase.
 func TestSpanOfABadShard(t *testing.T) {
 	rec := newRecorder()
 	dir := big(t)
@@ -445,9 +447,18 @@ func TestSpanOfABadShard(t *testing.T) {
 	if _, err := coldload.Load(t.Context(), dir, discard.New(), coldload.Options{TracerProvider: rec.provider}); err == nil {
 		t.Fatal("loaded a shard of 4 bytes")
 	}
-	list := rec.spans()["coldload.index.shard"]
-	if len(list) != 1 || attrs(list[0])["error.type"] != "refused" || attrs(list[0])["file.size"] != int64(4) {
+	spans := rec.spans()
+	list := spans["coldload.index.shard"]
+	if len(list) != 1 || attrs(list[0])["file.size"] != int64(4) {
 		t.Errorf("spans of shards: %v", list)
+	}
+	for _, s := range slices.Concat(list, spans[phasePrefix+"index"], spans["coldload.load"]) {
+		if s.Status.Code != codes.Error || s.Status.Description == "" || attrs(s)["error.type"] != "refused" {
+			t.Errorf("%s: status %v, error.type %v", s.Name, s.Status, attrs(s)["error.type"])
+		}
+	}
+	if len(spans[phasePrefix+"index"]) != 1 || len(spans["coldload.load"]) != 1 {
+		t.Errorf("spans %v", slices.Sorted(maps.Keys(spans)))
 	}
 }
 
@@ -545,6 +556,28 @@ func TestMetrics(t *testing.T) {
 	}
 	if _, ok := during["coldload.queue.length fetch"]; !ok {
 		t.Errorf("no length of queues: %v", slices.Sorted(maps.Keys(during)))
+	}
+}
+
+// TestMetricsOfPack: of the source that is only sampled, what is read for that is counted; of one that is verified, all of it.
+func TestMetricsOfPack(t *testing.T) {
+	src := fixturePath(telemetryFixture)
+	var total, sampled int64
+	for name, data := range ckpt.Tree(t, src) {
+		if filepath.Ext(name) == ".safetensors" {
+			total += int64(len(data))
+			sampled += 8 + int64(binary.LittleEndian.Uint64([]byte(data))) + 8*4096 // the header, and 8 blocks
+		}
+	}
+	for stage, want := range map[string]int64{"sample source": sampled, "verify source": total} {
+		reader := sdkmetric.NewManualReader()
+		opt := coldload.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
+		if _, err := coldload.Pack(t.Context(), src, filepath.Join(t.TempDir(), "packed"), opt, coldload.PackOptions{VerifySource: stage == "verify source"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := collectMetrics(t, reader)["coldload.io in "+stage]; got != want {
+			t.Errorf("%s: %d bytes of %d, want %d", stage, got, total, want)
+		}
 	}
 }
 

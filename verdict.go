@@ -3,7 +3,6 @@ package coldload
 import (
 	"context"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/coldload/coldload/internal/cpu"
@@ -115,16 +114,19 @@ func (r *Result) judge(ctx context.Context, opt Options) {
 // figures are what the verdict is computed from.
 func (r *Result) figures(opt Options) verdict.Figures {
 	m := r.meter
-	index := r.Phases[stages.PhaseIndex]
+	index, prelude := r.Phases[stages.PhaseIndex], m.flow.Since(m.start)
 	f := verdict.Figures{
 		Total: r.Duration, Prelude: m.begun.Sub(r.start), Flow: r.Ended().Sub(m.begun), Commit: r.Phases[stages.PhaseCommit].Busy,
-		Index: index.Last.Sub(index.First),
-		CPU:   m.flowed.CPU, System: m.flowed.System, PreludeCPU: m.flow.Since(m.start).CPU, CPUs: m.flowed.CPUs, Processors: runtime.NumCPU(),
+		Index: index.Last.Sub(index.First), PreludeDelayed: prelude.Delayed, PreludeIdle: prelude.Idle,
+		CPU: m.flowed.CPU, System: m.flowed.System, PreludeCPU: prelude.CPU, CPUs: m.flowed.CPUs, Processors: usage.Processors(),
 		Idle: m.flowed.Idle, Throttled: m.flowed.Throttled, Delayed: m.flowed.Delayed, Generic: r.Kernels == cpu.Features{}.String(),
-		DeviceRead: m.flowed.DeviceRead, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
+		DeviceRead: m.flowed.DeviceRead, DeviceWritten: m.flowed.DeviceWritten, From: verdict.Device(m.flowed.Source), To: verdict.Device(m.flowed.Target),
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}
 	for i, p := range r.Phases {
+		if p.Name == verifySource && p.Last.Before(m.begun) {
+			f.Hash, f.HashBusy = p.Last.Sub(p.First), p.Busy
+		}
 		kind, ok := kindOf(stages.Phase(i), p.Name)
 		if !ok || p.First.Before(m.begun) { // not of the flow, or never begun
 			continue
@@ -170,7 +172,7 @@ func newHashing(dir string, workers int) *hashing {
 func (h *hashing) judge(bytes int64) Verdict {
 	wall, u := time.Since(h.begun), usage.Now().Since(h.before)
 	return verdict.Judge(verdict.Figures{
-		Total: wall, Flow: wall, CPU: u.CPU, System: u.System, PreludeCPU: usage.Unknown, CPUs: usage.CPUs(), Processors: runtime.NumCPU(), Idle: u.Idle,
+		Total: wall, Flow: wall, CPU: u.CPU, System: u.System, PreludeCPU: usage.Unknown, CPUs: usage.CPUs(), Processors: usage.Processors(), Idle: u.Idle,
 		Throttled: u.Throttled, Delayed: u.Delayed, DeviceRead: u.DeviceRead, From: verdict.Device(h.device.Now().Since(h.device)),
 		Packed: true, Phases: []verdict.Phase{{
 			Name: "verify", Kind: verdict.Fetches, Workers: h.workers, BytesIn: bytes, Busy: time.Duration(h.workers) * wall,

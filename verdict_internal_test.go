@@ -2,10 +2,10 @@ package coldload
 
 import (
 	"context"
-	"runtime"
 	"testing"
 	"time"
 
+	"github.com/coldload/coldload/internal/usage"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -16,7 +16,7 @@ func TestCopySpeedIsTold(t *testing.T) {
 		r := newJudgedResult()
 		r.Duration, r.Kernels = 10*time.Second, "avx512"
 		r.meter.begun = r.start
-		cpus := runtime.NumCPU()
+		cpus := usage.Processors()
 		r.meter.flowed = Usage{CPU: time.Duration(cpus) * 10 * time.Second, CPUs: float64(cpus), DeviceRead: -1}
 		for _, p := range []stages.Phase{stages.PhaseFetch, stages.PhaseRepack, stages.PhaseUpload} {
 			f := &r.Phases[p]
@@ -39,9 +39,14 @@ func TestFlowPhases(t *testing.T) {
 	r := newJudgedResult()
 	r.meter.begun = r.start.Add(time.Second)
 	r.Phases[stages.PhaseFetch].First = r.meter.begun
-	r.Phases = append(r.Phases, Phase{Name: "verify source", First: r.start}, Phase{Name: "mine", First: r.meter.begun})
+	r.Phases = append(r.Phases, Phase{Name: "verify source", First: r.start, Last: r.start.Add(time.Millisecond), Busy: 2 * time.Millisecond},
+		Phase{Name: "mine", First: r.meter.begun})
+	r.meter.flowed.DeviceRead, r.meter.flowed.DeviceWritten = 3, 5
 	f := r.figures(Options{})
-	if len(f.Phases) != 2 || f.Phases[0].Name != "fetch" || f.Phases[1].Name != "mine" {
+	if f.Hash != time.Millisecond || f.HashBusy != 2*time.Millisecond {
+		t.Errorf("the source was hashed for %v, %v", f.Hash, f.HashBusy)
+	}
+	if f.DeviceRead != 3 || f.DeviceWritten != 5 || len(f.Phases) != 2 || f.Phases[0].Name != "fetch" || f.Phases[1].Name != "mine" {
 		t.Errorf("%+v", f.Phases)
 	}
 }

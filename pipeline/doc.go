@@ -31,7 +31,8 @@
 // context given to New; a stage without items has none, and [SpanName] or [Config].SpanName may leave one out. The span has the attributes stage.name, stage.workers, items,
 // bytes.in, bytes.out, time.busy, time.wait_in and time.wait_out (seconds, summed over the workers). Each Commit has a
 // span with the same attributes, and with [ItemSpans] each item, with the attributes stage.name and those of
-// [Config].ItemAttrs. The span of the stage that ended the run has the status Error and the attribute error.type.
+// [Config].ItemAttrs. The span of the stage that ended the run has the status Error and the attribute error.type, and
+// so have those of an item of which [Config].ItemFault tells and of the stage that made it.
 //
 // With a MeterProvider, the Run records the counter io (By; by stage.name and direction, in or out), the histograms
 // stage.duration and stage.wait (s, per item; by stage.name), and the gauges queue.length ({item}; by stage.name),

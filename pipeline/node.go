@@ -55,8 +55,9 @@ type node struct {
 	ctx  context.Context //nolint:containedctx // the run's with the stage's span, the same for all items; read after begin only
 	span trace.Span      // nil until the first item
 
-	metrics   *instruments // nil without a MeterProvider
-	itemSpans atomic.Int64 // opened or omitted so far
+	metrics   *instruments          // nil without a MeterProvider
+	itemSpans atomic.Int64          // opened or omitted so far
+	itemFault atomic.Pointer[error] // the first that [Config].ItemFault told; nil so far
 
 	left     atomic.Int32 // workers that have not returned
 	closeOut func()       // tells the stage downstream that there is no more; nil for a sink

@@ -37,6 +37,11 @@ type Config struct {
 	// failed. Nil: item.seq and, for a [Named] item, item.name.
 	ItemAttrs func(stage string, item any, made bool) []attribute.KeyValue
 
+	// ItemFault tells of an item that a source or a [Map] with [ItemSpans] has made and that travels on although it is at
+	// fault: the item's span fails with the error, and the stage's with the first of them. The run goes on. Nil, as the
+	// function or as its result: there is no fault.
+	ItemFault func(stage string, made any) error
+
 	// ErrorType is the attribute error.type of a span that failed; it should have few results. Nil: the Go type of what
 	// the stage returned.
 	ErrorType func(error) string

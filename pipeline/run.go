@@ -32,6 +32,8 @@ type Run struct {
 	faults  []error
 	culprit *node // the stage whose error became the cause
 
+	stopGauges func() // set by Start
+
 	stages errgroup.Group // every goroutine that runs user code for items
 	last   errgroup.Group // the one that ends the run, after those
 }
@@ -66,6 +68,7 @@ func (r *Run) Start() {
 	if !begin {
 		return
 	}
+	r.stopGauges = r.observeGauges() // before the first item: it may be looked at
 	if err := r.wiringFault(); err != nil {
 		r.cancel(err)
 	} else {
@@ -133,9 +136,8 @@ func (r *Run) isCulprit(n *node) bool {
 // into memory that a sink owns, and because no sink may commit what another chain can still spoil.
 func (r *Run) finish() error {
 	defer r.cancel(nil)
-	stopGauges := r.observeGauges()
 	_ = r.stages.Wait() // the cause, not the first to return, is what happened
-	stopGauges()
+	r.stopGauges()
 	for _, e := range r.edges {
 		e.drain()
 	}

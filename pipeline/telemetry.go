@@ -35,7 +35,7 @@ func (n *node) spanName() string {
 }
 
 // closeSpan ends the span of the stage at its last item, with the figures of all of them. Only the stage that caused
-// the failure of the run is marked as failed.
+// the failure of the run is marked as failed, and one that made items at fault.
 func (n *node) closeSpan() {
 	s := n.stats()
 	n.run.describe(n.span, s)
@@ -46,6 +46,9 @@ func (n *node) closeSpan() {
 		n.run.setFailed(n.span, context.Cause(n.run.ctx))
 		n.span.End() // now: the item that failed was not handed on, so Last lies before it
 		return
+	}
+	if fault := n.itemFault.Load(); fault != nil {
+		n.run.setFailed(n.span, *fault)
 	}
 	if s.Last.IsZero() {
 		n.span.End()

@@ -171,6 +171,59 @@ func TestSpanNames(t *testing.T) {
 	}
 }
 
+// TestItemFault marks the spans of what is at fault and of its stage, also where the limit left the item without one, and the run goes on.
+func TestItemFault(t *testing.T) {
+	var mu sync.Mutex
+	asked := map[string]int{}
+	cfg := pipeline.Config{
+		ItemSpanLimit: 2,
+		ItemFault: func(stage string, made any) error {
+			mu.Lock()
+			asked[stage]++
+			mu.Unlock()
+			if n, ok := made.(int); ok && n > 0 {
+				return fmt.Errorf("fault of %d", n)
+			}
+			return nil
+		},
+		ErrorType: func(err error) string { return "type of " + err.Error() },
+	}
+	spans, err := traced(t, cfg, func(r *pipeline.Run) {
+		st := pipeline.From(r, "source", slowInts(4, 0))
+		less := func(name string, by int, opts ...pipeline.Option) {
+			st = pipeline.Map(st, stageFunc[int, int]{name, func(_ context.Context, i int) (int, error) { return i - by, nil }}, append(opts, pipeline.Workers(1))...)
+		}
+		less("spans", 0, pipeline.ItemSpans())
+		less("no spans", 0)
+		less("late", 2, pipeline.ItemSpans())
+		less("whole", 1, pipeline.ItemSpans())
+		pipeline.Into(st, slowSink(0), pipeline.ItemSpans())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]string{
+		"source": {""}, "spans": {"fault of 1"}, "no spans": {""}, "late": {"fault of 1"}, "whole": {""}, "sink": {""}, "root": {""},
+		"spans.item": {"", "fault of 1"}, "late.item": {"", ""}, "whole.item": {"", ""}, "sink.item": {"", ""},
+	} {
+		if len(spans[name]) != len(want) {
+			t.Fatalf("%d spans %q", len(spans[name]), name)
+		}
+		for i, s := range spans[name] {
+			status, typ := codes.Unset, any(nil)
+			if want[i] != "" {
+				status, typ = codes.Error, "type of "+want[i]
+			}
+			if s.Status.Code != status || s.Status.Description != want[i] || attr(s, "error.type") != typ {
+				t.Errorf("%s %d: status %v, error.type %v, want %q", name, i, s.Status, attr(s, "error.type"), want[i])
+			}
+		}
+	}
+	if len(asked) != 3 || asked["spans"] != 4 || asked["late"] != 4 || asked["whole"] != 4 {
+		t.Errorf("asked %v", asked)
+	}
+}
+
 // TestItemAttrs asserts what a user's attributes are made from: what comes to a stage, then what it made; not what failed.
 func TestItemAttrs(t *testing.T) {
 	cfg := pipeline.Config{

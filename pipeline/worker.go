@@ -82,10 +82,24 @@ func openItemSpan[T any](h *hand, item T, upstream trace.SpanContext) context.Co
 	return ctx
 }
 
-// describeMade adds to the item's span, if it has one, what the stage has made of the item.
+// describeMade adds to the item's span, if it has one, what the stage has made of the item, and notes the item's fault.
 func describeMade[T any](h *hand, item T) {
 	if h.itemSpan != nil {
 		h.node.describeMade(h.itemSpan, item)
+	}
+	if fault := h.run.cfg.ItemFault; fault != nil && h.opts.itemSpans {
+		h.noteFault(fault(h.name, item))
+	}
+}
+
+// noteFault marks the spans of an item that is at fault and of its stage; err is nil for one that is not.
+func (h *hand) noteFault(err error) {
+	if err == nil {
+		return
+	}
+	h.itemFault.CompareAndSwap(nil, &err)
+	if h.itemSpan != nil {
+		h.run.setFailed(h.itemSpan, err)
 	}
 }
 

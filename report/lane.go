@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/stages"
@@ -66,6 +67,13 @@ func stageRank(stage string) int {
 		return 10*int(stages.PhaseFetch) - 1
 	}
 	return 10*int(stages.PhaseUpload) - 1
+}
+
+// inOrder are phases as bytes meet them. A Result has what is no standard phase at its end.
+func inOrder(phases []coldload.Phase) []coldload.Phase {
+	sorted := slices.Clone(phases)
+	slices.SortStableFunc(sorted, func(a, b coldload.Phase) int { return cmp.Compare(stageRank(a.Name), stageRank(b.Name)) })
+	return sorted
 }
 
 // titleOf is what people read of a stage: its name, but for admission, whose name says what it makes and not what it does.

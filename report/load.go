@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/stages"
 )
 
 // Load is what there is to say of a finished load.
@@ -28,7 +29,7 @@ func (l Load) Headline() string {
 	s := l.Result.Plan.Summary
 	line := fmt.Sprintf("%s %s (%s) as %s%s, took %s", cmp.Or(l.Verb, "loaded"), Bytes(s.BytesIn), Plural(int64(l.Result.TensorsIn), "tensor"),
 		Bytes(s.BytesOut), l.Where, Duration(l.Took))
-	if r := rate(s.BytesIn, l.Took); r != "-" {
+	if r := l.pace(); r != "-" {
 		line += ", " + r + " GB/s"
 	}
 	if l.PeakAnon > 0 {
@@ -37,10 +38,21 @@ func (l Load) Headline() string {
 	return line
 }
 
+// pace is that of what was read, which is less than all in a run that goes on with an earlier one; "-" when nothing was, or there is no telling.
+func (l Load) pace() string {
+	n := l.Result.Plan.Summary.BytesIn
+	for _, p := range l.Result.Phases {
+		if p.Name == stages.PhaseFetch.String() {
+			n = min(n, p.BytesIn)
+		}
+	}
+	return rate(n, l.Took)
+}
+
 // Text is the headline, the phase table, the verdict, what stayed raw and what was odd, at most width columns wide where that is possible; 0 sets no bound.
 func (l Load) Text(width int) string {
 	var b strings.Builder
-	b.WriteString(l.Headline() + "\n\n")
+	b.WriteString(wrap(l.Headline(), width) + "\n\n")
 	b.WriteString(Phases(l.Result.Phases, l.Result.Duration, width))
 	if v := l.Result.Verdict.Sentence; v != "" {
 		b.WriteString("\n" + wrap(Clean(v), width) + "\n")
@@ -66,7 +78,7 @@ func Phases(phases []coldload.Phase, took time.Duration, width int) string {
 		{title: "used", right: true, drop: 5},
 		{title: "GB/s", right: true, drop: 6},
 	}}
-	for _, p := range phases {
+	for _, p := range inOrder(phases) {
 		used := "-"
 		if whole := time.Duration(p.Workers) * took; whole > 0 && p.Busy > 0 {
 			used = fmt.Sprintf("%.0f %%", 100*p.Busy.Seconds()/whole.Seconds())

@@ -159,7 +159,7 @@ func (p Page) figures() []Fact {
 	}
 	s := p.Result.Plan.Summary
 	list := []Fact{{"time", Duration(p.Took)}}
-	if r := rate(s.BytesIn, p.Took); r != "-" {
+	if r := p.pace(); r != "-" {
 		list = append(list, Fact{"pace", r + " GB/s"})
 	}
 	if v := p.Result.Verdict; v.BoundBy != "" {

@@ -173,7 +173,7 @@ func area(base, top []float64) string {
 
 // shares draws for every phase how its workers' time is made up.
 func (p Page) shares() (list []laneView) {
-	for _, ph := range p.Result.Phases {
+	for _, ph := range inOrder(p.Result.Phases) {
 		whole := p.whole(ph)
 		name := Clean(ph.Name)
 		if ph.Workers > 1 {

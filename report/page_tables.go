@@ -14,7 +14,7 @@ type phaseView struct {
 }
 
 func (p Page) phases() (rows []phaseView) {
-	for _, ph := range p.Result.Phases {
+	for _, ph := range inOrder(p.Result.Phases) {
 		rows = append(rows, phaseView{
 			Name: ph.Name, Workers: strconv.Itoa(ph.Workers), Items: Count(ph.Items), In: bytesOrDash(ph.BytesIn), Out: bytesOrDash(ph.BytesOut),
 			Busy: seconds(ph.Busy), WaitIn: seconds(ph.WaitIn), WaitOut: seconds(ph.WaitOut), Idle: seconds(ph.Idle),

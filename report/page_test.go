@@ -144,7 +144,7 @@ func TestPageSays(t *testing.T) {
 	t.Parallel()
 	page := html.UnescapeString(render(t, somePage("model")))
 	for _, want := range []string{
-		"loaded 5.17 GB (18,687 tensors) as 5.10 GB in host memory, took 2.10 s, 2.46 GB/s, peak memory 5.20 GB",
+		"loaded 5.17 GB (18,687 tensors) as 5.10 GB in host memory, took 2.10 s, 0.48 GB/s, peak memory 5.20 GB",
 		"<dt>bound by</dt><dd>model</dd>", `<p class="verdict">bound by model; help model</p>`,
 		`aria-label="fetch: busy 23 % of the load, waiting for input -, waiting to hand on -"`,
 		`aria-label="fetch, busy 25 %, waiting to hand on 25 %, waiting for input 25 %, idle 25 %"`,

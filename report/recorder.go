@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/stages"
 )
@@ -71,7 +72,7 @@ type Slow struct {
 	Name string // as it names itself
 	Sums        // over all stages; the items and bytes are those of upload
 	Read int64  // bytes that were fetched for it
-	// Phases is the busy time of fetch, decode, fuse, repack, upload, and of stages of the user's own together.
+	// Phases is the busy time of fetch, decode, fuse, repack, digest, upload, and of stages of the user's own together.
 	Phases [len(flowPhases)]time.Duration
 	Began  time.Duration // from the start of the load until it came to be fetched
 	Ended  time.Duration // until it was written; until its last stage let go of it, when it was not
@@ -81,16 +82,23 @@ type Slow struct {
 	seen uint8 // which phases have told of it, as bits
 }
 
-// flowPhases are the phases that every Batch goes through. The last entry of what is kept for each is for stages of the user's own.
+// flowPhases are the phases that a Batch goes through; hashing only on its way to a sink that does. The last entry of what is kept for each is
+// for stages of the user's own.
 var flowPhases = [...]string{
-	stages.PhaseFetch.String(), stages.PhaseDecode.String(), stages.PhaseFuse.String(), stages.PhaseRepack.String(), stages.PhaseUpload.String(), "other",
+	stages.PhaseFetch.String(), stages.PhaseDecode.String(), stages.PhaseFuse.String(), stages.PhaseRepack.String(), execute.Digest, stages.PhaseUpload.String(), "other",
 }
+
+// Places in flowPhases of what not every load has.
+const (
+	digestPhase = 4
+	otherPhase  = len(flowPhases) - 1
+)
 
 func flowPhase(stage string) int {
 	if i := slices.Index(flowPhases[:], stage); i >= 0 {
 		return i
 	}
-	return len(flowPhases) - 1
+	return otherPhase
 }
 
 // Observe takes an event of the load.
@@ -144,7 +152,7 @@ func (r *Recorder) lane(k laneKey) *recorded {
 func (r *Recorder) follow(e pipeline.Event, came, left time.Duration) {
 	b, phase := r.flying[e.Seq], flowPhase(e.Stage)
 	if b == nil {
-		if phase == len(flowPhases)-1 {
+		if phase == otherPhase || phase == digestPhase {
 			return
 		}
 		b = r.takeSpare()
@@ -161,7 +169,7 @@ func (r *Recorder) follow(e pipeline.Event, came, left time.Duration) {
 	case stages.PhaseUpload.String():
 		b.Items, b.BytesIn, b.BytesOut, b.Done = e.Work.Items, e.Work.BytesIn, e.Work.BytesOut, e.Err == nil
 	}
-	const everyPhase = 1<<(len(flowPhases)-1) - 1
+	const everyPhase = (1<<otherPhase - 1) &^ (1 << digestPhase)
 	if b.seen |= 1 << phase; b.seen&everyPhase == everyPhase {
 		delete(r.flying, e.Seq)
 		r.slowest = keepSlowest(r.slowest, *b)

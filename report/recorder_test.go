@@ -27,7 +27,7 @@ func visit(stage string, seq int64, since, in, busy, out int, w pipeline.Work) p
 
 // through sends a Batch through all phases; every phase is busy for a fifth of the time.
 func through(o pipeline.Observer, seq int64, from, took int) {
-	for i, stage := range flowPhases[:5] {
+	for i, stage := range []string{"fetch", "decode", "fuse", "repack", "upload"} {
 		e := visit(stage, seq, from+i*took/5, 0, took/5, 0, pipeline.Work{Items: 1, BytesIn: 10, BytesOut: 9})
 		if stage == "upload" {
 			e.Sink = stage
@@ -158,7 +158,7 @@ func TestRecorderLate(t *testing.T) {
 	}
 	b := line.Slowest[0]
 	ms := time.Millisecond
-	if b.Busy != 6*ms || b.WaitIn != 2*ms || b.WaitOut != ms || b.Began != ms || b.Ended != 10*ms || b.Phases != [6]time.Duration{ms, ms, ms, ms, ms, ms} || !b.Done {
+	if b.Busy != 6*ms || b.WaitIn != 2*ms || b.WaitOut != ms || b.Began != ms || b.Ended != 10*ms || b.Phases != [7]time.Duration{ms, ms, ms, ms, 0, ms, ms} || !b.Done {
 		t.Errorf("%+v", b)
 	}
 }

@@ -102,6 +102,9 @@ var (
 // mostPhases bounds what is believed of a file: a load has nine phases and the stages of its user.
 const mostPhases = 1000
 
+// leastSeconds is less than any run took.
+const leastSeconds = 1e-6
+
 // longest is more seconds than any run took.
 const longest = 1e9
 
@@ -134,7 +137,7 @@ func ParseRun(name string, data []byte) (Run, error) {
 
 // check refuses figures that no run has.
 func (r *Run) check() error {
-	if r.Phases == nil || r.Seconds == 0 {
+	if r.Phases == nil || 0 <= r.Seconds && r.Seconds < leastSeconds {
 		return errors.New("it has no phases or no seconds")
 	}
 	if len(r.Phases) > mostPhases {

@@ -169,7 +169,7 @@ func (b *bar) erase() string {
 
 // draw is the lines that the bar shows now, each within the width.
 func (b *bar) draw(now time.Time, width int) string {
-	lines := []string{b.headline(now)}
+	lines := []string{b.headline(now, width-1)}
 	if b.whole.done < b.whole.total {
 		lines = append(lines, b.phaseLines(now)...)
 	}
@@ -190,7 +190,7 @@ func (b *bar) draw(now time.Time, width int) string {
 
 // logLine is the bar in one line, where nothing can be redrawn.
 func (b *bar) logLine(now time.Time) string {
-	line := b.headline(now)
+	line := b.headline(now, 0)
 	var moving []string
 	for _, p := range b.phases {
 		if p.done > 0 && b.whole.done < b.whole.total {
@@ -203,8 +203,9 @@ func (b *bar) logLine(now time.Time) string {
 	return "coldload: " + line + "\n"
 }
 
-// headline says how far the whole is, and when it ends.
-func (b *bar) headline(now time.Time) string {
+// headline says how far the whole is, and when it ends, in a line of at most width columns if it can; 0 sets no bound. The end is what people
+// wait for: the rate and the whole go before it.
+func (b *bar) headline(now time.Time, width int) string {
 	w := &b.whole
 	if w.total == 0 {
 		return fmt.Sprintf("%s: reading headers and planning, %s", b.doing, report.Duration(now.Sub(b.start)))
@@ -219,8 +220,15 @@ func (b *bar) headline(now time.Time) string {
 	// Down to a whole per cent that is below 100: what is not done does not look done.
 	percent := min(99, int(float64(w.done)/float64(w.total)*100))
 	line := fmt.Sprintf("%s: %s of %s, %d %%", b.doing, report.Bytes(w.done), report.Bytes(w.total), percent)
-	if r := w.rate(); r > 0 {
-		line += fmt.Sprintf(", %.2f GB/s, %s left", r/1e9, inSeconds(float64(w.total-w.done)/r))
+	r := w.rate()
+	if r <= 0 {
+		return line
+	}
+	left := fmt.Sprintf(", %s left", inSeconds(float64(w.total-w.done)/r))
+	for _, try := range []string{line + fmt.Sprintf(", %.2f GB/s", r/1e9), line, fmt.Sprintf("%s: %d %%", b.doing, percent)} {
+		if line = try + left; width <= 0 || utf8.RuneCountInString(line) <= width {
+			break
+		}
 	}
 	return line
 }

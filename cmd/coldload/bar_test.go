@@ -127,7 +127,7 @@ func TestBarForgets(t *testing.T) {
 	b.update(5e9, 10e9)
 	for i := range 200 {
 		now := start.Add(time.Duration(i+1) * barEvery)
-		line := b.headline(now)
+		line := b.headline(now, 0)
 		if stalled := !strings.Contains(line, "left"); stalled != (i >= 50) {
 			t.Fatalf("redraw %d: %q", i, line)
 		}
@@ -144,11 +144,11 @@ func TestBarStep(t *testing.T) {
 	b := &bar{doing: "packing", start: start, began: start}
 	hashed := b.step("reading the source for its hashes")
 	hashed(1e9, 4e9)
-	if got, want := b.headline(start.Add(time.Second)), "reading the source for its hashes: 1.00 GB of 4.00 GB, 25 %, 1.00 GB/s, 3 s left"; got != want {
+	if got, want := b.headline(start.Add(time.Second), 0), "reading the source for its hashes: 1.00 GB of 4.00 GB, 25 %, 1.00 GB/s, 3 s left"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	hashed(4e9, 4e9)
-	if got, want := b.headline(start.Add(2*time.Second)), "packing: reading headers and planning, 2.00 s"; got != want || len(b.whole.samples) > 0 {
+	if got, want := b.headline(start.Add(2*time.Second), 0), "packing: reading headers and planning, 2.00 s"; got != want || len(b.whole.samples) > 0 {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
@@ -186,6 +186,23 @@ func TestBarOnTerminal(t *testing.T) {
 		execute(t.Context(), wide(&err, 40), append(args, "--quiet"))
 		if strings.Contains(err.String(), clearBelow) {
 			t.Errorf("%q: %q", args, err.String())
+		}
+	}
+}
+
+// TestBarKeepsTheEnd: where there is little room, the rate and the whole go before the time that is left.
+func TestBarKeepsTheEnd(t *testing.T) {
+	start := time.Now()
+	b := &bar{doing: "loading", start: start, began: start}
+	b.whole = track{done: 1_720_000_000, total: 2_530_000_000, samples: []sample{{start, 0}, {start.Add(time.Second), 1_720_000_000}}}
+	for width, want := range map[int]string{
+		0:  "loading: 1.72 GB of 2.53 GB, 67 %, 0.86 GB/s, 1 s left",
+		50: "loading: 1.72 GB of 2.53 GB, 67 %, 1 s left",
+		39: "loading: 67 %, 1 s left",
+		10: "loading: 67 %, 1 s left",
+	} {
+		if got := b.headline(start.Add(2*time.Second), width); got != want {
+			t.Errorf("width %d: %q, want %q", width, got, want)
 		}
 	}
 }

@@ -104,6 +104,7 @@ type loaded struct {
 	budget int64
 	memory *host.Memory // nil when nothing was kept
 	drawn  error        // what went wrong with the pictures of a load that did not
+	failed bool         // then what was written is less than the plan's
 }
 
 // load runs a load whose time is counted from start.
@@ -112,7 +113,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 	if err != nil {
 		return nil, err
 	}
-	pics, err := o.openPictures()
+	pics, err := o.openPictures(e, path)
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +145,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 }
 
 func (l *loaded) shown(o *planFlags, sink string, failed error) *shown {
+	l.failed = failed != nil
 	return &shown{loaded: l, flags: o, sink: sink, object: l.object(o, sink), failed: failed}
 }
 
@@ -306,9 +308,13 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 	if res.Plan != nil { // a load that failed may not have come to it
 		s, outputs = res.Plan.Summary, len(res.Plan.Outputs)
 	}
+	written := res.BytesOut()
+	if l.failed {
+		written = res.Phases[stages.PhaseUpload].BytesOut
+	}
 	j := loadJSON{
 		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(s.Layout), DType: o.dtype.value,
-		Seconds: l.Took.Seconds(), BytesIn: s.BytesIn, BytesOut: res.BytesOut(),
+		Seconds: l.Took.Seconds(), BytesIn: s.BytesIn, BytesOut: written,
 		TensorsIn: res.TensorsIn, Outputs: outputs,
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
 		usageJSON: usageObject(res.Usage), Options: optionsObject(o), BoundBy: res.Verdict.BoundBy, BoundPhase: res.Verdict.Phase, Verdict: res.Verdict.Sentence, Advice: res.Verdict.Advice,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,13 +173,13 @@ func (e *env) sayFaults() {
 	e.otel.faults = nil
 }
 
-// flush sends what is left and says, once, what could not be sent.
+// flush sends what is left and says, once, what could not be sent, and what else was not right.
 func (e *env) flush() {
 	if e.exports == nil {
 		return
 	}
-	if lost := e.exports.close(flushPatience); lost != "" {
-		e.say("telemetry was lost: %s", lost)
+	if said := e.exports.close(flushPatience); said != "" {
+		e.say("%s", said)
 	}
 	e.exports = nil
 }
@@ -247,7 +248,7 @@ func (t *telemetry) spans(ctx context.Context, name string, s *telemetrySettings
 		exporter, err = otlptracehttp.New(ctx)
 	}
 	if err != nil {
-		t.Handle(fmt.Errorf("traces to %s: %w", name, err))
+		t.lacks(fmt.Errorf("traces to %s: %w", name, err))
 		return nil
 	}
 	queue := []sdktrace.BatchSpanProcessorOption{sdktrace.WithMaxQueueSize(spanQueue), sdktrace.WithMaxExportBatchSize(spansAtOnce)}
@@ -270,7 +271,7 @@ func (t *telemetry) readings(ctx context.Context, name string, s *telemetrySetti
 		exporter, err = otlpmetrichttp.New(ctx)
 	}
 	if err != nil {
-		t.Handle(fmt.Errorf("metrics to %s: %w", name, err))
+		t.lacks(fmt.Errorf("metrics to %s: %w", name, err))
 		return nil
 	}
 	interval := []sdkmetric.PeriodicReaderOption{sdkmetric.WithInterval(metricsEvery)}
@@ -280,11 +281,13 @@ func (t *telemetry) readings(ctx context.Context, name string, s *telemetrySetti
 	return sdkmetric.NewPeriodicReader(&metricSender{exporter, &t.delivery}, interval...)
 }
 
-// close sends what is left. It gives up when nothing has arrived for as long as patience is, and says what was lost; empty for nothing.
+// close sends what is left. It gives up when nothing has arrived for as long as patience is, and returns what outcome does.
 func (t *telemetry) close(patience time.Duration) string {
 	ctx, cancel := context.WithCancel(context.Background()) // that of the command may have ended
 	defer cancel()
+	t.mu.Lock()                      // a reader may be sending
 	t.metricsLost = t.metrics != nil // until they have arrived
+	t.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -302,12 +305,12 @@ func (t *telemetry) close(patience time.Duration) string {
 	for {
 		select {
 		case <-done:
-			return t.lost()
+			return t.outcome()
 		case <-t.alive:
 			timer.Reset(patience)
 		case <-timer.C:
 			t.answered(fmt.Errorf("no answer in %v", patience))
-			return t.lost()
+			return t.outcome()
 		}
 	}
 }
@@ -320,12 +323,17 @@ type delivery struct {
 	mu            sync.Mutex
 	made, arrived int   // spans
 	metricsLost   bool  // the last time that they were sent
-	failed        error // the first that ended a sending; counts when something did not arrive
+	failed        error // the first that ended a sending, and rather one that is no cancelling; counts when something did not arrive
+	partial       error // the first that tells of a loss which cannot be counted
 	aside         error // the first that came on no call
 }
 
-// Handle makes a delivery an otel.ErrorHandler: it keeps the first error.
+// Handle makes a delivery an otel.ErrorHandler: it keeps the first error of each kind.
 func (d *delivery) Handle(err error) {
+	if isPartial(err) {
+		d.lacks(err)
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.aside == nil {
@@ -333,10 +341,19 @@ func (d *delivery) Handle(err error) {
 	}
 }
 
+// lacks notes that something was lost which cannot be counted: the collector took only a part, or there is no way to it.
+func (d *delivery) lacks(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.partial == nil {
+		d.partial = err
+	}
+}
+
 // spansSent notes how the sending of n spans ended.
 func (d *delivery) spansSent(n int, err error) {
-	if err != nil && strings.Contains(err.Error(), partialSuccess) {
-		d.Handle(err)
+	if isPartial(err) {
+		d.lacks(err)
 		err = nil
 	}
 	if d.answered(err) {
@@ -349,6 +366,8 @@ func (d *delivery) spansSent(n int, err error) {
 // partialSuccess is in the error of an exporter, of a type that it keeps to itself, when the collector took what it was sent and says that
 // something of it is not right.
 const partialSuccess = "OTLP partial success"
+
+func isPartial(err error) bool { return err != nil && strings.Contains(err.Error(), partialSuccess) }
 
 // metricsSent notes how the sending of metrics ended. They are sums: the last sending makes up for one that failed.
 func (d *delivery) metricsSent(err error) {
@@ -369,14 +388,17 @@ func (d *delivery) answered(err error) bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed == nil {
+	if d.failed == nil || isCanceled(d.failed) {
 		d.failed = err
 	}
 	return false
 }
 
-// lost says what did not arrive and why; empty when all did.
-func (d *delivery) lost() string {
+// isCanceled tells of an error that is no reason: the end of a provider cancels what it is sending. That of gRPC wraps nothing.
+func isCanceled(err error) bool { return strings.Contains(err.Error(), context.Canceled.Error()) }
+
+// outcome says what did not arrive and why, and what else was not right; empty when all is well.
+func (d *delivery) outcome() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var what []string
@@ -390,18 +412,22 @@ func (d *delivery) lost() string {
 	if d.failed != nil && len(what) > 0 {
 		why = append(why, oneLine(d.failed))
 	}
-	if d.aside != nil {
-		why = append(why, oneLine(d.aside))
+	for _, err := range []error{d.partial, d.aside} {
+		if err != nil {
+			why = append(why, oneLine(err))
+		}
 	}
+	reasons := strings.Join(why, "; ")
 	switch {
-	case len(what)+len(why) == 0:
+	case len(what) > 0:
+		return "telemetry was lost: " + strings.Join(what, " and ") + ": " + cmp.Or(reasons, "the queue was full (OTEL_BSP_MAX_QUEUE_SIZE)")
+	case d.partial != nil:
+		return "telemetry was lost: perhaps a part: " + reasons
+	case d.aside != nil:
+		return "telemetry: " + reasons
+	default:
 		return ""
-	case len(what) == 0:
-		what = []string{"perhaps a part"}
-	case len(why) == 0:
-		why = []string{"the queue was full (OTEL_BSP_MAX_QUEUE_SIZE)"}
 	}
-	return strings.Join(what, " and ") + ": " + strings.Join(why, "; ")
 }
 
 // oneLine is the text of an error on one line.

@@ -399,6 +399,39 @@ func TestPartialSuccess(t *testing.T) {
 	}
 }
 
+// TestOddSampler: what is not right and loses nothing is told, and not as a loss.
+func TestOddSampler(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t, "")
+	got := ran(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + r.URL, "OTEL_TRACES_SAMPLER=bogus"}, "load", fixture(plainFixture), "--quiet")
+	r.end()
+	r.wantLoad(t, false)
+	if got.code != exitDone || got.err != "coldload: telemetry: unsupported sampler: bogus\n" {
+		t.Errorf("exit code %d, stderr %q", got.code, got.err)
+	}
+}
+
+// TestOutcome: a loss is one when something did not arrive, or nobody can tell that it did.
+func TestOutcome(t *testing.T) {
+	t.Parallel()
+	odd, part, boom := errors.New("odd"), errors.New(partialSuccess+": one too many"), errors.New("boom")
+	for want, f := range map[string]func(*delivery){
+		"":               func(d *delivery) { d.made, d.arrived, d.failed = 1, 1, boom }, // a later sending made up for it
+		"telemetry: odd": func(d *delivery) { d.Handle(odd); d.Handle(boom) },
+		"telemetry was lost: perhaps a part: " + part.Error():           func(d *delivery) { d.Handle(part); d.Handle(part) },
+		"telemetry was lost: perhaps a part: " + part.Error() + "; odd": func(d *delivery) { d.Handle(odd); d.Handle(part) },
+		"telemetry was lost: perhaps a part: boom":                      func(d *delivery) { d.lacks(boom) },
+		"telemetry was lost: 2 of 3 spans: boom; odd":                   func(d *delivery) { d.made, d.arrived, d.failed = 3, 1, boom; d.Handle(odd) },
+		"telemetry was lost: metrics: boom; " + part.Error():            func(d *delivery) { d.metricsSent(boom); d.Handle(part) },
+	} {
+		d := delivery{alive: make(chan struct{}, 1)}
+		f(&d)
+		if got := d.outcome(); got != want {
+			t.Errorf("said %q, want %q", got, want)
+		}
+	}
+}
+
 // TestTelemetryFromEnv: who is asked for, and by what way.
 func TestTelemetryFromEnv(t *testing.T) {
 	t.Parallel()
@@ -452,11 +485,12 @@ func (f *fakeSpans) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan
 	return f.export(spans)
 }
 
-// fakeMetrics takes metrics and answers with err.
+// fakeMetrics takes metrics and answers with err, or not at all when it hangs.
 type fakeMetrics struct {
 	sdkmetric.Exporter
 
-	err error
+	err   error
+	hangs bool
 }
 
 func (f *fakeMetrics) Temporality(sdkmetric.InstrumentKind) metricdata.Temporality {
@@ -466,8 +500,15 @@ func (f *fakeMetrics) Temporality(sdkmetric.InstrumentKind) metricdata.Temporali
 func (f *fakeMetrics) Aggregation(k sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(k)
 }
-func (f *fakeMetrics) Export(context.Context, *metricdata.ResourceMetrics) error { return f.err }
-func (f *fakeMetrics) Shutdown(context.Context) error                            { return nil }
+
+func (f *fakeMetrics) Export(ctx context.Context, _ *metricdata.ResourceMetrics) error {
+	if f.hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f.err
+}
+func (f *fakeMetrics) Shutdown(context.Context) error { return nil }
 
 // faked is telemetry that sends spans in batches to export, out of a queue of that size, and metrics to nobody's or to metrics.
 func faked(queue, batch int, metrics *fakeMetrics, export func([]sdktrace.ReadOnlySpan) error) *telemetry {
@@ -485,6 +526,41 @@ func (t *telemetry) emit(n int) {
 	for range n {
 		_, span := t.traces.Tracer("test").Start(context.Background(), "span")
 		span.End()
+	}
+}
+
+// TestFlushWhileMetricsAreSent is for the race detector: the reader's goroutine may be in the middle of a sending when the program ends.
+func TestFlushWhileMetricsAreSent(t *testing.T) {
+	t.Parallel()
+	all := faked(10, 10, &fakeMetrics{}, func([]sdktrace.ReadOnlySpan) error { return nil })
+	var sending sync.WaitGroup
+	sending.Go(func() { all.metricsSent(nil) })
+	if said := all.close(flushPatience); said != "" {
+		t.Errorf("said %q", said)
+	}
+	sending.Wait()
+}
+
+// TestFlushCancelsNoReason: the end of the reader cancels what it is sending, which is not why nothing arrives.
+func TestFlushCancelsNoReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := faked(10, 10, &fakeMetrics{hangs: true}, func([]sdktrace.ReadOnlySpan) error { return nil })
+		time.Sleep(61 * time.Second) // one after its first sending has begun
+		if said, want := all.close(3*time.Second), "telemetry was lost: metrics: no answer in 3s"; said != want {
+			t.Errorf("said %q, want %q", said, want)
+		}
+	})
+	d := delivery{alive: make(chan struct{}, 1), made: 1}
+	for _, text := range []string{"context canceled", "rpc error: code = Canceled desc = context canceled"} {
+		d.answered(errors.New(text))
+		if said := d.outcome(); !strings.HasSuffix(said, text) { // better than none
+			t.Errorf("said %q, want %q", said, text)
+		}
+	}
+	d.answered(errors.New("boom"))
+	d.answered(context.Canceled)
+	if said, want := d.outcome(), "telemetry was lost: 1 of 1 spans: boom"; said != want {
+		t.Errorf("said %q, want %q", said, want)
 	}
 }
 
@@ -532,8 +608,12 @@ func TestFlush(t *testing.T) {
 				said := x.close(flushPatience)
 				took := time.Since(began)
 				close(end)
-				if said != c.want || took != c.took {
-					t.Errorf("took %v and said %q, want %v and %q", took, said, c.took, c.want)
+				want := c.want
+				if want != "" {
+					want = "telemetry was lost: " + want
+				}
+				if said != want || took != c.took {
+					t.Errorf("took %v and said %q, want %v and %q", took, said, c.took, want)
 				}
 			})
 		})

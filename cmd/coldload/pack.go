@@ -93,7 +93,7 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 	popt := coldload.PackOptions{
 		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, VerifySource: o.verifySource, PlainDigests: o.plainDigest,
 	}
-	pics, err := o.openPictures()
+	pics, err := o.openPictures(e, path)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/report"
+	"github.com/coldload/coldload/stages/discover"
 )
 
 // pictureFlags say what files are to show where the time of a load went.
@@ -32,8 +33,8 @@ type pictures struct {
 	steps    *picture
 }
 
-// openPictures makes sure, before anything else is done, that the files can be written.
-func (f *pictureFlags) openPictures() (_ *pictures, err error) {
+// openPictures makes sure, before anything else is done, that the files can be written, and are none of the checkpoint's at path.
+func (f *pictureFlags) openPictures(e *env, path string) (_ *pictures, err error) {
 	p := &pictures{}
 	defer func() {
 		if err != nil {
@@ -41,6 +42,11 @@ func (f *pictureFlags) openPictures() (_ *pictures, err error) {
 		}
 	}()
 	start := time.Now()
+	for _, c := range []struct{ flag, path string }{{"--report", f.report}, {"--trace", f.trace}} {
+		if inCheckpoint(c.path, path, e.hubCache) {
+			return nil, usagef("%s %s: a file of the checkpoint would be replaced: name one outside its folder", c.flag, c.path)
+		}
+	}
 	if f.report != "" {
 		if p.page, err = openPicture("--report", f.report, ""); err != nil {
 			return nil, err
@@ -180,10 +186,7 @@ type picture struct {
 
 // openPicture refuses what cannot be written, would not be replaced but destroyed, or is taken by the picture other.
 func openPicture(flag, path, other string) (*picture, error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target // what the link leads to is replaced, not the link
-	}
-	path, err := filepath.Abs(path)
+	path, err := realPath(path)
 	if err != nil {
 		return nil, usagef("%s: %w", flag, err)
 	}
@@ -203,6 +206,46 @@ func openPicture(flag, path, other string) (*picture, error) {
 		return nil, usagef("%s: %w", flag, err)
 	}
 	return &picture{flag: flag, path: path, file: f}, nil
+}
+
+// inCheckpoint tells whether target is a file that lies in the folder of the checkpoint, or to which a link or another name there leads. Of a
+// checkpoint that is not found the load says so.
+func inCheckpoint(target, checkpoint, hubCache string) bool {
+	info, err := os.Stat(target)
+	if err != nil || info.IsDir() {
+		return false // there is nothing to replace
+	}
+	ck, err := discover.Locate(checkpoint, discover.Options{HubCache: hubCache})
+	if err != nil {
+		return false
+	}
+	defer func() { _ = ck.Close() }() // it was only looked at
+	path, err := realPath(target)
+	if err != nil {
+		return false
+	}
+	if inside, err := filepath.Rel(ck.Dir, path); err == nil && filepath.IsLocal(inside) {
+		return true
+	}
+	entries, err := os.ReadDir(ck.Dir)
+	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		own, err := os.Stat(filepath.Join(ck.Dir, e.Name()))
+		return err == nil && os.SameFile(own, info)
+	})
+}
+
+// realPath is path, absolute and without links, so that one file has one name: what a link leads to is replaced, not the link. The file
+// need not be there, its folder must be.
+func realPath(path string) (string, error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		folder, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return "", err
+		}
+		target = filepath.Join(folder, filepath.Base(path))
+	}
+	return filepath.Abs(target)
 }
 
 // finish has write write the rest, and gives the file its name. After an error there is no file, or the one that was there before.

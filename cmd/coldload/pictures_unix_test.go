@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -181,9 +182,13 @@ func TestPicturesRefused(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(".", link); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct{ path, says string }{
 		"folder":         {dir, "is a folder"},
-		"no folder":      {filepath.Join(dir, "no", "a.html"), "no such file"},
+		"no folder":      {filepath.Join(dir, "no", "a.html"), filepath.Join(dir, "no") + ": no such file"},
 		"below a file":   {filepath.Join(file, "a.html"), "not a directory"},
 		"not a file":     {pipe, "is not a regular file"},
 		"not a disk":     {os.DevNull, "is not a regular file"},
@@ -202,12 +207,60 @@ func TestPicturesRefused(t *testing.T) {
 			}
 		}
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+	// One file by two names, whether it is there or not.
+	for _, name := range []string{"file", "new"} {
+		r := command(t, "load", "./no/such/folder", "--report", filepath.Join(link, name), "--trace", filepath.Join(dir, name))
+		if r.code != exitUsage || !strings.Contains(r.err, "name the same file") {
+			t.Errorf("%s: exit code %d, %s", name, r.code, r.err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 3 {
 		t.Errorf("%v, %v are left", left, err)
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != "mine" {
 		t.Errorf("the file is %q, %v", text, err)
 	}
+}
+
+// TestPicturesOverCheckpoint: no file of the checkpoint is replaced, by whatever name; a new one may lie beside them.
+func TestPicturesOverCheckpoint(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	checkpoint, blob, hard := filepath.Join(dir, "checkpoint"), filepath.Join(dir, "blob"), filepath.Join(dir, "hard")
+	if _, err := synth.Write(t.Context(), checkpoint, synth.Options{Model: "tiny-moe", Layers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	config, sub := filepath.Join(checkpoint, "config.json"), filepath.Join(checkpoint, "sub")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As in a hub cache: what the folder has is a link.
+	if err := errors.Join(os.Rename(config, blob), os.Symlink("../blob", config), os.Link(blob, hard), os.Symlink("checkpoint", filepath.Join(dir, "link")),
+		os.Mkdir(sub, 0o700), os.WriteFile(filepath.Join(sub, "notes"), text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{config, blob, hard, filepath.Join(dir, "link", "config.json"), filepath.Join(sub, "notes")} {
+		for _, flag := range []string{"--report", "--trace"} {
+			for _, args := range [][]string{{"load", checkpoint}, {"pack", filepath.Join(dir, "link"), filepath.Join(dir, "out")}} {
+				r := command(t, append(args, flag, target)...)
+				if r.code != exitUsage || !strings.Contains(r.err, flag+" "+target+": a file of the checkpoint would be replaced") {
+					t.Errorf("%s %s %s: exit code %d, %s", args[0], flag, target, r.code, r.err)
+				}
+			}
+		}
+		if now, err := os.ReadFile(target); err != nil || string(now) != string(text) {
+			t.Errorf("%s is now %.40q, %v", target, now, err)
+		}
+	}
+	if err := errors.Join(os.Remove(config), os.Rename(blob, config)); err != nil { // a link out of the folder is refused
+		t.Fatal(err)
+	}
+	page := filepath.Join(checkpoint, "page.html")
+	if r := command(t, "load", checkpoint, "--report", page); r.code != exitDone {
+		t.Errorf("exit code %d, %s", r.code, r.err)
+	}
+	pageObject(t, page)
 }
 
 // TestPicturesReplace: a file that is there is replaced at the end, and through a link what the link leads to.
@@ -239,15 +292,15 @@ func TestPicturesLost(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(page), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	pics, err := f.openPictures()
+	var out, errs strings.Builder
+	e := testEnv(&out, &errs)
+	pics, err := f.openPictures(e, fixture(plainFixture))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(page, 0o700); err != nil { // now a folder has the name
 		t.Fatal(err)
 	}
-	var out, errs strings.Builder
-	e := testEnv(&out, &errs)
 	o := newLoadFlags()
 	l, err := load(t.Context(), e, &o, fixture(plainFixture), time.Now())
 	if err != nil {

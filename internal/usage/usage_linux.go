@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -92,6 +93,26 @@ func parseMachine(line string) ticks {
 		}
 	}
 	return t
+}
+
+// Processors is how many processors the machine has, those that the process may not use too.
+func Processors() int {
+	file, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return runtime.NumCPU()
+	}
+	return max(runtime.NumCPU(), countProcessors(file))
+}
+
+// countProcessors counts the lines "cpu0 ...", "cpu1 ..."; the first one, "cpu ...", is their sum.
+func countProcessors(stat []byte) (n int) {
+	for line := range bytes.Lines(stat) {
+		name, _, _ := bytes.Cut(line, []byte(" "))
+		if len(name) > len("cpu") && bytes.HasPrefix(name, []byte("cpu")) {
+			n++
+		}
+	}
+	return n
 }
 
 // groupFile is a file of the control group of this process that concerns processors: of version 2 or, by its other name, of version 1.

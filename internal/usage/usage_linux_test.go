@@ -3,6 +3,7 @@ package usage
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -92,5 +93,19 @@ func TestDeviceWrites(t *testing.T) {
 	}
 	if d := DeviceOf("/proc"); d.Name != "" {
 		t.Errorf("/proc lies on %+v", d)
+	}
+}
+
+func TestProcessors(t *testing.T) {
+	t.Parallel()
+	stat := "cpu  7 0 1 2 0 0 0 0 0 0\ncpu0 3 0 1 1 0 0 0 0 0 0\ncpu11 4 0 0 1 0 0 0 0 0 0\nintr 9 0\nctxt 3\n"
+	if n := countProcessors([]byte(stat)); n != 2 {
+		t.Errorf("%d processors in %q", n, stat)
+	}
+	if n := countProcessors(nil); n != 0 {
+		t.Errorf("%d processors in nothing", n)
+	}
+	if n := Processors(); n < runtime.NumCPU() {
+		t.Errorf("%d processors, %d may be used", n, runtime.NumCPU())
 	}
 }

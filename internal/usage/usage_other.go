@@ -2,7 +2,10 @@
 
 package usage
 
-import "time"
+import (
+	"runtime"
+	"time"
+)
 
 // Now takes a Snapshot of what this system tells without more ado: the processor time.
 func Now() Snapshot {
@@ -19,3 +22,6 @@ func DeviceOf(string) Device { return Device{} }
 
 // Now is the device as it is now.
 func (d Device) Now() Device { return d }
+
+// Processors is how many processors the machine has, as far as is known.
+func Processors() int { return runtime.NumCPU() }

@@ -64,6 +64,21 @@ func TestCopySpeed(t *testing.T) {
 	}
 }
 
+// Each round copies back what the one before copied: else the source would stay memory that was never written to, which costs nothing to read.
+func TestCopyGoesBack(t *testing.T) {
+	t.Parallel()
+	a, b := []byte("to"), []byte("of")
+	pairs := []pair{{to: a, from: b}}
+	speed, err := fastest(t.Context(), pairs)
+	if err != nil || speed <= 0 || string(a) != "of" {
+		t.Fatalf("%v bytes per second, error %v, %q", speed, err, a)
+	}
+	copy(a, "ab")
+	if err := copyAll(t.Context(), pairs); err != nil || string(b) != "ab" { // an odd number of rounds: the next one goes back
+		t.Errorf("error %v, %q after the next round, want %q", err, b, "ab")
+	}
+}
+
 func BenchmarkNow(b *testing.B) {
 	for b.Loop() {
 		Now()

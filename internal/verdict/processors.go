@@ -68,31 +68,39 @@ func (j *judge) system() string {
 	return " (" + percent(j.System.Seconds()/j.CPU.Seconds()) + " of it the system's: page faults and copies)"
 }
 
-// worked is the phase that had most of the work on processors. Fetching counts when the bytes came from memory, since what waits for a device
-// needs no processor, and when there is nothing else.
-func (j *judge) worked() *Phase {
-	most := j.fetch
+// worked is the phase that had most of the work on processors; fetching, when all others waited for devices.
+func (j *judge) worked() (most *Phase) {
 	for i := range j.Phases {
-		p := &j.Phases[i]
-		if p.Kind == Fetches && j.fromDevice() {
-			continue
-		}
-		if most == j.fetch && j.fromDevice() || p.Busy > most.Busy {
+		if p := &j.Phases[i]; !j.waitsForDevice(p) && (most == nil || p.Busy > most.Busy) {
 			most = p
 		}
+	}
+	if most == nil {
+		return j.fetch
 	}
 	return most
 }
 
-// part is what share of all busy time p has.
+// part is what share of all busy time on processors p has.
 func (j *judge) part(p *Phase) float64 {
 	sum := 0.0
-	for _, q := range j.Phases {
-		if q.Kind != Fetches || !j.fromDevice() || p.Kind == Fetches {
+	for i := range j.Phases {
+		if q := &j.Phases[i]; q == p || !j.waitsForDevice(q) {
 			sum += q.Busy.Seconds()
 		}
 	}
 	return p.Busy.Seconds() / max(sum, 1e-9)
+}
+
+// waitsForDevice: the phase reads or writes a device. Being busy is waiting for it then, which needs no processor; bytes that come from memory
+// or go there are work.
+func (j *judge) waitsForDevice(p *Phase) bool {
+	return p.Kind == Fetches && j.fromDevice() || p.Kind == Uploads && j.toDevice()
+}
+
+// toDevice: most of what was written went to a device.
+func (j *judge) toDevice() bool {
+	return j.upload != nil && j.DeviceWritten > 0 && float64(j.DeviceWritten) >= mostly*float64(j.upload.BytesOut)
 }
 
 // fromDevice: most of what was read came from a device.

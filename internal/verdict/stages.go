@@ -105,12 +105,24 @@ func (j *judge) fewWorkers(p *Phase) Verdict {
 	switch {
 	case j.used(p) < busy:
 		return verdict(CPU, p.Name, "mostly bound by "+p.Name+", with no limit reached: "+list(busyFor, j.cpu(), j.device(j.From)),
-			"more workers may help a little")
+			j.littleAdvice(p))
 	case j.waitsInside(p):
 		return verdict(Stage, p.Name, "bound by stage "+p.Name+": "+list(busyFor, j.cpu()+", so it waits for something of its own"),
 			fmt.Sprintf("more workers for it (now %d) or less waiting in it help, a faster disk will not", p.Workers))
 	default:
 		return verdict(CPU, p.Name, "bound by the workers of "+p.Name+": "+list(busyFor, j.cpu(), j.device(j.From)),
 			fmt.Sprintf("more workers for it (now %d) help, a faster disk will not", p.Workers))
+	}
+}
+
+// littleAdvice is for a phase that is the nearest to a limit and not near. More workers than processors would only wait for each other.
+func (j *judge) littleAdvice(p *Phase) string {
+	switch {
+	case j.cpuShare < mostly || float64(p.Workers) < j.CPUs:
+		return "more workers may help a little"
+	case j.CPUs < float64(j.Processors):
+		return fmt.Sprintf("only %s of %d processors may be used: more of them (GOMAXPROCS, CPU affinity) may help", decimal(j.CPUs), j.Processors)
+	default:
+		return "more processors may help a little"
 	}
 }

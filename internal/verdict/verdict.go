@@ -46,21 +46,27 @@ type Figures struct {
 	Commit  time.Duration
 	// Index is how long headers were read in Prelude.
 	Index time.Duration
+	// Hash is how long a pack read and hashed its source in Prelude, and HashBusy how long its workers were busy with it, summed over them.
+	Hash, HashBusy time.Duration
 
 	Phases []Phase // of the flow in its order, from fetch to upload
 
 	CPU        time.Duration // of the process in Flow, user and system; Unknown
 	System     time.Duration // what of CPU the system had; Unknown
-	PreludeCPU time.Duration // and in Prelude
-	CPUs       float64       // that the process may use
-	Processors int           // that the machine has
-	Idle       float64       // share of the machine's processor time in Flow that nobody used; Unknown
-	Throttled  time.Duration // that a quota kept the process waiting in Flow, summed over processors; Unknown
-	Delayed    time.Duration // that threads of the process waited in Flow for a processor, summed over them; Unknown
-	Generic    bool          // the kernels had no instruction set to use
+	PreludeCPU time.Duration // and in Prelude, as the next two
+	// PreludeDelayed is how long threads waited for a processor, PreludeIdle the share of the machine that nobody used.
+	PreludeDelayed time.Duration
+	PreludeIdle    float64
+	CPUs           float64       // that the process may use
+	Processors     int           // that the machine has
+	Idle           float64       // share of the machine's processor time in Flow that nobody used; Unknown
+	Throttled      time.Duration // that a quota kept the process waiting in Flow, summed over processors; Unknown
+	Delayed        time.Duration // that threads of the process waited in Flow for a processor, summed over them; Unknown
+	Generic        bool          // the kernels had no instruction set to use
 
-	DeviceRead int64  // bytes that the process had devices read in Flow; Unknown
-	From, To   Device // what was read from and written to; From is named when DeviceRead shows it in use
+	DeviceRead    int64  // bytes that the process had devices read in Flow; Unknown
+	DeviceWritten int64  // and write
+	From, To      Device // what was read from and written to; From is named when DeviceRead shows it in use
 
 	WaitBudget time.Duration
 	Budget     int64
@@ -104,7 +110,7 @@ const (
 	shortest   = 50 * time.Millisecond // less is over before anything settles
 	full       = 0.85                  // of the processors: the rest are the gaps between Batches and at both ends
 	nearlyFull = 0.7                   // of the processors, when the busiest stage needs nothing else
-	crowded    = 0.15                  // of what the process wanted of the processors, that others had
+	crowded    = 0.15                  // of what the process wanted of the processors, that it waited for, and of the processors, that others used
 	busy       = 0.6                   // of a stage's workers
 	waits      = 0.3                   // of the flow in which admission waited for the budget
 	mostly     = 0.5                   // of the time
@@ -180,10 +186,28 @@ func (j *judge) throttled() bool {
 	return j.Throttled > 0 && j.Throttled.Seconds() >= 0.2*j.CPUs*j.Flow.Seconds()
 }
 
-// crowded: the process wanted all processors, and others had a part of them.
+// crowded: the process wanted all processors, and others had a part of them. That its threads waited for a processor does not show it alone:
+// threads that begin to run at the same moment wait for each other too, while nobody else runs.
 func (j *judge) crowded() bool {
 	wanted := (j.CPU + j.Delayed).Seconds()
-	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted
+	return j.CPU >= 0 && j.Delayed >= 0 && wanted >= full*j.CPUs*j.Flow.Seconds() && j.Delayed.Seconds() >= crowded*wanted && j.othersRan()
+}
+
+// othersRan: the rest of the machine used as much of all processors in Flow as crowded asks for, or nobody knows.
+func (j *judge) othersRan() bool { return j.othersTook(j.Idle, j.cpuShare*j.CPUs) }
+
+// othersTook is othersRan of a time in which idle was left, and the process kept own processors busy. Where others ran is not known: of the
+// processors that the process may use they are taken to have had their share.
+func (j *judge) othersTook(idle, own float64) bool {
+	if idle < 0 || j.Processors == 0 {
+		return true
+	}
+	return (1-idle)*float64(j.Processors)-own >= crowded*float64(j.Processors)
+}
+
+// crowdedBefore: in Prelude, where hardly more than one thread has something to do, threads waited for a processor that others had.
+func (j *judge) crowdedBefore() bool {
+	return j.PreludeDelayed.Seconds() >= mostly*j.Prelude.Seconds() && j.othersTook(j.PreludeIdle, j.PreludeCPU.Seconds()/j.Prelude.Seconds())
 }
 
 // busiest is the phase of these kinds that was busy for the largest part of its time; nil when there is none.
@@ -199,25 +223,47 @@ func (j *judge) busiest(kinds ...Kind) (most *Phase) {
 	return most
 }
 
-// prelude is for a load that spent most of its time before the first byte.
+// prelude is for a load that spent most of its time before the first byte: it asks what of headers, planning and hashing took longest.
 func (j *judge) prelude() Verdict {
-	by, advice := CPU, "fewer or larger tensors help, a faster disk or more workers will not"
-	phase := "plan"
-	onCPU := j.PreludeCPU.Seconds() / j.Prelude.Seconds()
-	if j.Index >= j.Prelude/2 {
-		phase = "index"
-		if j.PreludeCPU >= 0 && onCPU < mostly {
-			by, advice = Source, "a faster or warmer place for the headers helps, more budget will not"
-		}
+	planning := j.Prelude - j.Index - j.Hash
+	switch {
+	case j.Hash > 0 && j.Hash >= max(j.Index, planning):
+		return j.hashing()
+	case j.Index >= planning:
+		return j.headers()
+	default:
+		return j.before(CPU, "plan", "headers and planning", "fewer or larger tensors help, a faster disk or more workers will not")
 	}
+}
+
+// hashing is for a pack that spent its time on the hashes of its source.
+func (j *judge) hashing() Verdict {
+	const phase, what = "verify source", "hashing the source"
+	if j.PreludeCPU.Seconds() < mostly*j.HashBusy.Seconds() {
+		return j.before(Source, phase, what, "a faster disk or a warmer cache helps, or a pack that does not verify its source; more budget will not")
+	}
+	return j.before(CPU, phase, what, "more processors help, or a pack that does not verify its source; a faster disk will not")
+}
+
+// headers is for a load that spent its time reading them.
+func (j *judge) headers() Verdict {
+	const phase, what = "index", "headers and planning"
+	if j.crowdedBefore() {
+		return j.before(CPU, phase, what, "threads waited "+seconds(j.PreludeDelayed)+" for a processor that other programs had: a quieter machine helps, more budget will not")
+	}
+	if j.PreludeCPU.Seconds() < mostly*j.Prelude.Seconds() {
+		return j.before(Source, phase, what, "a faster or warmer place for the headers helps, more budget will not")
+	}
+	return j.before(CPU, phase, what, "fewer or larger tensors help, a faster disk or more workers will not")
+}
+
+// before says what held up the first byte; what limited that is not known when processor time is not.
+func (j *judge) before(by, phase, what, advice string) Verdict {
+	sentence := "bound by " + what + ": " + seconds(j.Prelude) + " of " + seconds(j.Total) + " before the first byte"
 	if j.PreludeCPU < 0 {
-		by = None
+		return verdict(None, phase, sentence, advice)
 	}
-	sentence := "bound by headers and planning: " + seconds(j.Prelude) + " of " + seconds(j.Total) + " before the first byte"
-	if j.PreludeCPU >= 0 {
-		sentence += ", with " + percent(onCPU) + " of one processor"
-	}
-	return verdict(by, phase, sentence, advice)
+	return verdict(by, phase, sentence+", with "+percent(j.PreludeCPU.Seconds()/j.Prelude.Seconds())+" of one processor", advice)
 }
 
 func verdict(by, phase, sentence, advice string) Verdict {

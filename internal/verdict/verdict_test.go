@@ -106,6 +106,24 @@ func TestJudge(t *testing.T) {
 			f.Packing = true
 		}, CPU, "upload", "bound by the processors in upload: CPU 98 %, upload has 71 % of the work, sda 30 % busy; " +
 			"more processors help, more workers or a faster disk will not"},
+		{"processors of a pack that waits for its disk", func(f *Figures) {
+			computing(f)
+			set(f, "repack", 0.3)
+			f.Phases[4] = phase("upload", Uploads, 8, 0.5)
+			f.Packing, f.DeviceWritten = true, 5e9
+		}, CPU, "repack", "bound by the processors in repack: CPU 98 %, repack has 75 % of the work, sda 30 % busy; " +
+			"more processors help, more workers or a faster disk will not"},
+		{"processors that write what stays in memory", func(f *Figures) {
+			computing(f)
+			set(f, "repack", 0.3)
+			f.Phases[4] = phase("upload", Uploads, 8, 0.5)
+			f.Packing, f.DeviceWritten = true, 5e9-1
+		}, CPU, "upload", "bound by the processors in upload: CPU 98 %, upload has 71 % of the work, sda 30 % busy; " +
+			"more processors help, more workers or a faster disk will not"},
+		{"processors of a load that only reads and writes", func(f *Figures) {
+			f.Phases = []Phase{phase("fetch", Fetches, 8, 0.4), phase("upload", Uploads, 8, 0.5)}
+			f.CPU, f.DeviceWritten = 39*time.Second, 10e9
+		}, CPU, "fetch", "bound by the processors in fetch: CPU 98 %, fetch has 100 % of the work, sda 30 % busy; more processors help, a faster disk will not"},
 		{"processors without instruction sets", func(f *Figures) {
 			computing(f)
 			f.Generic = true
@@ -125,6 +143,28 @@ func TestJudge(t *testing.T) {
 			set(f, "repack", 0.9)
 			f.CPU, f.Delayed, f.Idle = 16*time.Second, 20*time.Second, 0.01
 		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, threads waited 20.00 s for a processor, the machine 99 % busy, repack has 89 % of the work, sda 30 % busy; " +
+			"other programs take the rest: a quieter machine helps, more workers will not"},
+		{"other programs, nobody knows how busy", func(f *Figures) {
+			set(f, "repack", 0.9)
+			f.CPU, f.Delayed, f.Idle = 16*time.Second, 20*time.Second, Unknown
+		}, CPU, "repack", "bound by the processors in repack: CPU 40 %, threads waited 20.00 s for a processor, repack has 89 % of the work, sda 30 % busy; " +
+			"other programs take the rest: a quieter machine helps, more workers will not"},
+		{"threads that wait for each other, a slow sink", func(f *Figures) {
+			set(f, "upload", 0.9)
+			f.CPU, f.Delayed, f.Idle = 24*time.Second, 13*time.Second, 0.4
+		}, Sink, "upload", "bound by writing: 1.00 GB/s, the sink at work for 90 % of the time, CPU 60 %; a faster sink helps, more workers or a larger budget will not"},
+		{"threads that wait for each other, a slow device", func(f *Figures) {
+			reading(f)
+			f.CPU, f.Delayed, f.Idle = 24*time.Second, 13*time.Second, 0.4
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 60 %; a second device or a warmer cache helps, more workers will not"},
+		{"threads that wait for each other, an idle machine", func(f *Figures) {
+			reading(f)
+			f.CPU, f.Delayed, f.Idle = 8*time.Second, 30*time.Second, 0.8
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
+		{"others had just as much as counts", func(f *Figures) {
+			set(f, "repack", 0.9)
+			f.CPU, f.Delayed, f.Idle = 24*time.Second, 13*time.Second, 0.24
+		}, CPU, "repack", "bound by the processors in repack: CPU 60 %, threads waited 13.00 s for a processor, the machine 76 % busy, repack has 89 % of the work, sda 30 % busy; " +
 			"other programs take the rest: a quieter machine helps, more workers will not"},
 		{
 			"other programs while a device is slow", func(f *Figures) {
@@ -218,6 +258,34 @@ func TestJudge(t *testing.T) {
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
 				"a faster or warmer place for the headers helps, more budget will not",
 		},
+		{"a pack that hashes its source", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 8*time.Second, time.Second, 4*time.Second, 12*time.Second
+		}, CPU, "verify source", "bound by hashing the source: 6.00 s of 10.10 s before the first byte, with 133 % of one processor; " +
+			"more processors help, or a pack that does not verify its source; a faster disk will not"},
+		{"a pack that hashes its source from a slow disk", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 5*time.Second, time.Second, 4*time.Second, 12*time.Second
+		}, Source, "verify source", "bound by hashing the source: 6.00 s of 10.10 s before the first byte, with 83 % of one processor; " +
+			"a faster disk or a warmer cache helps, or a pack that does not verify its source; more budget will not"},
+		{"a pack that reads headers for longer than it hashes", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, time.Second, 3*time.Second, 2*time.Second, 2*time.Second
+		}, Source, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 17 % of one processor; " +
+			"a faster or warmer place for the headers helps, more budget will not"},
+		{"a pack that plans for longer than it hashes", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 5*time.Second, time.Second, 2*time.Second, 2*time.Second
+		}, CPU, "plan", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 83 % of one processor; " +
+			"fewer or larger tensors help, a faster disk or more workers will not"},
+		{"a header's computing", func(f *Figures) {
+			f.Prelude, f.PreludeCPU, f.Index = 6*time.Second, 3*time.Second, 5*time.Second
+		}, CPU, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 50 % of one processor; " +
+			"fewer or larger tensors help, a faster disk or more workers will not"},
+		{"headers on a crowded machine", func(f *Figures) {
+			f.Prelude, f.Index, f.PreludeDelayed, f.PreludeIdle = 6*time.Second, 5*time.Second, 3*time.Second, 0.02
+		}, CPU, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
+			"threads waited 3.00 s for a processor that other programs had: a quieter machine helps, more budget will not"},
+		{"headers, threads that wait for each other", func(f *Figures) {
+			f.Prelude, f.Index, f.PreludeDelayed, f.PreludeIdle = 6*time.Second, 5*time.Second, 3*time.Second, 0.9
+		}, Source, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
+			"a faster or warmer place for the headers helps, more budget will not"},
 		{
 			"planning", func(f *Figures) { f.Prelude, f.PreludeCPU = 6*time.Second, 6*time.Second }, CPU, "plan",
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 100 % of one processor; " +
@@ -234,11 +302,24 @@ func TestJudge(t *testing.T) {
 		{"nothing read", func(f *Figures) { f.Phases[0].BytesIn = 0 }, None, "", "nothing was read: there is nothing to judge"},
 		{"nothing run", func(f *Figures) { f.Phases = nil }, None, "", "nothing was read: there is nothing to judge"},
 		{"nothing was busy", func(f *Figures) {
-			for i := range f.Phases {
-				f.Phases[i] = phase(f.Phases[i].Name, f.Phases[i].Kind, f.Phases[i].Workers, 0)
-			}
+			nothing(f)
 			set(f, "decode", 0.2)
 		}, CPU, "decode", "mostly bound by decode, with no limit reached: its 4 workers were busy 20 % of the time, CPU 20 %, sda 30 % busy; more workers may help a little"},
+		{"nothing was busy on one processor of four", func(f *Figures) {
+			nothing(f)
+			f.Phases[1] = phase("decode", Computes, 1, 0.5)
+			f.CPU, f.CPUs = 6800*time.Millisecond, 1
+		}, CPU, "decode", "mostly bound by decode, with no limit reached: its 1 worker was busy 50 % of the time, CPU 68 %, sda 30 % busy; " +
+			"only 1 of 4 processors may be used: more of them (GOMAXPROCS, CPU affinity) may help"},
+		{"nothing was busy on the only processor", func(f *Figures) {
+			nothing(f)
+			f.Phases[1] = phase("decode", Computes, 1, 0.5)
+			f.CPU, f.CPUs, f.Processors = 6800*time.Millisecond, 1, 1
+		}, CPU, "decode", "mostly bound by decode, with no limit reached: its 1 worker was busy 50 % of the time, CPU 68 %, sda 30 % busy; more processors may help a little"},
+		{"one processor of four, others on the rest", func(f *Figures) {
+			reading(f)
+			f.CPU, f.CPUs, f.Delayed, f.Idle = 6*time.Second, 1, 6*time.Second, 0.75
+		}, Source, "fetch", "bound by reading: 1.00 GB/s from the device, sda 97 % busy, CPU 60 %; a second device or a warmer cache helps, more workers will not"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -249,6 +330,13 @@ func TestJudge(t *testing.T) {
 				t.Errorf("bound by %q, phase %q:\n%s\nwant %q, %q:\n%s", v.BoundBy, v.Phase, v.Sentence, c.by, c.phase, c.sentence)
 			}
 		})
+	}
+}
+
+// nothing is a load in which no phase did anything.
+func nothing(f *Figures) {
+	for i, p := range f.Phases {
+		f.Phases[i] = phase(p.Name, p.Kind, p.Workers, 0)
 	}
 }
 
