@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/stages"
@@ -61,9 +62,6 @@ func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, popt Pac
 	return d, err
 }
 
-// verifySource is the stage that hashes every byte of the source.
-const verifySource = "verify source"
-
 // sourceHasher reads Shards for their hashes.
 type sourceHasher struct {
 	ck    *Checkpoint
@@ -79,9 +77,9 @@ type sourceHasher struct {
 // Name is what the report calls it.
 func (h *sourceHasher) Name() string {
 	if h.whole {
-		return verifySource
+		return execute.VerifySource
 	}
-	return "sample source"
+	return execute.SampleSource
 }
 
 // work counts what is read of Shard i: all of it, or header and samples.

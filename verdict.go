@@ -124,7 +124,7 @@ func (r *Result) figures(opt Options) verdict.Figures {
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}
 	for i, p := range r.Phases {
-		if p.Name == verifySource && p.Last.Before(m.begun) {
+		if p.Name == execute.VerifySource && p.Last.Before(m.begun) {
 			f.Hash, f.HashBusy = p.Last.Sub(p.First), p.Busy
 		}
 		kind, ok := kindOf(stages.Phase(i), p.Name)

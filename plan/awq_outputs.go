@@ -92,13 +92,7 @@ func (o *awqOutputs) zeros(l stages.Layout, k stages.Kind, op stages.Op) {
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them.
 func (o *awqOutputs) dequant() string {
-	to := o.b.DType()
-	if keeps(to) {
-		to = o.b.ModelDType()
-	}
-	if keeps(to) {
-		to = o.spec.scales
-	}
+	to := o.b.WeightDType(o.spec.scales)
 	opFor := func(to stages.DType) (stages.Op, error) {
 		group, groups := int(o.spec.span(o.m)), int(o.groups)
 		if o.spec.version == awqGemm {

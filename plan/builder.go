@@ -29,6 +29,16 @@ func (b *Builder) DType() stages.DType { return b.c.opt.DType }
 // FP8Exponent is Options.FP8Exponent: whether Marlin scales of FP8 weights hold the factor that the kernels leave out.
 func (b *Builder) FP8Exponent() stages.Exponent { return b.c.opt.FP8Exponent }
 
+// WeightDType is the dtype of dequantised weights: the one asked for, else that of the model's config, else that of the scales.
+func (b *Builder) WeightDType(scales stages.DType) stages.DType {
+	for _, d := range []stages.DType{b.DType(), b.ModelDType()} {
+		if !keeps(d) {
+			return d
+		}
+	}
+	return scales
+}
+
 // ModelDType is the dtype that the model's config names; safetensors.Invalid when it names none that coldload makes.
 func (b *Builder) ModelDType() stages.DType {
 	switch b.c.in.Model.DType {

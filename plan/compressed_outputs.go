@@ -131,13 +131,7 @@ func (o *compressedOutputs) checks(shared bool) []Check {
 // dequant makes floating-point weights, as a dense checkpoint would hold them. Members may differ in their act-order: each is decoded by
 // its own.
 func (o *compressedOutputs) dequant() string {
-	to := o.b.DType()
-	if keeps(to) {
-		to = o.b.ModelDType()
-	}
-	if keeps(to) {
-		to = o.spec.scales
-	}
+	to := o.b.WeightDType(o.spec.scales)
 	layout := decode.RowsLayout{
 		Bits: int(o.spec.bits), Symmetric: o.spec.sym, ActOrder: o.spec.actOrder, Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
 	}

@@ -163,12 +163,7 @@ func (o *fp8Outputs) raw() string {
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them.
 func (o *fp8Outputs) dequant() string {
-	to := o.b.DType()
-	for _, d := range []stages.DType{o.b.ModelDType(), o.spec.scales} {
-		if keeps(to) {
-			to = d
-		}
-	}
+	to := o.b.WeightDType(o.spec.scales)
 	opFor := func(to stages.DType) (stages.Op, error) { return decode.FP8Dequant(o.spec.blocks, o.spec.scales, to) }
 	op, err := opFor(to)
 	if err != nil {

@@ -306,13 +306,7 @@ func (o *gptqOutputs) zeros(l stages.Layout, op stages.Op, checks []Check) {
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them.
 func (o *gptqOutputs) dequant() string {
-	to := o.b.DType()
-	if keeps(to) {
-		to = o.b.ModelDType()
-	}
-	if keeps(to) {
-		to = o.spec.scales
-	}
+	to := o.b.WeightDType(o.spec.scales)
 	zeroBias := 1
 	if o.r.v2 {
 		zeroBias = 0

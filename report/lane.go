@@ -51,7 +51,7 @@ func inFlow(e pipeline.Event) bool {
 }
 
 // early are the stages before the plan that are no phases.
-var early = []string{shards, "index (collect)", "commit (index)", "verify source", "commit (verify source)", "sample source", "commit (sample source)"}
+var early = []string{shards, "index (collect)", "commit (index)", execute.VerifySource, "commit (" + execute.VerifySource + ")", execute.SampleSource, "commit (" + execute.SampleSource + ")"}
 
 // stageRank orders lanes as bytes meet them: the phases, admission before fetch, and what is not known before upload.
 func stageRank(stage string) int {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/go-json-experiment/json"
+
+	"github.com/coldload/coldload"
 )
 
 // Run is a load or pack as its JSON object describes it: what two of them are compared by.
@@ -65,6 +67,17 @@ type RunPhase struct {
 	WaitIn   float64 `json:"wait_in_seconds"`
 	WaitOut  float64 `json:"wait_out_seconds"`
 	Idle     float64 `json:"idle_seconds"`
+}
+
+// RunPhases are the phases of a Result as a Run has them; nil when there are none.
+func RunPhases(phases []coldload.Phase) (list []RunPhase) {
+	for _, p := range phases {
+		list = append(list, RunPhase{
+			Name: p.Name, Workers: int64(p.Workers), Items: p.Items, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
+			Busy: p.Busy.Seconds(), WaitIn: p.WaitIn.Seconds(), WaitOut: p.WaitOut.Seconds(), Idle: p.Idle.Seconds(),
+		})
+	}
+	return list
 }
 
 func (p *RunPhase) wait() float64 { return p.WaitIn + p.WaitOut }

@@ -269,34 +269,16 @@ func (t *Trace) counter(name string, at time.Duration, unit, value string) {
 
 // traceSummary is what the trace says beside its events.
 type traceSummary struct {
-	Version string       `json:"version"`
-	Error   string       `json:"error,omitempty"`
-	Seconds float64      `json:"seconds"`
-	Phases  []tracePhase `json:"phases"` // as in the result, whole
-}
-
-type tracePhase struct {
-	Name     string  `json:"name"`
-	Workers  int     `json:"workers"`
-	Items    int64   `json:"items"`
-	BytesIn  int64   `json:"bytes_in"`
-	BytesOut int64   `json:"bytes_out"`
-	Busy     float64 `json:"busy_seconds"`
-	WaitIn   float64 `json:"wait_in_seconds"`
-	WaitOut  float64 `json:"wait_out_seconds"`
-	Idle     float64 `json:"idle_seconds"`
+	Version string     `json:"version"`
+	Error   string     `json:"error,omitempty"`
+	Seconds float64    `json:"seconds"`
+	Phases  []RunPhase `json:"phases"` // as in the result, whole
 }
 
 func summaryOf(res *coldload.Result, loadErr error) traceSummary {
-	s := traceSummary{Version: coldload.Version, Seconds: res.Duration.Seconds()}
+	s := traceSummary{Version: coldload.Version, Seconds: res.Duration.Seconds(), Phases: RunPhases(res.Phases)}
 	if loadErr != nil {
 		s.Error = loadErr.Error()
-	}
-	for _, p := range res.Phases {
-		s.Phases = append(s.Phases, tracePhase{
-			Name: p.Name, Workers: p.Workers, Items: p.Items, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
-			Busy: p.Busy.Seconds(), WaitIn: p.WaitIn.Seconds(), WaitOut: p.WaitOut.Seconds(), Idle: p.Idle.Seconds(),
-		})
 	}
 	return s
 }

@@ -268,7 +268,7 @@ func TestTraceOfLoads(t *testing.T) {
 					t.Errorf("%s: %+v of %d workers, in the result %+v of %d", p.Name, sums, workers, want, p.Workers)
 				}
 				if o := other.Phases[i]; o.Name != p.Name || o.Items != p.Items || o.BytesIn != p.BytesIn || o.BytesOut != p.BytesOut || o.Busy != p.Busy.Seconds() ||
-					o.WaitIn != p.WaitIn.Seconds() || o.WaitOut != p.WaitOut.Seconds() || o.Idle != p.Idle.Seconds() || o.Workers != p.Workers {
+					o.WaitIn != p.WaitIn.Seconds() || o.WaitOut != p.WaitOut.Seconds() || o.Idle != p.Idle.Seconds() || o.Workers != int64(p.Workers) {
 					t.Errorf("%s: the trace says %+v, the result %+v", p.Name, o, p)
 				}
 			}

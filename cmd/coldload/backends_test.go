@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coldload/coldload/internal/synth"
+	"github.com/coldload/coldload/report"
 )
 
 // backends is set by .ci/backends, which builds them.
@@ -88,7 +89,7 @@ type seenSpan struct {
 // exportedLoad is a load that was exported, and what the backend must show of it.
 type exportedLoad struct {
 	trace, parent string // the caller's
-	phases        []phaseJSON
+	phases        []report.RunPhase
 	batches       int
 	seen          func() []seenSpan // all spans of the trace, as far as they have arrived
 }
@@ -125,7 +126,7 @@ func export(t *testing.T, program, checkpoint, trace string, vars ...string) exp
 		return out
 	}
 	var plan struct{ Batches int }
-	var load struct{ Phases []phaseJSON }
+	var load struct{ Phases []report.RunPhase }
 	// The plan's spans would be in the trace too.
 	vars = append(vars, "OTEL_SDK_DISABLED=true")
 	if err := json.Unmarshal(output("plan", checkpoint, "--json"), &plan); err != nil {
@@ -181,14 +182,14 @@ func (l *exportedLoad) check(t *testing.T) {
 	}
 }
 
-func (l *exportedLoad) checkPhase(t *testing.T, spans []seenSpan, root seenSpan, p phaseJSON) {
+func (l *exportedLoad) checkPhase(t *testing.T, spans []seenSpan, root seenSpan, p report.RunPhase) {
 	t.Helper()
 	if len(spans) != 1 || spans[0].parent != root.id {
 		t.Errorf("phase %s: %+v", p.Name, spans)
 		return
 	}
 	for key, want := range map[string]int64{
-		"coldload.stage.workers": int64(p.Workers), "coldload.items": p.Items, "coldload.bytes.in": p.BytesIn, "coldload.bytes.out": p.BytesOut,
+		"coldload.stage.workers": p.Workers, "coldload.items": p.Items, "coldload.bytes.in": p.BytesIn, "coldload.bytes.out": p.BytesOut,
 	} {
 		if got := spans[0].attrs[key]; got != fmt.Sprint(want) {
 			t.Errorf("phase %s: %s = %s, want %d", p.Name, key, got, want)

@@ -121,13 +121,17 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	if f.exponent.given {
 		exponent = stages.Exponent(f.exponent.value)
 	}
-	n := f.workers
 	return coldload.Options{
 		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, FP8Exponent: exponent, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
-		Workers:      coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Digest: n, Upload: n},
+		Workers:      workersOf(f.workers),
 		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
 		TraceBatches: f.traceBatches,
 	}, nil
+}
+
+// workersOf gives every stage n workers; with 0 each chooses.
+func workersOf(n int) coldload.Workers {
+	return coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Digest: n, Upload: n}
 }
 
 // copySpeed measures in the memory that the budget had; 0 when it cannot, and then the verdict does without.

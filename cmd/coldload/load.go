@@ -210,10 +210,10 @@ type loadJSON struct {
 	Verdict    string `json:"verdict"` // in a sentence, with the evidence
 	Advice     string `json:"advice"`
 
-	Phases   []phaseJSON `json:"phases"`
-	Kept     []plan.Kept `json:"kept"` // what the layout cannot hold, by reason
-	Notes    []string    `json:"notes"`
-	Warnings []string    `json:"warnings"`
+	Phases   []report.RunPhase `json:"phases"`
+	Kept     []plan.Kept       `json:"kept"` // what the layout cannot hold, by reason
+	Notes    []string          `json:"notes"`
+	Warnings []string          `json:"warnings"`
 }
 
 // optionsJSON are flags as they were given.
@@ -290,19 +290,6 @@ func deviceObject(d coldload.Device) *device {
 	return &device{Name: d.Name, Busy: d.Busy, Queue: d.Queue}
 }
 
-// phaseJSON is one phase; times are summed over its workers.
-type phaseJSON struct {
-	Name     string  `json:"name"`
-	Workers  int     `json:"workers"`
-	Items    int64   `json:"items"`
-	BytesIn  int64   `json:"bytes_in"`
-	BytesOut int64   `json:"bytes_out"`
-	Busy     float64 `json:"busy_seconds"`
-	WaitIn   float64 `json:"wait_in_seconds"`
-	WaitOut  float64 `json:"wait_out_seconds"`
-	Idle     float64 `json:"idle_seconds"` // its workers were not there
-}
-
 func (l *loaded) object(o *planFlags, sink string) loadJSON {
 	res, s, outputs := l.Result, plan.Summary{}, 0
 	if res.Plan != nil { // a load that failed may not have come to it
@@ -312,19 +299,12 @@ func (l *loaded) object(o *planFlags, sink string) loadJSON {
 	if l.failed {
 		written = res.Phases[stages.PhaseUpload].BytesOut
 	}
-	j := loadJSON{
+	return loadJSON{
 		Path: l.path, Sink: sink, Version: coldload.Version, Layout: string(s.Layout), DType: o.dtype.value,
 		Seconds: l.Took.Seconds(), BytesIn: s.BytesIn, BytesOut: written,
 		TensorsIn: res.TensorsIn, Outputs: outputs,
 		PeakAnon: l.PeakAnon, ResultBytes: l.resultBytes(), Budget: l.budget, BudgetPeak: res.BudgetPeak, WaitBudget: res.WaitBudget.Seconds(), Read: readJSON(res.Read),
 		usageJSON: usageObject(res.Usage), Options: optionsObject(o), BoundBy: res.Verdict.BoundBy, BoundPhase: res.Verdict.Phase, Verdict: res.Verdict.Sentence, Advice: res.Verdict.Advice,
-		Kernels: res.Kernels, Kept: notNil(s.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
+		Kernels: res.Kernels, Phases: report.RunPhases(res.Phases), Kept: notNil(s.Kept), Notes: notNil(res.Notes), Warnings: notNil(res.Warnings),
 	}
-	for _, p := range res.Phases {
-		j.Phases = append(j.Phases, phaseJSON{
-			Name: p.Name, Workers: p.Workers, Items: p.Items, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
-			Busy: p.Busy.Seconds(), WaitIn: p.WaitIn.Seconds(), WaitOut: p.WaitOut.Seconds(), Idle: p.Idle.Seconds(),
-		})
-	}
-	return j
 }

@@ -72,12 +72,11 @@ func runVerify(ctx context.Context, e *env, o *verifyFlags, dir string) error {
 	if err != nil {
 		return usagef("--io: %w", err)
 	}
-	n := o.workers
 	vopt := coldload.VerifyOptions{
-		Against: o.against, Workers: n,
+		Against: o.against, Workers: o.workers,
 		Load: coldload.Options{
 			Budget: int64(o.budget), IO: mode, HubCache: e.hubCache,
-			Workers: coldload.Workers{Index: n, Fetch: n, Decode: n, Fuse: n, Repack: n, Digest: n, Upload: n},
+			Workers: workersOf(o.workers),
 		},
 	}
 	ctx = e.observe(ctx, &vopt.Load)

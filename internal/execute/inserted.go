@@ -38,6 +38,12 @@ func (s *Inserted) Name() string {
 // Admission is what feeds the flow: it builds the Batches and waits until the budget has room for each.
 const Admission = "batches"
 
+// The stages of a pack that read the source before the load: every byte of it for its hash, or headers and samples.
+const (
+	VerifySource = "verify source"
+	SampleSource = "sample source"
+)
+
 // Digest is the stage before the upload to a Sink that hashes.
 const Digest = "digest"
 

@@ -2,11 +2,8 @@ package decode
 
 import (
 	"encoding/binary"
-	"fmt"
 
-	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/internal/nibbles"
-	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -16,13 +13,12 @@ import (
 // Inputs: the whole qweight I32 [K, N/8], scales [groups, N] of dtype scales, qzeros I32 [groups, N/8]. Destination: N rows of K elements
 // of to (F32, F16 or BF16). group is how many input features share a scale. Errors are those of GPTQDequant.
 func AWQDequant(group, groups int, scales, to stages.DType) (stages.Op, error) {
-	toF32, ok := convert.Func(scales, safetensors.F32)
-	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	if !ok || !ok2 {
-		return nil, fmt.Errorf("%w: %s scales to %s weights", ErrNoCast, scales, to)
+	c, err := floatsOf(scales, to)
+	if err != nil {
+		return nil, err
 	}
 	l := GPTQLayout{Bits: 4, Group: group, Groups: groups}
-	return &gptqDequant{GPTQLayout: l, alongN: true, scales: scales, to: to, toF32: toF32, fromF32: fromF32}, nil
+	return &gptqDequant{GPTQLayout: l, alongN: true, floats: c}, nil
 }
 
 // turn makes words of eight codes along K out of words along N: of rows times eight input features, from 8*first on, and of some columns, a

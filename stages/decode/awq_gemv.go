@@ -25,18 +25,16 @@ type AWQGemvLayout struct {
 // dtype scales; w = scale * code + qzero, where qzero is -scale*zero as the writer rounded it. Destination: N rows of K elements of to
 // (F32, F16 or BF16). Scales that are not finite and weights that to cannot hold are *stages.DataErrors.
 func AWQGemvDequant(l AWQGemvLayout, scales, to stages.DType) (stages.Op, error) {
-	toF32, ok := convert.Func(scales, safetensors.F32)
-	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	if !ok || !ok2 {
-		return nil, fmt.Errorf("%w: %s scales to %s weights", ErrNoCast, scales, to)
+	c, err := floatsOf(scales, to)
+	if err != nil {
+		return nil, err
 	}
-	return &awqGemv{AWQGemvLayout: l, scales: scales, to: to, toF32: toF32, fromF32: fromF32}, nil
+	return &awqGemv{AWQGemvLayout: l, floats: c}, nil
 }
 
 type awqGemv struct {
 	AWQGemvLayout
-	scales, to     stages.DType
-	toF32, fromF32 convert.Kernel
+	floats
 }
 
 func (*awqGemv) Phase() stages.Phase { return stages.PhaseDecode }

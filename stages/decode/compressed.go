@@ -70,10 +70,9 @@ type RowsLayout struct {
 // [N*bits/32, G] (packed along N), and with act-order weight_g_idx I32 [K]. Destination: N rows of K elements of to (F32, F16 or BF16). A
 // group out of range, scales that are not finite and weights that to cannot hold are *stages.DataErrors.
 func RowsDequant(l RowsLayout, scales, to stages.DType) (stages.Op, error) {
-	toF32, ok := convert.Func(scales, safetensors.F32)
-	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	if !ok || !ok2 {
-		return nil, fmt.Errorf("%w: %s scales to %s weights", ErrNoCast, scales, to)
+	c, err := floatsOf(scales, to)
+	if err != nil {
+		return nil, err
 	}
 	if l.Bits != 4 && l.Bits != 8 {
 		return nil, fmt.Errorf("decode: rows of codes have 4 or 8 bits, not %d", l.Bits)
@@ -81,14 +80,12 @@ func RowsDequant(l RowsLayout, scales, to stages.DType) (stages.Op, error) {
 	if l.Group <= 0 || l.Groups <= 0 {
 		return nil, fmt.Errorf("decode: %d groups of %d", l.Groups, l.Group)
 	}
-	return &rowsDequant{RowsLayout: l, scales: scales, to: to, toF32: toF32, fromF32: fromF32}, nil
+	return &rowsDequant{RowsLayout: l, floats: c}, nil
 }
 
 type rowsDequant struct {
 	RowsLayout
-
-	scales, to     stages.DType
-	toF32, fromF32 convert.Kernel
+	floats
 }
 
 func (*rowsDequant) Phase() stages.Phase { return stages.PhaseDecode }

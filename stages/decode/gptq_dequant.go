@@ -35,10 +35,9 @@ type GPTQLayout struct {
 // [K]. Destination: N rows of K elements of to (F32, F16 or BF16). A zero point that cannot be represented, a group out of range, scales
 // that are not finite and weights that to cannot hold are *stages.DataErrors.
 func GPTQDequant(l GPTQLayout, scales, to stages.DType) (stages.Op, error) {
-	toF32, ok := convert.Func(scales, safetensors.F32)
-	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	if !ok || !ok2 {
-		return nil, fmt.Errorf("%w: %s scales to %s weights", ErrNoCast, scales, to)
+	c, err := floatsOf(scales, to)
+	if err != nil {
+		return nil, err
 	}
 	switch l.Bits {
 	case 2, 3, 4, 8:
@@ -49,14 +48,29 @@ func GPTQDequant(l GPTQLayout, scales, to stages.DType) (stages.Op, error) {
 	default:
 		return nil, fmt.Errorf("decode: gptq has 2 to 8 bits, not %d", l.Bits)
 	}
-	return &gptqDequant{GPTQLayout: l, scales: scales, to: to, toF32: toF32, fromF32: fromF32}, nil
+	return &gptqDequant{GPTQLayout: l, floats: c}, nil
+}
+
+// floats are the dtypes of an Op that takes scales to F32, in which weights are computed, and those to their dtype.
+type floats struct {
+	scales, to     stages.DType
+	toF32, fromF32 convert.Kernel
+}
+
+func floatsOf(scales, to stages.DType) (floats, error) {
+	toF32, ok := convert.Func(scales, safetensors.F32)
+	fromF32, ok2 := convert.Func(safetensors.F32, to)
+	if !ok || !ok2 {
+		return floats{}, fmt.Errorf("%w: %s scales to %s weights", ErrNoCast, scales, to)
+	}
+	return floats{scales: scales, to: to, toF32: toF32, fromF32: fromF32}, nil
 }
 
 type gptqDequant struct {
 	GPTQLayout
-	alongN         bool // codes and zero points are packed along N, [nibbles.EvensFirst]: see AWQDequant
-	scales, to     stages.DType
-	toF32, fromF32 convert.Kernel
+	floats
+
+	alongN bool // codes and zero points are packed along N, [nibbles.EvensFirst]: see AWQDequant
 }
 
 func (*gptqDequant) Phase() stages.Phase { return stages.PhaseDecode }

@@ -63,6 +63,20 @@ func ordered(op stages.Op, j *stages.Job, features, groups int) (*order, error) 
 	return sortByGroup(j, 1, groups)
 }
 
+// actOrder is what the Ops that repack act-order codes have in common.
+type actOrder struct{ bits, groups int }
+
+func (actOrder) Phase() stages.Phase { return stages.PhaseRepack }
+
+// begin checks the Job of op, and gives N and the order of the input features.
+func (a actOrder) begin(op stages.Op, j *stages.Job) (n int, o *order, err error) {
+	if n, err = marlinColumns(op, j, a.bits); err != nil {
+		return 0, nil, err
+	}
+	o, err = ordered(op, j, tileK*j.Rows, a.groups)
+	return n, o, err
+}
+
 // SortIndices makes the Op that writes the order of a module's input features: the stable sort of its g_idx.
 //
 // Input: one, g_idx: I32 [K]. Destination: one row, I32 [K].

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/coldload/coldload/internal/convert"
-	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -18,8 +16,8 @@ import (
 // The words, transposed, are GPTQ's. That is done for 64 rows and two cache lines of each at a time, in the first-level cache, so every
 // byte is read and written once.
 func RowsMarlin(bits int) (stages.Op, error) {
-	if bits != 4 && bits != 8 {
-		return nil, errBits(bits)
+	if err := checkBits(bits); err != nil {
+		return nil, err
 	}
 	return rowsMarlin{bits: bits}, nil
 }
@@ -102,26 +100,20 @@ func transposeRows(dst, src []byte, stride int) {
 //
 // Inputs: the whole codes I32 [N, K*bits/32] and g_idx I32 [K]. Destination: K/16 rows of N*bits/2 words.
 func RowsMarlinActOrder(bits, groups int) (stages.Op, error) {
-	if bits != 4 && bits != 8 {
-		return nil, errBits(bits)
+	if err := checkBits(bits); err != nil {
+		return nil, err
 	}
-	return rowsMarlinActOrder{bits: bits, groups: groups}, nil
+	return rowsMarlinActOrder{actOrder{bits: bits, groups: groups}}, nil
 }
 
-type rowsMarlinActOrder struct{ bits, groups int }
-
-func (rowsMarlinActOrder) Phase() stages.Phase { return stages.PhaseRepack }
+type rowsMarlinActOrder struct{ actOrder }
 
 func (op rowsMarlinActOrder) String() string {
 	return fmt.Sprintf("repack rows of %d-bit act-order codes to marlin", op.bits)
 }
 
 func (op rowsMarlinActOrder) Run(j *stages.Job) error {
-	n, err := marlinColumns(op, j, op.bits)
-	if err != nil {
-		return err
-	}
-	o, err := ordered(op, j, tileK*j.Rows, op.groups)
+	n, o, err := op.begin(op, j)
 	if err != nil {
 		return err
 	}
@@ -153,23 +145,14 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 // Input: one, [N, G] of from. Destination: G rows of N elements of to; N is a multiple of 64. A value that is not finite, before or after
 // the cast, is a *stages.DataError.
 func RowsMarlinScales(from, to stages.DType, p Permutation) (stages.Op, error) {
-	if to != safetensors.F16 && to != safetensors.BF16 {
-		return nil, fmt.Errorf("repack: marlin scales are F16 or BF16, not %s", to)
+	cast, err := scaleCastOf(from, to, p)
+	if err != nil {
+		return nil, err
 	}
-	cast, ok := convert.Func(from, to)
-	if !ok {
-		return nil, fmt.Errorf("repack: no cast from %s to %s", from, to)
-	}
-	return &rowsMarlinScales{from: from, to: to, perm: p, cast: cast}, nil
+	return &rowsMarlinScales{cast}, nil
 }
 
-type rowsMarlinScales struct {
-	from, to stages.DType
-	perm     Permutation
-	cast     func(dst, src []byte) int
-}
-
-func (*rowsMarlinScales) Phase() stages.Phase { return stages.PhaseRepack }
+type rowsMarlinScales struct{ scaleCast }
 
 func (op *rowsMarlinScales) String() string {
 	return fmt.Sprintf("transpose and permute scales %s->%s, %s", op.from, op.to, op.perm)
@@ -180,11 +163,8 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	if n%tileN != 0 || j.RowBytes%2 != 0 {
 		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, n, tileN)
 	}
-	if err := wantSources(op, j, n*groups*size); err != nil {
+	if err := op.check(op, j, n*groups); err != nil {
 		return err
-	}
-	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
-		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
 	tmp := borrow(blockWords*tileRow + 2*tileN*groups)
 	defer scratch.Put(tmp)

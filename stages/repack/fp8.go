@@ -67,13 +67,13 @@ func fp8Tile(dst, src []byte, k int) {
 // exponent fused the factor that the kernels' conversion of F8_E4M3 leaves out: 2^8 for F16, 2^120 for BF16. A value that is not finite,
 // before or after, is a *stages.DataError. Source: LAYOUTS C3.
 func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, exponent stages.Exponent) (stages.Op, error) {
-	if to != safetensors.F16 && to != safetensors.BF16 {
-		return nil, fmt.Errorf("repack: marlin scales are F16 or BF16, not %s", to)
+	if err := checkScales(to); err != nil {
+		return nil, err
 	}
 	toF32, ok := convert.ScalesToF32(from)
 	fromF32, ok2 := convert.Func(safetensors.F32, to)
 	if !ok || !ok2 {
-		return nil, fmt.Errorf("repack: no cast from %s to %s", from, to)
+		return nil, errNoCast(from, to)
 	}
 	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, toF32: toF32, fromF32: fromF32}
 	switch {

@@ -14,13 +14,18 @@ import (
 // 4 bits: element (k, n) is nibble (k%16)/8 + 2((n%16)/8) + 4(k%2) of word 128(n/64) + 16(n%8) + 4((k%8)/2) + (n%64)/16 of row k/16.
 // 8 bits: byte (k%16)/8 + 2(k%2) of word 256(n/64) + 32(n%8) + 8((k%8)/2) + 2((n%64)/16) + (n%16)/8.
 func GPTQMarlin(bits int) (stages.Op, error) {
-	if bits != 4 && bits != 8 {
-		return nil, errBits(bits)
+	if err := checkBits(bits); err != nil {
+		return nil, err
 	}
 	return gptqMarlin{bits: bits}, nil
 }
 
-func errBits(bits int) error { return fmt.Errorf("repack: marlin has 4 or 8 bits, not %d", bits) }
+func checkBits(bits int) error {
+	if bits != 4 && bits != 8 {
+		return fmt.Errorf("repack: marlin has 4 or 8 bits, not %d", bits)
+	}
+	return nil
+}
 
 type gptqMarlin struct{ bits int }
 
@@ -62,26 +67,20 @@ func marlinRow(dst, src []byte, n, bits int) {
 //
 // Inputs: the whole qweight I32 [K*bits/32, N] and g_idx I32 [K]. Destination: K/16 rows of N*bits/2 words.
 func GPTQMarlinActOrder(bits, groups int) (stages.Op, error) {
-	if bits != 4 && bits != 8 {
-		return nil, errBits(bits)
+	if err := checkBits(bits); err != nil {
+		return nil, err
 	}
-	return gptqMarlinActOrder{bits: bits, groups: groups}, nil
+	return gptqMarlinActOrder{actOrder{bits: bits, groups: groups}}, nil
 }
 
-type gptqMarlinActOrder struct{ bits, groups int }
-
-func (gptqMarlinActOrder) Phase() stages.Phase { return stages.PhaseRepack }
+type gptqMarlinActOrder struct{ actOrder }
 
 func (op gptqMarlinActOrder) String() string {
 	return fmt.Sprintf("repack gptq %d-bit act-order to marlin", op.bits)
 }
 
 func (op gptqMarlinActOrder) Run(j *stages.Job) error {
-	n, err := marlinColumns(op, j, op.bits)
-	if err != nil {
-		return err
-	}
-	o, err := ordered(op, j, tileK*j.Rows, op.groups)
+	n, o, err := op.begin(op, j)
 	if err != nil {
 		return err
 	}

@@ -34,23 +34,56 @@ func (p Permutation) row(dst, src []byte) {
 // Input: one, R rows of N elements of from. Destination: R rows of N elements of to; N is a multiple of the permutation's block. The cast
 // comes first, as the engines do it. A value that is not finite, before or after the cast, is a *stages.DataError.
 func MarlinScales(from, to stages.DType, p Permutation) (stages.Op, error) {
-	if to != safetensors.F16 && to != safetensors.BF16 {
-		return nil, fmt.Errorf("repack: marlin scales are F16 or BF16, not %s", to)
+	cast, err := scaleCastOf(from, to, p)
+	if err != nil {
+		return nil, err
 	}
-	cast, ok := convert.Func(from, to)
-	if !ok {
-		return nil, fmt.Errorf("repack: no cast from %s to %s", from, to)
-	}
-	return &marlinScales{from: from, to: to, perm: p, cast: cast}, nil
+	return &marlinScales{cast}, nil
 }
 
-type marlinScales struct {
+// scaleCast is what the Ops have in common that cast scales and permute them.
+type scaleCast struct {
 	from, to stages.DType
 	perm     Permutation
 	cast     func(dst, src []byte) int
 }
 
-func (*marlinScales) Phase() stages.Phase { return stages.PhaseRepack }
+func scaleCastOf(from, to stages.DType, p Permutation) (scaleCast, error) {
+	if err := checkScales(to); err != nil {
+		return scaleCast{}, err
+	}
+	cast, ok := convert.Func(from, to)
+	if !ok {
+		return scaleCast{}, errNoCast(from, to)
+	}
+	return scaleCast{from: from, to: to, perm: p, cast: cast}, nil
+}
+
+func checkScales(to stages.DType) error {
+	if to != safetensors.F16 && to != safetensors.BF16 {
+		return fmt.Errorf("repack: marlin scales are F16 or BF16, not %s", to)
+	}
+	return nil
+}
+
+func errNoCast(from, to stages.DType) error {
+	return fmt.Errorf("repack: no cast from %s to %s", from, to)
+}
+
+func (*scaleCast) Phase() stages.Phase { return stages.PhaseRepack }
+
+// check wants one source of n finite scales in the Job of op.
+func (c *scaleCast) check(op stages.Op, j *stages.Job, n int) error {
+	if err := wantSources(op, j, n*c.from.Bits()/8); err != nil {
+		return err
+	}
+	if i := convert.FirstNonFinite(c.from, j.Src[0]); i >= 0 {
+		return convert.NonFinite(j.Inputs[0].Tensor, c.from, i)
+	}
+	return nil
+}
+
+type marlinScales struct{ scaleCast }
 
 func (op *marlinScales) String() string {
 	return fmt.Sprintf("permute scales %s->%s, %s", op.from, op.to, op.perm)
@@ -62,11 +95,8 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	if n%op.perm.block() != 0 || j.RowBytes%2 != 0 {
 		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, n, op.perm.block())
 	}
-	if err := wantSources(op, j, j.Rows*n*size); err != nil {
+	if err := op.check(op, j, j.Rows*n); err != nil {
 		return err
-	}
-	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
-		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
 	if op.from == op.to {
 		for r := range j.Rows {

@@ -2,7 +2,6 @@ package upload
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
@@ -26,8 +25,8 @@ func (s *DigestStage) Process(ctx context.Context, b *stages.Batch) (*stages.Bat
 			b.Release()
 		}
 	}()
-	if len(b.Dst) != len(b.Slabs) {
-		return nil, fmt.Errorf("%d slabs with %d destinations: the batch was not fetched, or was written before", len(b.Slabs), len(b.Dst))
+	if err := filled(b, b.Dst); err != nil {
+		return nil, err
 	}
 	if err := s.sink.Digest(ctx, b.Slabs, b.Dst); err != nil {
 		return nil, err

@@ -55,8 +55,8 @@ func (s *Stage) Name() string { return stages.PhaseUpload.String() }
 func (s *Stage) Write(ctx context.Context, b *stages.Batch) error {
 	dst := b.Dst
 	b.Dst = nil
-	if len(dst) != len(b.Slabs) {
-		return fmt.Errorf("%d slabs with %d destinations: the batch was not fetched, or was written before", len(b.Slabs), len(dst))
+	if err := filled(b, dst); err != nil {
+		return err
 	}
 	if w, ok := s.sink.(stages.BatchWriter); ok && len(b.Slabs) > 1 {
 		if err := w.WriteBatch(ctx, b.Slabs, dst); err != nil {
@@ -72,6 +72,14 @@ func (s *Stage) Write(ctx context.Context, b *stages.Batch) error {
 			return fmt.Errorf("output %s, slab %d: %w", s.outputs[slab.Output].Name, slab.Index, err)
 		}
 		s.written(slab)
+	}
+	return nil
+}
+
+// filled wants a destination for every Slab.
+func filled(b *stages.Batch, dst [][]byte) error {
+	if len(dst) != len(b.Slabs) {
+		return fmt.Errorf("%d slabs with %d destinations: the batch was not fetched, or was written before", len(b.Slabs), len(dst))
 	}
 	return nil
 }
