@@ -54,6 +54,18 @@ func (s *scoped) Picks(c *Checks, i int32) bool {
 	return mine || problem != ""
 }
 
+// Stack is that of the Reader, for stacks whose name its scope covers.
+func (s *scoped) Stack(c *Checks, i int32) (x Stack, ok bool) {
+	if stacker, can := s.Reader.(Stacker); can {
+		x, ok = stacker.Stack(c, i)
+	}
+	if !ok {
+		return x, false
+	}
+	mine, _ := s.covers(x.Name)
+	return x, mine
+}
+
 func (s *scoped) Module(m *Module, c *Checks) bool {
 	if mine, problem := s.covers(m.Base); !mine {
 		c.ModuleFault(m, stages.CodeConfig, problem, "a weight that is not quantised", "a ."+s.Parts()[0]+" that is",
