@@ -47,7 +47,7 @@ func (o *packOutputs) marlin() string {
 	if o.spec.actOrder {
 		op, err = repack.RowsMarlinActOrder(int(o.spec.bits), int(o.groups()))
 	}
-	scales, err2 := repack.RowsMarlinScales(o.spec.scales, scalesTo, perm)
+	scales, err2 := o.spec.marlinScales(o.spec.scales, scalesTo, perm)
 	for _, err := range []error{err, err2} {
 		if err != nil {
 			return err.Error()
@@ -66,7 +66,7 @@ func (o *packOutputs) marlin() string {
 		Suffix: "scales", Part: packScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: scales, Rows: o.groups(), Cols: o.g.N(), Whole: true,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
-		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
+		Source: func(m *Module) int64 { return o.spec.scalesIn(m) * elementBytes(o.spec.scales) / o.groups() },
 	})
 	if !o.spec.sym {
 		zeros := func(m *Module) int64 { return m.N / 2 }
@@ -80,6 +80,30 @@ func (o *packOutputs) marlin() string {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())))
 	}
 	return ""
+}
+
+// marlinScales is the Op for Marlin's scales.
+func (p packParams) marlinScales(from, to stages.DType, perm repack.Permutation) (stages.Op, error) {
+	if p.whole {
+		return repack.OneMarlinScale(from, to)
+	}
+	return repack.RowsMarlinScales(from, to, perm)
+}
+
+// scalesIn is how many scales a Module has.
+func (p packParams) scalesIn(m *Module) int64 {
+	if p.whole {
+		return 1
+	}
+	return m.N * p.groupsOf(m)
+}
+
+// scaleDimsOf is the shape of the scales of members that lie one after the other.
+func (p packParams) scaleDimsOf(g *Group) []int64 {
+	if p.whole {
+		return []int64{int64(len(g.Members))}
+	}
+	return []int64{g.N(), p.groupsOf(g.First())}
 }
 
 // marlinBias adds the permuted bias, if there is one.
@@ -141,6 +165,7 @@ func (o *packOutputs) dequant() string {
 	to := o.b.WeightDType(o.spec.scales)
 	layout := decode.RowsLayout{
 		Bits: int(o.spec.bits), Symmetric: o.spec.sym, ActOrder: o.spec.actOrder, Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
+		OneScale: o.spec.whole,
 	}
 	opFor := func(to stages.DType) (stages.Op, error) { return decode.RowsDequant(layout, o.spec.scales, to) }
 	op, err := opFor(to)
@@ -174,7 +199,7 @@ func (o *packOutputs) raw() string {
 		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Part == packGIdx }) // they go with its own Output
 	}
 	o.b.Segments("weight_packed", packCodes, []int64{o.g.N(), o.m.K * o.spec.bits / 32}, safetensors.Invalid)
-	o.floats(packScale, []int64{o.g.N(), o.groups()}, o.b.DType())
+	o.floats(packScale, o.spec.scaleDimsOf(o.g), o.b.DType())
 	shape := []int64{members, 2}
 	if members == 1 {
 		shape = shape[1:]

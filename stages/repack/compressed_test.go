@@ -125,6 +125,61 @@ func TestRowsMarlinGuarded(t *testing.T) {
 	}
 }
 
+// TestSignedRowsMarlin: signed codes become those that are 128 larger, and nothing is read or written around them.
+func TestSignedRowsMarlin(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(7, 2))
+			for rows := 1; rows <= 20; rows++ {
+				for _, n := range []int{64, 192} {
+					codes := codesOf(r, tileK*rows, n, 8)
+					src := packRowsOf(codes, n, 8)
+					for i := range src {
+						src[i] -= 128
+					}
+					want := slowMarlin(codes, n, 8)
+					sources.WantRows(t, SignedRowsMarlin(), rows, want, src)
+					for _, atEnd := range []bool{false, true} {
+						j := &stages.Job{
+							Rows: rows, RowBytes: 16 * n, Stride: 16 * n, Src: [][]byte{cputest.Guarded(t, src, atEnd)},
+							Dst: cputest.Guarded(t, make([]byte, 16*n*rows), atEnd),
+						}
+						if err := SignedRowsMarlin().Run(j); err != nil || !bytes.Equal(j.Dst, want) {
+							t.Errorf("%d rows of %d, at end %v: differs, error %v", rows, n, atEnd, err)
+						}
+					}
+				}
+			}
+		})
+	}
+	refusesSizes(t, SignedRowsMarlin(), 3, 16*64, make([]byte, 3*16*64))
+}
+
+// TestOneMarlinScale: one scale, cast and repeated.
+func TestOneMarlinScale(t *testing.T) {
+	for _, from := range []stages.DType{safetensors.F32, safetensors.F16, safetensors.BF16} {
+		for _, to := range []stages.DType{safetensors.F16, safetensors.BF16} {
+			for _, n := range []int{64, 192, 320} {
+				var want []byte
+				for range n {
+					want = appendFloat(want, to, 0.375)
+				}
+				sources.WantRows(t, mustOp(t)(OneMarlinScale(from, to)), 1, want, appendFloat(nil, from, 0.375))
+			}
+		}
+	}
+	op := mustOp(t)(OneMarlinScale(safetensors.F32, safetensors.F16))
+	large, one := appendFloat(nil, safetensors.F32, 0x1p20), appendFloat(nil, safetensors.F32, 1)
+	sources.Refuses(t, op, "does not fit in F16", 1, 128, large)
+	sources.Refuses(t, op, "not finite", 1, 128, binary.LittleEndian.AppendUint32(nil, 0x7FC00000))
+	sources.Refuses(t, op, "two rows", 2, 128, one)
+	sources.Refuses(t, op, "no row", 1, 0, one)
+	sources.RefusesSources(t, op, 1, 128, one)
+	if op, err := OneMarlinScale(safetensors.F32, safetensors.F32); err == nil {
+		t.Errorf("%v was made", op)
+	}
+}
+
 // TestRowsMarlinSeveralCalls: rows longer than a call of a kernel reads.
 func TestRowsMarlinSeveralCalls(t *testing.T) {
 	const n = 64

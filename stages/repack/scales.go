@@ -131,6 +131,46 @@ func (op *marlinScales) castPermute(dst, src, tmp []byte) int {
 	return -1
 }
 
+// OneMarlinScale makes the Op that casts the one scale of a module from one dtype to another (F16 or BF16) and repeats it for every output feature.
+// No permutation changes equal values.
+//
+// Input: one element of from. Destination: one row of N elements of to. A value that is not finite, before or after the cast, is a
+// *stages.DataError.
+func OneMarlinScale(from, to stages.DType) (stages.Op, error) {
+	cast, err := scaleCastOf(from, to, Single)
+	if err != nil {
+		return nil, err
+	}
+	return &oneMarlinScale{cast}, nil
+}
+
+type oneMarlinScale struct{ scaleCast }
+
+func (op *oneMarlinScale) String() string {
+	return fmt.Sprintf("repeat a scale %s->%s", op.from, op.to)
+}
+
+func (op *oneMarlinScale) Run(j *stages.Job) error {
+	if j.Rows != 1 || j.RowBytes%2 != 0 || j.RowBytes == 0 {
+		return fmt.Errorf("%s: %d rows of %d bytes, want one of whole scales", op, j.Rows, j.RowBytes)
+	}
+	if err := op.check(op, j, 1); err != nil {
+		return err
+	}
+	var scale [2]byte
+	if op.from == op.to {
+		copy(scale[:], j.Src[0])
+	} else if op.cast(scale[:], j.Src[0]) >= 0 {
+		return tooLarge(j, op.to, 0)
+	}
+	row := j.Row(0)
+	copy(row, scale[:])
+	for done := 2; done < len(row); done *= 2 {
+		copy(row[done:], row[:done])
+	}
+	return nil
+}
+
 func tooLarge(j *stages.Job, to stages.DType, at int) error {
 	return &stages.DataError{
 		Tensor:   j.Inputs[0].Tensor,
