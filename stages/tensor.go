@@ -20,5 +20,7 @@ type Tensor struct {
 	Name   string
 	DType  DType
 	Shape  []int64
+	// Layout is how the bytes are ordered: LayoutRaw, but for blocks of a GGUF file (see BlockLayout).
+	Layout Layout
 	Extent Extent
 }
