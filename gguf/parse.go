@@ -189,7 +189,7 @@ func (p *parser) value() (v Value, err error) {
 		return v, err
 	}
 	v.Offset = p.pos
-	switch v.Type { //nolint:exhaustive // the others are scalars
+	switch v.Type {
 	case Array:
 		v.Elem, v.Len, err = p.array(1)
 	case String:

@@ -11,7 +11,7 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = slices.Concat([]Format{gptq{}, awq{}, compressed{}}, fp8Formats)
+var formats = slices.Concat([]Format{gptq{}, awq{}, compressed{}, ggufFormat{}}, fp8Formats)
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
@@ -23,7 +23,6 @@ var recognised = []struct {
 }{
 	{"mxfp4", []string{"_blocks"}},
 	{"modelopt", []string{".weight_scale_2"}},
-	{"gguf", nil},
 }
 
 // supported lists what is processed, for messages.

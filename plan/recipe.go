@@ -142,6 +142,7 @@ type grid struct {
 	// sides are further tensors that the Op reads whole, each listed as tensors are.
 	sides  [][]int32
 	checks []check
+	opFor  func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
 }
 
 // column is one member's share of every row.

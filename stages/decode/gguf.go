@@ -138,7 +138,7 @@ func half(b []byte) float32 { return convert.F16ToF32(le.Uint16(b)) }
 // Products and sums are converted explicitly, so that no compiler fuses them into one rounding.
 
 // decodeQ4_0 decodes blocks of 32: F16 d, 16 bytes of codes. Element e is the low (e < 16) or the high half of byte e%16: d * (code - 8).
-func decodeQ4_0(dst []float32, b []byte) { //nolint:revive // ggml's name
+func decodeQ4_0(dst []float32, b []byte) {
 	for ; len(b) >= 18; b, dst = b[18:], dst[32:] {
 		d, low, high := half(b), dst[:16], dst[16:32]
 		for i, q := range b[2:18] {
@@ -148,7 +148,7 @@ func decodeQ4_0(dst []float32, b []byte) { //nolint:revive // ggml's name
 }
 
 // decodeQ8_0 decodes blocks of 32: F16 d, 32 signed bytes: d * code.
-func decodeQ8_0(dst []float32, b []byte) { //nolint:revive // ggml's name
+func decodeQ8_0(dst []float32, b []byte) {
 	for ; len(b) >= 34; b, dst = b[34:], dst[32:] {
 		d, out := half(b), dst[:32]
 		for i, q := range b[2:34] {

@@ -23,7 +23,7 @@ var ggufSource = optest.Sources{"weight", "one too many"}
 func ggufValue(t gguf.Type, b []byte, e int) float32 {
 	f16 := func(at int) float64 { return float64(convert.F16ToF32(binary.LittleEndian.Uint16(b[at:]))) }
 	fp4 := []float64{0, .5, 1, 1.5, 2, 3, 4, 6}
-	switch t {
+	switch t { //nolint:exhaustive // the others are not read
 	case gguf.Q4_0:
 		return float32(f16(0) * float64(int(b[2+e%16]>>(4*(e/16))&15)-8))
 	case gguf.Q8_0:
@@ -65,7 +65,7 @@ func randomBlocks(r *rand.Rand, t gguf.Type, n int) []byte {
 	scale := func(at int) { binary.LittleEndian.PutUint16(b[at:], uint16(r.Uint32N(2)<<15|r.Uint32N(0x4400))) }
 	for i := range n {
 		at := i * int(size)
-		switch t {
+		switch t { //nolint:exhaustive // the others are not read
 		case gguf.Q4_0, gguf.Q8_0:
 			scale(at)
 		case gguf.Q4_K:
@@ -261,7 +261,7 @@ func FuzzGGUFDequant(f *testing.F) {
 		for i := 0; i < len(src) && finite; i += int(size) {
 			for e := range int(elements) {
 				v := ggufValue(typ, src[i:i+int(size)], e)
-				finite = finite && v-v == 0 && !(typ == gguf.MXFP4 && src[i] == 0xFF)
+				finite = finite && v-v == 0 && (typ != gguf.MXFP4 || src[i] != 0xFF)
 				finite = finite && (to != safetensors.F16 || convert.F32ToF16(v)&0x7C00 != 0x7C00) && (to != safetensors.BF16 || convert.F32ToBF16(v)&0x7F80 != 0x7F80)
 			}
 		}

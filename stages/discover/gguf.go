@@ -54,10 +54,11 @@ func (d *discoverer) namedGGUF(files []string) []string {
 	if len(set) > 1 {
 		d.note("the %d files of the set of %s are read", len(set), d.file)
 	}
-	if other := len(files) - len(d.presentOf(set)); other > 0 {
+	present := d.presentOf(set)
+	if other := len(files) - len(present); other > 0 {
 		d.note("the folder holds %d other .gguf files, which are not read", other)
 	}
-	return d.presentOf(set)
+	return present
 }
 
 // setOf are the names of the set that a file belongs to: of the file alone when its name is not that of a set.
@@ -102,12 +103,12 @@ func (d *discoverer) readGGUF(context.Context) error {
 	}
 	f, err := d.ck.OpenShard(0)
 	if err != nil {
-		return nil //nolint:nilerr // the index stage opens it again, and tells
+		return nil // the index stage opens it again, and tells
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	h, err := gguf.ReadHeader(f, d.ck.Shards[0].Size)
 	if err != nil {
-		return nil //nolint:nilerr // as above
+		return nil // the index stage opens it again, and tells
 	}
 	d.ck.Config = modelOfGGUF(h)
 	return nil
