@@ -24,6 +24,15 @@ func (ggufFormat) Name() string { return discover.MethodGGUF }
 
 func (ggufFormat) Open(*discover.QuantConfig) (Reader, []stages.Fault) { return ggufReader{}, nil }
 
+// Naming keeps the names of llama.cpp, and fuses nothing: the members of a layer often have blocks of different types, which only dequantised
+// can become one tensor.
+func (ggufFormat) Naming() (f Family, notes []string) {
+	return Family{Name: "llama.cpp"}, []string{
+		"names are those of llama.cpp, and so is the order of rows: of some architectures (llama) attn_q and attn_k have theirs in another order than " +
+			"on the Hugging Face hub, which is not undone",
+	}
+}
+
 // ggufReader is GGUF set up for one checkpoint.
 type ggufReader struct{}
 
