@@ -18,6 +18,8 @@ func repack() {
 	}
 	gather(4)
 	gather(8)
+	gatherStrips(4)
+	gatherStrips(8)
 	permutations()
 	rowsMarlins()
 	transposes()

@@ -50,21 +50,8 @@ func repackRows(op stages.Op, j *stages.Job, bits int) error {
 	return nil
 }
 
-const (
-	// tileRow is a packed row of GPTQ's of one tile, in bytes.
-	tileRow = 4 * tileN
-	// lineWords is how many words of a row of codes are transposed at a time: a cache line. blockWords are repacked at a time.
-	lineWords, blockWords = 16, 2 * lineWords
-)
-
-// rect repacks GPTQ rows of the columns of one tile, from column c on, to rows rows of the destination.
-func rect(j *stages.Job, row, c, rows int, packed []byte, bits int) {
-	at := row*j.Stride + 2*bits*c
-	end := at + (rows-1)*j.Stride + 2*bits*tileN
-	(&marlinRect{
-		dst: j.Dst[at:end:end], stride: j.Stride, rows: rows, n: tileN, src: packed, total: j.Rows * j.RowBytes, soon: j.Soon,
-	}).repack(bits)
-}
+// lineWords is how many words of a row of codes are transposed at a time: a cache line.
+const lineWords = 16
 
 // transposeBlock transposes words of a strip of tileN rows, from word w of each on. What is two lines further in each row is prefetched,
 // and at the rows' end the beginning of the next strip: so many rows are more streams than the hardware follows.
@@ -116,24 +103,16 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	words, per := j.Rows*op.bits/2, 32/op.bits
-	strip, tmp := borrow(words*tileRow), borrow(blockWords*tileRow)
+	words := j.Rows * op.bits / 2 // of a row of codes
+	strip, fields := borrow(words*tileRow), o.fields(op.bits)
 	defer scratch.Put(strip)
-	defer scratch.Put(tmp)
 	for c := 0; c < n; c += tileN {
 		src := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
 			transposeBlock((*strip)[w*tileRow:(w+m)*tileRow], src, w, words)
 		}
-		for w := 0; w < words; w += blockWords {
-			m := min(blockWords, words-w)
-			for i := range m {
-				k := per * (w + i)
-				gather((*tmp)[i*tileRow:(i+1)*tileRow], *strip, o.perm[k:k+per], op.bits)
-			}
-			rect(j, w*2/op.bits, c, m*2/op.bits, (*tmp)[:m*tileRow], op.bits)
-		}
+		op.repackStrip(j, c, *strip, fields)
 	}
 	return nil
 }

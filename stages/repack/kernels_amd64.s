@@ -3284,6 +3284,827 @@ gather8AVX2Block:
 DATA field0of8<>+0(SB)/4, $0x000000ff
 GLOBL field0of8<>(SB), RODATA|NOPTR, $4
 
+// func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX512F
+TEXT ·gatherStrip4AVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field1of4<>+0(SB), Z25
+	VPBROADCASTD field2of4<>+0(SB), Z26
+	VPBROADCASTD field3of4<>+0(SB), Z27
+	VPBROADCASTD field4of4<>+0(SB), Z28
+	VPBROADCASTD field5of4<>+0(SB), Z29
+	VPBROADCASTD field6of4<>+0(SB), Z30
+	VPBROADCASTD field7of4<>+0(SB), Z31
+
+gatherStrip4AVX512Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Z12
+	ANDQ         $-256, AX
+	VMOVDQU32    (SI)(AX*1), Z0
+	VPRORVD      Z12, Z0, Z0
+	VMOVDQU32    64(SI)(AX*1), Z1
+	VPRORVD      Z12, Z1, Z1
+	VMOVDQU32    128(SI)(AX*1), Z2
+	VPRORVD      Z12, Z2, Z2
+	VMOVDQU32    192(SI)(AX*1), Z3
+	VPRORVD      Z12, Z3, Z3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Z13
+	ANDQ         $-256, BX
+	VMOVDQU32    (SI)(BX*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z25, Z8, Z0
+	VMOVDQU32    64(SI)(BX*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z25, Z9, Z1
+	VMOVDQU32    128(SI)(BX*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z25, Z10, Z2
+	VMOVDQU32    192(SI)(BX*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z25, Z11, Z3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Z12
+	ANDQ         $-256, R8
+	VMOVDQU32    (SI)(R8*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z26, Z4, Z0
+	VMOVDQU32    64(SI)(R8*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z26, Z5, Z1
+	VMOVDQU32    128(SI)(R8*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z26, Z6, Z2
+	VMOVDQU32    192(SI)(R8*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z26, Z7, Z3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Z13
+	ANDQ         $-256, R9
+	VMOVDQU32    (SI)(R9*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z27, Z8, Z0
+	VMOVDQU32    64(SI)(R9*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z27, Z9, Z1
+	VMOVDQU32    128(SI)(R9*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z27, Z10, Z2
+	VMOVDQU32    192(SI)(R9*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z27, Z11, Z3
+	MOVL         16(DX), AX
+	VPBROADCASTD 16(DX), Z12
+	ANDQ         $-256, AX
+	VMOVDQU32    (SI)(AX*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z28, Z4, Z0
+	VMOVDQU32    64(SI)(AX*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z28, Z5, Z1
+	VMOVDQU32    128(SI)(AX*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z28, Z6, Z2
+	VMOVDQU32    192(SI)(AX*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z28, Z7, Z3
+	MOVL         20(DX), BX
+	VPBROADCASTD 20(DX), Z13
+	ANDQ         $-256, BX
+	VMOVDQU32    (SI)(BX*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z29, Z8, Z0
+	VMOVDQU32    64(SI)(BX*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z29, Z9, Z1
+	VMOVDQU32    128(SI)(BX*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z29, Z10, Z2
+	VMOVDQU32    192(SI)(BX*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z29, Z11, Z3
+	MOVL         24(DX), R8
+	VPBROADCASTD 24(DX), Z12
+	ANDQ         $-256, R8
+	VMOVDQU32    (SI)(R8*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z30, Z4, Z0
+	VMOVDQU32    64(SI)(R8*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z30, Z5, Z1
+	VMOVDQU32    128(SI)(R8*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z30, Z6, Z2
+	VMOVDQU32    192(SI)(R8*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z30, Z7, Z3
+	MOVL         28(DX), R9
+	VPBROADCASTD 28(DX), Z13
+	ANDQ         $-256, R9
+	VMOVDQU32    (SI)(R9*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z31, Z8, Z0
+	VMOVDQU32    64(SI)(R9*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z31, Z9, Z1
+	VMOVDQU32    128(SI)(R9*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z31, Z10, Z2
+	VMOVDQU32    192(SI)(R9*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z31, Z11, Z3
+	VMOVDQU32    Z0, (DI)
+	VMOVDQU32    Z1, 64(DI)
+	VMOVDQU32    Z2, 128(DI)
+	VMOVDQU32    Z3, 192(DI)
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip4AVX512Word
+	VZEROUPPER
+	RET
+
+// func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX2
+TEXT ·gatherStrip4AVX2(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field0of4<>+0(SB), Y15
+	VPBROADCASTD turn<>+0(SB), Y14
+
+gatherStrip4AVX2Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      (SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      32(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      64(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      96(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      (SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x04, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      (SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x08, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x08, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x08, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x0c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x0c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x0c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x0c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         16(DX), AX
+	VPBROADCASTD 16(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      (SI)(AX*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(AX*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(AX*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(AX*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         20(DX), BX
+	VPBROADCASTD 20(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      (SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x14, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x14, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x14, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x14, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         24(DX), R8
+	VPBROADCASTD 24(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      (SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x18, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x18, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x18, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x18, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         28(DX), R9
+	VPBROADCASTD 28(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x1c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x1c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x1c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x1c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	VMOVDQU      Y2, 64(DI)
+	VMOVDQU      Y3, 96(DI)
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      128(SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      160(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      192(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      224(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      128(SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x04, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      128(SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x08, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x08, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x08, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x0c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x0c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x0c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x0c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         16(DX), AX
+	VPBROADCASTD 16(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      128(SI)(AX*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(AX*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(AX*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(AX*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         20(DX), BX
+	VPBROADCASTD 20(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      128(SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x14, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x14, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x14, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x14, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         24(DX), R8
+	VPBROADCASTD 24(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      128(SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x18, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x18, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x18, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x18, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         28(DX), R9
+	VPBROADCASTD 28(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x1c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x1c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x1c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x1c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 160(DI)
+	VMOVDQU      Y2, 192(DI)
+	VMOVDQU      Y3, 224(DI)
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip4AVX2Word
+	VZEROUPPER
+	RET
+
+DATA turn<>+0(SB)/4, $0x0000001f
+GLOBL turn<>(SB), RODATA|NOPTR, $4
+
+// func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX512F
+TEXT ·gatherStrip8AVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field1of8<>+0(SB), Z25
+	VPBROADCASTD field2of8<>+0(SB), Z26
+	VPBROADCASTD field3of8<>+0(SB), Z27
+
+gatherStrip8AVX512Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Z12
+	ANDQ         $-256, AX
+	VMOVDQU32    (SI)(AX*1), Z0
+	VPRORVD      Z12, Z0, Z0
+	VMOVDQU32    64(SI)(AX*1), Z1
+	VPRORVD      Z12, Z1, Z1
+	VMOVDQU32    128(SI)(AX*1), Z2
+	VPRORVD      Z12, Z2, Z2
+	VMOVDQU32    192(SI)(AX*1), Z3
+	VPRORVD      Z12, Z3, Z3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Z13
+	ANDQ         $-256, BX
+	VMOVDQU32    (SI)(BX*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z25, Z8, Z0
+	VMOVDQU32    64(SI)(BX*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z25, Z9, Z1
+	VMOVDQU32    128(SI)(BX*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z25, Z10, Z2
+	VMOVDQU32    192(SI)(BX*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z25, Z11, Z3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Z12
+	ANDQ         $-256, R8
+	VMOVDQU32    (SI)(R8*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z26, Z4, Z0
+	VMOVDQU32    64(SI)(R8*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z26, Z5, Z1
+	VMOVDQU32    128(SI)(R8*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z26, Z6, Z2
+	VMOVDQU32    192(SI)(R8*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z26, Z7, Z3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Z13
+	ANDQ         $-256, R9
+	VMOVDQU32    (SI)(R9*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z27, Z8, Z0
+	VMOVDQU32    64(SI)(R9*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z27, Z9, Z1
+	VMOVDQU32    128(SI)(R9*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z27, Z10, Z2
+	VMOVDQU32    192(SI)(R9*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z27, Z11, Z3
+	VMOVDQU32    Z0, (DI)
+	VMOVDQU32    Z1, 64(DI)
+	VMOVDQU32    Z2, 128(DI)
+	VMOVDQU32    Z3, 192(DI)
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip8AVX512Word
+	VZEROUPPER
+	RET
+
+// func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX2
+TEXT ·gatherStrip8AVX2(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field0of8<>+0(SB), Y15
+	VPBROADCASTD turn<>+0(SB), Y14
+
+gatherStrip8AVX2Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      (SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      32(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      64(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      96(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      (SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x08, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x08, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x08, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x08, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      (SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x18, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x18, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x18, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x18, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	VMOVDQU      Y2, 64(DI)
+	VMOVDQU      Y3, 96(DI)
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      128(SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      160(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      192(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      224(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      128(SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x08, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x08, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x08, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x08, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      128(SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x18, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x18, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x18, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x18, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 160(DI)
+	VMOVDQU      Y2, 192(DI)
+	VMOVDQU      Y3, 224(DI)
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip8AVX2Word
+	VZEROUPPER
+	RET
+
 DATA groupedWords<>+0(SB)/2, $0x0000
 DATA groupedWords<>+2(SB)/2, $0x0008
 DATA groupedWords<>+4(SB)/2, $0x0010

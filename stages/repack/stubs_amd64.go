@@ -94,6 +94,30 @@ func gather8AVX512(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks i
 //go:noescape
 func gather8AVX2(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks int)
 
+// gatherStrip4AVX512 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip4AVX2 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip8AVX512 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip8AVX2 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
+
 // groupedAVX512 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
