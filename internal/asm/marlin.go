@@ -23,7 +23,7 @@ func repack() {
 	permutations()
 	rowsMarlins()
 	transposes()
-	splitHalves()
+	transposedScales()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

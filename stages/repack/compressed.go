@@ -144,52 +144,18 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	if err := op.check(op, j, n*groups); err != nil {
 		return err
 	}
-	tmp := borrow(blockWords*tileRow + 2*tileN*groups)
+	strips := newScaleStrips(j.Stride, groups, 2, op.perm.columns())
+	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
-	block, natural := (*tmp)[:blockWords*tileRow], (*tmp)[blockWords*tileRow:]
-	for c := 0; c < n; c += tileN {
+	for c := 0; c < n && groups > 0; c += tileN {
 		src := j.Src[0][c*groups*size : (c+tileN)*groups*size]
 		if op.from != op.to {
-			if at := op.cast(natural, src); at >= 0 {
+			if at := op.cast(*tmp, src); at >= 0 {
 				return tooLarge(j, op.to, c*groups+at)
 			}
-			src = natural
+			src = *tmp
 		}
-		op.strip(j, c, src, block)
+		strips.transpose(j.Dst[2*c:], src)
 	}
 	return nil
-}
-
-// strip transposes the scales of the columns from c to c+tileN: [tileN, G] of the target's dtype. A word has those of two groups.
-func (op *rowsMarlinScales) strip(j *stages.Job, c int, src, block []byte) {
-	var rows [2][2 * tileN]byte
-	groups := j.Rows
-	for g := 0; g < groups; g += 2 * blockWords {
-		words := min(blockWords, (groups-g)/2)
-		transpose(block[:words*tileRow], src[2*g:], 2*groups, 0)
-		for w := range words {
-			split(&rows, (*[tileRow]byte)(block[w*tileRow:]))
-			for i := range rows {
-				op.perm.row(j.Row(g + 2*w + i)[2*c:2*(c+tileN)], rows[i][:])
-			}
-		}
-	}
-	if g := groups - 1; groups%2 == 1 {
-		for r := range tileN {
-			copy(rows[0][2*r:2*r+2], src[2*(r*groups+g):])
-		}
-		op.perm.row(j.Row(g)[2*c:2*(c+tileN)], rows[0][:])
-	}
-}
-
-// splitWords takes the halves of words apart. It is the reference.
-func splitWords(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
-	for i := range tileN / 4 {
-		w := (*[16]byte)(words[16*i:])
-		a, b := binary.LittleEndian.Uint64(w[0:]), binary.LittleEndian.Uint64(w[8:])
-		low := a&0xFFFF | a>>32<<16&0xFFFF_0000 | b<<32&0xFFFF_0000_0000 | b>>32<<48
-		high := a>>16&0xFFFF | a>>48<<16 | b<<16&0xFFFF_0000_0000 | b>>48<<48
-		binary.LittleEndian.PutUint64(rows[0][8*i:], low)
-		binary.LittleEndian.PutUint64(rows[1][8*i:], high)
-	}
 }

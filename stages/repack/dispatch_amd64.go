@@ -209,15 +209,6 @@ func transpose(dst, src []byte, stride, ahead int) {
 	}
 }
 
-// split is splitWords.
-func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
-	if cpu.X86.AVX512 {
-		splitHalvesAVX512(&rows[0][0], &rows[1][0], &words[0])
-		return
-	}
-	splitWords(rows, words)
-}
-
 // grouped is groupedRow.
 func grouped(dst, src []byte) {
 	switch f := &cpu.X86; {

@@ -208,7 +208,26 @@ func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
 //go:noescape
 func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
 
-// splitHalvesAVX512 stores the lower halves of 64 words at low and the upper halves at high.
+// transposeScales1AVX512 transposes 64 bytes of each of 64 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
 //
 //go:noescape
-func splitHalvesAVX512(low *byte, high *byte, words *byte)
+func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales1AVX2 transposes 32 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales2AVX512 transposes 64 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales2AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales2AVX2 transposes 32 bytes of each of 16 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales2AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
