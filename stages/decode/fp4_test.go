@@ -53,7 +53,7 @@ func (m *fp4Module) run(t *testing.T, dst []byte, gap int, soon bool) {
 		dst[i] = 0xA5
 	}
 	j := &stages.Job{Dst: dst, Rows: m.n, RowBytes: row, Stride: row + gap, Src: [][]byte{m.codes, m.scales}, Inputs: make([]stages.Input, 2), Soon: soon}
-	if err := m.f.run(j, m.global); err != nil {
+	if err := m.f.run(j, m.global, 1); err != nil {
 		t.Fatal(err)
 	}
 	for i := range m.n {
