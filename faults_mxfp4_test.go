@@ -52,10 +52,12 @@ func exponents(name string, e byte, shape ...int64) ckpt.T {
 
 // ossExperts are two experts of gpt-oss with 128 hidden and 64 intermediate features.
 func ossExperts() ckpt.List {
-	return ckpt.List{ossStack("gate_up_proj", 128, 128), ossStack("down_proj", 128, 64)}
+	return ckpt.List{ossStack("gate_up_proj", 128), ossStack("down_proj", 64)}
 }
 
-func ossStack(name string, n, k int64) ckpt.List {
+// ossStack is one of their stacks, of 128 output features.
+func ossStack(name string, k int64) ckpt.List {
+	const n = 128
 	at := expertsAt + name
 	return ckpt.List{
 		ckpt.Dense(at+"_blocks", safetensors.U8, 1, 2, n, k/32, 16), exponents(at+"_scales", 120, 2, n, k/32), ckpt.Dense(at+"_bias", safetensors.BF16, 2, 2, n),
@@ -107,7 +109,9 @@ func TestMXFP4ShapeFaults(t *testing.T) {
 		}
 		return list
 	}
-	u8 := func(name string, shape ...int64) ckpt.T { return ckpt.Dense(expertsAt+name, safetensors.U8, 1, shape...) }
+	u8 := func(name string, shape ...int64) ckpt.T {
+		return ckpt.Dense(expertsAt+name, safetensors.U8, 1, shape...)
+	}
 	p := func(name string, code stages.Code, item ckpt.Item, says ...string) row {
 		return row{name: name, code: code, says: append(says, single), build: mxfp4With(mxfp4Packed(nil, nil), item)}
 	}
@@ -127,7 +131,7 @@ func TestMXFP4ShapeFaults(t *testing.T) {
 		b("bias of another length", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_bias", safetensors.BF16, 1, 2, 64)), "down_proj_bias", "[128]", "[64]"),
 		b("bias of bytes", stages.CodeShape, with(u8("down_proj_bias", 2, 128)), "down_proj_bias", "BF16", "U8"),
 		b("another layer", stages.CodeUnsupported, ckpt.List{ossExperts(), u8("q_proj_blocks", 2, 128, 2, 16), exponents(expertsAt+"q_proj_scales", 120, 2, 128, 2)}, "q_proj_blocks", "no layer of gpt-oss"),
-		b("down that does not map back", stages.CodeMismatch, ckpt.List{ossStack("gate_up_proj", 128, 128), ossStack("down_proj", 128, 128)}, "does not map back"),
+		b("down that does not map back", stages.CodeMismatch, ckpt.List{ossStack("gate_up_proj", 128), ossStack("down_proj", 128)}, "does not map back"),
 		b("more experts than the config says", stages.CodeConfig, ckpt.List{u8("down_proj_blocks", 3, 128, 2, 16), exponents(expertsAt+"down_proj_scales", 120, 3, 128, 2)}, "num"),
 		{
 			name: "OpenAI's names without a config", code: stages.CodeConfig, says: []string{`"quant_method": "mxfp4"`, "no file says how", "mlp1_weight.blocks"},

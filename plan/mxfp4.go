@@ -32,7 +32,9 @@ func (mxfp4) MarksTensor(c Catalog, i int) bool {
 }
 
 // Announce is what a config says for a checkpoint of this method: OpenAI's own release has none.
-func (mxfp4) Announce() string { return `"quantization_config": {"quant_method": "mxfp4"} in config.json` }
+func (mxfp4) Announce() string {
+	return `"quantization_config": {"quant_method": "mxfp4"} in config.json`
+}
 
 // mxfp4Names are the ways in which the tensors of a stack are called.
 var mxfp4Names = []struct {

@@ -295,8 +295,17 @@ func TestSortedOrder(t *testing.T) {
 
 func TestWrongOptions(t *testing.T) {
 	for _, o := range []Options{
-		{Model: "gpt-7"}, {Format: "int5"}, {Bits: 5}, {Group: -2}, {Layers: -1}, {ShardSize: -1}, {Workers: -1}, {Order: "random"},
-		{Model: "micro", Format: FormatMXFP4}, {Model: "gpt-oss-20b", Format: FormatGPTQ}, {Model: "gpt-oss-20b", Format: FormatMXFP4Pack},
+		{Model: "gpt-7"},
+		{Format: "int5"},
+		{Bits: 5},
+		{Group: -2},
+		{Layers: -1},
+		{ShardSize: -1},
+		{Workers: -1},
+		{Order: "random"},
+		{Model: "micro", Format: FormatMXFP4},
+		{Model: "gpt-oss-20b", Format: FormatGPTQ},
+		{Model: "gpt-oss-20b", Format: FormatMXFP4Pack},
 	} {
 		if _, err := Tensors(o); !errors.Is(err, ErrOptions) {
 			t.Errorf("%+v: %v", o, err)
