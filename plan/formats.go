@@ -11,7 +11,7 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, mxfp4{}}
+var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, mxfp4{}, ggufFormat{}}
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
@@ -22,7 +22,6 @@ var recognised = []struct {
 	suffix []string
 }{
 	{"modelopt NVFP4", []string{".weight_scale_2"}},
-	{"gguf", nil},
 }
 
 // supported lists what is processed, for messages.
@@ -95,6 +94,11 @@ func (c *compiler) open(f Format, q *discover.QuantConfig) {
 		return
 	}
 	c.readers = readers
+	if n, ok := f.(Namer); ok {
+		family, notes := n.Naming()
+		c.rules = rulesOf(family, true)
+		c.plan.Notes = append(c.plan.Notes, notes...)
+	}
 }
 
 // mostReaders bounds the Readers of a checkpoint, each of which is asked about every tensor.
