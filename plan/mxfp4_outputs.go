@@ -134,7 +134,7 @@ func (o *mxfp4Outputs) marlin() string {
 	if bias := o.spec.bias; bias != safetensors.Invalid && bias != safetensors.BF16 && keeps(o.b.DType()) {
 		return "Marlin takes MXFP4 with a BF16 bias alone, this one is " + bias.String() + " (use --dtype bf16)"
 	}
-	if reason := marlinTiles(o.g, decode.MXFP4Group); reason != "" {
+	if reason := o.marlinFits(); reason != "" {
 		return reason
 	}
 	codes, err := repack.RowsMarlin(4)
@@ -160,6 +160,20 @@ func (o *mxfp4Outputs) marlin() string {
 		o.b.Floats("bias", mxfp4Bias, []int64{o.g.N()}, safetensors.BF16, bias, stages.LayoutMarlin, nil)
 	}
 	return ""
+}
+
+// marlinFits says why the tiles of the Marlin kernels do not fit the Group; "" when they do. Source: LAYOUTS C7.
+func (o *mxfp4Outputs) marlinFits() string {
+	n, k := o.g.N(), o.m.K
+	for _, m := range o.g.Modules[:len(o.g.Members)] {
+		if m.N%64 != 0 {
+			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
+		}
+	}
+	if n%64 == 0 && k%128 == 0 || n%128 == 0 && k%64 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", n, k)
 }
 
 // dequant makes floating-point weights [N, K]: rows that the checkpoint has interleaved stay so.
