@@ -36,11 +36,12 @@ func (o *compressedOutputs) marlin() string {
 		return "zero points of compressed-tensors are not made for Marlin yet, these modules are asymmetric"
 	}
 	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
-	if reason := marlinHolds(o.g, o.spec.group, scalesTo, biasTo); reason != "" {
+	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, actOrder: o.spec.actOrder, scales: scalesTo, bias: biasTo})
+	if reason != "" {
 		return reason
 	}
-	perm := repack.Single
-	if o.groups() > 1 {
+	perm, groups := repack.Single, s.groups(o.spec.group)
+	if groups > 1 {
 		perm = repack.Grouped
 	}
 	op, err := repack.RowsMarlin(int(o.spec.bits))
@@ -53,21 +54,21 @@ func (o *compressedOutputs) marlin() string {
 			return err.Error()
 		}
 	}
-	if reason := o.marlinBias(biasTo); reason != "" {
+	if reason := o.marlinBias(&s, biasTo); reason != "" {
 		return reason
 	}
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 2 * 4 }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: compressedCodes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
+		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: true, Checks: o.checks(true),
-	})
-	o.b.Grid(Grid{
+	}, int(16*o.spec.bits), 0, 0)
+	o.b.Tiles(&s, Grid{
 		Suffix: "scales", Part: compressedScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: scales, Rows: o.groups(), Cols: o.g.N(), Whole: true,
+		Op: scales, Rows: groups, Cols: s.N, Whole: true,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
-	})
+	}, o.spec.scales.Bits(), 0, 0)
 	if o.spec.actOrder {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())))
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())))
@@ -76,7 +77,7 @@ func (o *compressedOutputs) marlin() string {
 }
 
 // marlinBias adds the permuted bias, if there is one.
-func (o *compressedOutputs) marlinBias(to stages.DType) string {
+func (o *compressedOutputs) marlinBias(s *tileShape, to stages.DType) string {
 	if o.spec.bias == safetensors.Invalid {
 		return ""
 	}
@@ -84,11 +85,7 @@ func (o *compressedOutputs) marlinBias(to stages.DType) string {
 	if err != nil {
 		return err.Error()
 	}
-	o.b.Grid(Grid{
-		Suffix: "bias", Part: compressedBias, DType: to, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: 1, Dims: []int64{o.g.N()}, Source: o.bytesOf(compressedBias),
-		Width: func(m *Module) int64 { return m.N * elementBytes(to) },
-	})
+	o.b.TileFloats(s, "bias", compressedBias, []int64{s.N}, to, op)
 	return ""
 }
 
