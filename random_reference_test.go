@@ -698,8 +698,8 @@ func (l *rndLoad) marlin(u *rndUnit) {
 	bits := first.bits
 	k, n, starts := l.padded(u)
 	groups := 1
-	if first.group > 0 {
-		groups = (k + first.group - 1) / first.group
+	if g := rndEven(first); g > 1 {
+		groups = (k + g - 1) / g
 	}
 	l.add(u, "qweight", safetensors.I32, stages.LayoutMarlin, []int{k / 16, n * bits / 2}, func(members []*rndModule) []byte {
 		codes := rndSpread(members, k, n, starts, l.ordered)

@@ -73,8 +73,8 @@ type Grid struct {
 	Cols   int64 // elements in a row of the whole Output: what the last dim is
 	// Dims are the shape of one expert's share; nil means [Rows, Cols].
 	Dims []int64
-	// Row, when it is set, is the bytes of a row that one Op makes of all members: its Inputs are theirs, one after the other, then their Sides.
-	// A tensor may have fewer rows than Rows then, and fill the last in part: the Op makes the rest. Padding is that of the Output.
+	// Row, when it is set, is the bytes of a row that one Op makes of all members: its Inputs are theirs, one after the other, then the Joint
+	// ones; Sides are for Ops of one member. A tensor may have fewer rows than Rows then, and fill the last in part: the Op makes the rest. Padding is that of the Output.
 	Row     int64
 	Padding *stages.Padding
 	// Width is what one Module contributes to a row, and Source what is read for it, both in bytes.
@@ -85,6 +85,22 @@ type Grid struct {
 	// Shared takes the part from the first member alone: what all members have in common.
 	Shared bool
 	Checks []Check
+	// Needs is the scan whose value the Op gets as Job.Scanned.
+	Needs *Scan
+	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides. With Beside another Output of the
+	// Group, added just before, turns the first of them into bytes: the two are made together, so that they are read once.
+	Joint  []int
+	Beside bool
+}
+
+// Scan is a look at one part of all Modules of a Group ahead of the Outputs that need one value of all of them.
+type Scan struct{ scan }
+
+// Scan has op look at a part of every Module of the Group, whole, and say in Job.Found what it found: the value of the scan is the largest
+// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
+func (b *Builder) Scan(part int, op stages.Op) *Scan {
+	b.runsOne("a scan", op)
+	return &Scan{scan{op: op, tensors: b.tensors(part, len(b.group.Members))}}
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
@@ -116,6 +132,13 @@ func (b *Builder) Grid(g Grid) {
 	for _, part := range g.Sides {
 		r.sides = append(r.sides, b.tensors(part, members))
 	}
+	if g.Needs != nil {
+		r.needs = &g.Needs.scan
+	}
+	for _, part := range g.Joint {
+		r.joint = append(r.joint, b.tensors(part, len(b.group.Members)))
+	}
+	r.beside = g.Beside && len(r.joint) > 0
 	if !b.holds(g.Suffix, r) {
 		return
 	}
@@ -257,7 +280,7 @@ func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DT
 	if b.group.Stacked() {
 		dims = append([]int64{int64(b.group.Experts)}, dims...)
 	}
-	o := stages.Output{Name: b.group.Name + "." + suffix, DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
+	o := stages.Output{Name: b.name(suffix), DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
 	b.c.add(b.c.sized(o, r), r)
 }
 
@@ -288,6 +311,14 @@ func (b *Builder) Copy() stages.Op {
 	return fuse.Concat()
 }
 
+// name is that of an Output; one without a suffix has the Group's.
+func (b *Builder) name(suffix string) string {
+	if suffix == "" {
+		return b.group.Name
+	}
+	return b.group.Name + "." + suffix
+}
+
 // add appends the Output, with the leading axis of experts when there is one.
 func (b *Builder) add(suffix string, d stages.DType, dims []int64, l stages.Layout, k stages.Kind, each, slab int64, r recipe) {
 	size := each
@@ -302,7 +333,7 @@ func (b *Builder) add(suffix string, d stages.DType, dims []int64, l stages.Layo
 		}
 	}
 	b.c.add(stages.Output{
-		Name: b.group.Name + "." + suffix, DType: d, Shape: dims, Layout: l, Kind: k, Size: size, SlabBytes: min(slab, size),
+		Name: b.name(suffix), DType: d, Shape: dims, Layout: l, Kind: k, Size: size, SlabBytes: min(slab, size),
 		Padding: b.padding,
 	}, r)
 }

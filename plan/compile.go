@@ -22,11 +22,13 @@ type compiler struct {
 	rules    rules
 	formats  []Format
 	method   string
-	reader   Reader // of the quantised Modules; nil when there are none
+	readers  []Reader // of the quantised Modules; none when there are none
 	modules  []*Module
-	owner    []int32  // per tensor: index into modules, or one of the marks below
-	groups   []*Group // in file order of their first tensor
-	groupOf  []int32  // per module: index into groups, or -1
+	views    *views    // in.Catalog
+	stacks   []stacked // whose Modules are among modules
+	owner    []int32   // per tensor: index into modules, or one of the marks below
+	groups   []*Group  // in file order of their first tensor
+	groupOf  []int32   // per module: index into groups, or -1
 	names    map[string]struct{}
 	fused    map[string]*Fused // by members and name
 	kept     map[string]*Kept
@@ -34,6 +36,7 @@ type compiler struct {
 	suffixes []string // of the Outputs of one Group
 	added    int      // Outputs that were asked for, dropped ones too
 	single   *Single  // of a Plan of one module, else nil
+	inStacks int      // Modules of stacks
 	prefix   string   // of its Outputs' names
 }
 
@@ -48,12 +51,14 @@ func newCompiler(in Input, opt Options) *compiler {
 	if opt.Layout == "" && in.Packed == nil {
 		opt.Layout = stages.LayoutMarlin
 	}
+	v := newViews(in.Catalog)
+	in.Catalog = v
 	c := &compiler{
-		in: in, opt: opt, formats: slices.Concat(opt.Formats, formats),
-		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
+		in: in, opt: opt, views: v, formats: slices.Concat(opt.Formats, formats),
+		plan:  &Plan{catalog: v, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults}
+	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
 	c.rules = rulesFor(in.Model.ModelType)
 	return c
 }
@@ -128,37 +133,42 @@ func (c *compiler) ignore() {
 	}
 }
 
-// findQuantised makes the Modules of the checkpoint's quantisation format.
+// findQuantised makes the Modules of the checkpoint's quantisation format, or formats.
 func (c *compiler) findQuantised() {
-	if c.reader == nil {
-		c.findUnannounced()
-		return
+	for r := range c.readers {
+		c.findStacks(int32(r))
 	}
-	parts := c.reader.Parts()
 	for i := range c.owner {
-		base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0])
-		if ok && c.owner[i] == ownerNone && c.picks(int32(i)) {
-			c.addModule(base, parts, c.reader)
+		if c.owner[i] != ownerNone {
+			continue
+		}
+		if base, r := c.marked(int32(i)); r != none {
+			c.addModule(base, r)
 		}
 	}
-	c.findOrphans(parts)
+	c.findLeftovers()
 	c.findUnannounced()
 }
 
-// picks reports whether a tensor with the name of the first part marks a Module.
-func (c *compiler) picks(i int32) bool {
-	p, ok := c.reader.(Picker)
-	return !ok || p.Picks(&c.checks, i)
+// marked is the Module that a tensor marks, and its Reader; none when it marks none.
+func (c *compiler) marked(i int32) (base string, reader int32) {
+	name := c.in.Catalog.Name(int(i))
+	for r, reader := range c.readers {
+		if base, ok := strings.CutSuffix(name, "."+reader.Parts()[0]); ok && picks(reader, &c.checks, i) {
+			return base, int32(r)
+		}
+	}
+	return "", none
 }
 
-// findLeftovers has the format look at the tensors that no Module took.
-func (c *compiler) findLeftovers(p Picker) {
+// findLeftovers has the Readers look at the tensors that no Module took.
+func (c *compiler) findLeftovers() {
 	meaningless := 0
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
 		}
-		switch p.Left(&c.checks, int32(i)) {
+		switch c.left(int32(i)) {
 		case LeftoverOther:
 		case LeftoverFaulty:
 			c.owner[i] = ownerBroken
@@ -174,9 +184,25 @@ func (c *compiler) findLeftovers(p Picker) {
 	}
 }
 
-// addModule collects the tensors of a Module and has its format check them.
-func (c *compiler) addModule(base string, parts []string, r Reader) {
-	m := &Module{Base: base, Tensors: make([]int32, len(parts))}
+// left is what a tensor is to the first Reader to which it is something.
+func (c *compiler) left(i int32) Leftover {
+	for _, r := range c.readers {
+		if what := left(r, &c.checks, i); what != LeftoverOther {
+			return what
+		}
+	}
+	return LeftoverOther
+}
+
+// isDense is the reader of Modules that are not quantised.
+const isDense = int32(-2)
+
+// addModule collects the tensors of a Module and has its Reader, an index into readers or isDense, check them.
+func (c *compiler) addModule(base string, reader int32) {
+	m := &Module{Base: base, reader: reader}
+	r := c.readerOf(m)
+	parts := r.Parts()
+	m.Tensors = make([]int32, len(parts))
 	for p, suffix := range parts {
 		m.Tensors[p] = none
 		if t, ok := c.in.Catalog.Lookup(base + "." + suffix); ok {
@@ -184,41 +210,20 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 		}
 	}
 	m.ok = c.understand(m, r)
-	mark := int32(len(c.modules))
-	for _, t := range m.Tensors {
-		if t != none && c.owner != nil { // nil when only one module is wanted
-			c.owner[t] = mark
-		}
-	}
+	c.own(m, int32(len(c.modules)))
 	c.modules = append(c.modules, m)
 }
 
-// findOrphans reports tensors that only a quantised Module has, without the one that marks it. A bias needs none: dense layers have
-// biases too.
-func (c *compiler) findOrphans(parts []string) {
-	if p, ok := c.reader.(Picker); ok {
-		c.findLeftovers(p)
-		return
+// readerOf is the Reader of a Module.
+func (c *compiler) readerOf(m *Module) Reader {
+	if m.reader == isDense {
+		return dense{}
 	}
-	for i := range c.owner {
-		if c.owner[i] != ownerNone {
-			continue
-		}
-		name := c.in.Catalog.Name(i)
-		for _, p := range parts[1:] {
-			if p == "bias" || !strings.HasSuffix(name, "."+p) {
-				continue
-			}
-			c.owner[i] = ownerBroken
-			c.checks.Fault(int32(i), stages.CodeMember, "belongs to a quantised module whose ."+parts[0]+" is missing",
-				strings.TrimSuffix(name, p)+parts[0], "", "the checkpoint is incomplete: get it again")
-		}
-	}
+	return c.readers[m.reader]
 }
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
-	r := dense{}
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
@@ -228,7 +233,7 @@ func (c *compiler) findDense() {
 			continue
 		}
 		if _, ok := c.rules.locate(base); ok || c.rules.misnumbered(base) && !c.opt.NoFuse {
-			c.addModule(base, r.Parts(), r)
+			c.addModule(base, isDense)
 		}
 	}
 }
@@ -292,14 +297,6 @@ func (c *compiler) compileGroup(g *Group) {
 	}
 }
 
-// readerOf is the format of a Module: the dense one is told by its Spec.
-func (c *compiler) readerOf(m *Module) Reader {
-	if _, ok := m.Spec.(denseSpec); ok {
-		return dense{}
-	}
-	return c.reader
-}
-
 // keep makes the Output of a tensor that is part of no Group.
 func (c *compiler) keep(t int32) {
 	cat := c.in.Catalog
@@ -357,7 +354,10 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		if o.Padding != nil {
 			c.single.Padding = o.Padding
 		}
-		suffix := strings.TrimPrefix(name, c.prefix)
+		suffix, _ := strings.CutPrefix(name, c.prefix)
+		if name+"." == c.prefix {
+			suffix = ""
+		}
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name
 	}
@@ -477,15 +477,18 @@ func (c *compiler) measure() {
 	for b := range p.Batches() {
 		staging, err := StagingOf(b, c.opt.Staging)
 		if err != nil {
-			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: p.Outputs[b.Slabs[0].Output].Name, Problem: err.Error()})
+			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: firstName(b), Problem: err.Error()})
 			return
 		}
 		cost := b.Cost() + staging
 		s.BytesRead += b.InBytes
+		if b.IsScan() {
+			s.Scanned += b.InBytes
+		}
 		s.Parts += len(b.Parts)
 		if cost > s.LargestBatch {
 			s.LargestBatch, s.LargestOut = cost, b.OutBytes
-			s.LargestName = p.Outputs[b.Slabs[0].Output].Name
+			s.LargestName = firstName(b)
 		}
 	}
 	if c.opt.Budget > 0 && s.LargestBatch > c.opt.Budget {

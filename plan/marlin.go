@@ -50,6 +50,15 @@ func (b *Builder) marlinHolds(ask marlinAsk) (tileShape, string) {
 // marlinGroup reports whether the kernels have groups of that size.
 func marlinGroup(group int64) bool { return group == -1 || group == 32 || group == 64 || group == 128 }
 
+// marlinSpan is the group that a kernel works in for scales that span group input features: -1 for all of them, which a group of any other
+// size than the kernels' is.
+func marlinSpan(group int64) int64 {
+	if !marlinGroup(group) {
+		return -1
+	}
+	return group
+}
+
 // marlinFits says why the tiles of the Marlin kernels do not fit a Group as it is, with scales that span group input features (-1: all of
 // them); "" when they do. The limits are those of the kernels' tile shapes: dense (128,128), (64,256), (64,128), (128,64) over K and N; experts
 // need 128 hidden and whole groups of intermediate features. Source: LAYOUTS C7.
@@ -81,7 +90,12 @@ func marlinFits(g *Group, group int64) string {
 func marlinExperts(g *Group) (inter int64, reason string) {
 	m := g.First()
 	hidden, inter := m.K, m.N
-	if len(g.Members) == 1 {
+	switch {
+	case g.Pair != NoPair && inter%2 != 0:
+		return inter, fmt.Sprintf("%d output features are no gate and up", inter)
+	case g.Pair != NoPair:
+		inter /= 2
+	case len(g.Members) == 1:
 		hidden, inter = m.N, m.K
 	}
 	if hidden%128 != 0 {
@@ -94,11 +108,7 @@ func marlinExperts(g *Group) (inter int64, reason string) {
 // are filled up at their end: to whichever of the two kinds of tiles takes less. Of experts the intermediate features are filled up, gate's and
 // up's each by themselves, and hidden ones never. partial says that the last group may be filled in part. Source: LAYOUTS C8.
 func marlinPadded(g *Group, group int64, partial bool) (tileShape, string) {
-	by := int64(1)
-	if group > 0 && marlinGroup(group) { // any other is all of K
-		by = group
-	}
-	k := g.First().K
+	by, k := max(1, marlinSpan(group)), g.First().K
 	if !g.Stacked() {
 		n := g.N()
 		a, b := [2]int64{up(n, 64), up(k, lcm(128, by))}, [2]int64{up(n, 128), up(k, lcm(64, by))}
@@ -113,8 +123,12 @@ func marlinPadded(g *Group, group int64, partial bool) (tileShape, string) {
 		return tileShape{}, reason
 	case inter%by != 0 && !partial:
 		return tileShape{}, fmt.Sprintf("intermediate size %d of the experts is no whole groups of %d", inter, by)
+	case g.Pair == PairInterleaved:
+		return g.padded(2*whole, k, false)
+	case g.Pair == PairHalves:
+		return g.padded(2*whole, k, true)
 	case len(g.Members) == 1:
-		return g.padded(g.N(), whole, true)
+		return g.padded(g.N(), whole, false)
 	default:
 		return g.padded(whole*int64(len(g.Members)), k, true)
 	}
@@ -133,9 +147,9 @@ type tileShape struct {
 	padding *stages.Padding // nil for none
 }
 
-// groups is the number of groups of that many input features, -1 being all of them.
+// groups is the number of groups that the Marlin kernels have for scales that span group input features.
 func (s *tileShape) groups(group int64) int64 {
-	if group <= 0 {
+	if group = marlinSpan(group); group == -1 {
 		return 1
 	}
 	return (s.K + group - 1) / group
@@ -148,28 +162,36 @@ func (g *Group) unpadded() tileShape {
 }
 
 // padded is the shape of a Group that is filled up to n output and k input features. The members lie one after the other, or each at the
-// beginning of an equal share of the output features.
+// beginning of an equal share of the output features; gate and up that are halves of one member have a share each. It is how a format pads that
+// has extents of its own.
 func (g *Group) padded(n, k int64, shares bool) (tileShape, string) {
 	const most = 1 << 56 // elements: their bytes do not overflow
 	if n > most/max(k, 1) {
 		return tileShape{}, fmt.Sprintf("[%d, %d] is too large", g.N(), g.First().K)
 	}
 	s := tileShape{K: k, N: n}
-	members := g.Modules[:len(g.Members)]
-	at := int64(0)
-	for i, m := range members {
+	for _, m := range g.Modules[:len(g.Members)] {
+		s.members = append(s.members, repack.Member{N: int(m.N)})
+	}
+	if shares && g.Pair == PairHalves {
+		half := int(g.N() / 2)
+		s.members = []repack.Member{{N: half}, {N: half, Same: true}}
+	}
+	at := 0
+	for i := range s.members {
 		if shares {
-			at = n / int64(len(members)) * int64(i)
+			at = int(n) / len(s.members) * i
 		}
-		s.joined = s.joined || at%marlinTile != 0 || m.N%marlinTile != 0
-		s.members = append(s.members, repack.Member{At: int(at), N: int(m.N)})
+		m := &s.members[i]
+		m.At = at
 		at += m.N
+		s.joined = s.joined || m.At%marlinTile != 0 || m.N%marlinTile != 0
 	}
 	if n != g.N() || k != g.First().K {
 		s.joined = true
 		s.padding = &stages.Padding{Unpadded: [2]int64{g.N(), g.First().K}, Padded: [2]int64{n, k}, Shares: 1}
 		if shares {
-			s.padding.Shares = len(members)
+			s.padding.Shares = len(s.members)
 		}
 	}
 	return s, ""

@@ -91,6 +91,9 @@ func (c *compiler) request(q Request) {
 		})
 		return
 	}
+	if c.requestedStack(q) {
+		return
+	}
 	g := &Group{Name: q.Name, Experts: q.Experts}
 	for i, base := range q.Bases {
 		c.addRequested(base)
@@ -105,6 +108,26 @@ func (c *compiler) request(q Request) {
 		c.compileGroup(g)
 		c.findUnused()
 	}
+}
+
+// requestedStack makes what is asked for of tensors that hold all experts, when the checkpoint has no modules under the names of single ones.
+func (c *compiler) requestedStack(q Request) bool {
+	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q) {
+		return false
+	}
+	if len(c.faults.list) > 0 {
+		return true
+	}
+	g := c.stacks[0].group
+	if q.Experts > 0 && q.Experts != g.Experts {
+		c.checks.ModuleFault(g.First(), stages.CodeMember, "is one of another number of experts", strconv.Itoa(q.Experts), strconv.Itoa(g.Experts), "")
+		return true
+	}
+	c.single.Experts = g.Experts
+	c.single.of(g)
+	c.compileGroup(g)
+	c.findUnused()
+	return true
 }
 
 // sameWidths reports whether the members of every expert have the same output features, as gate and up must have.
@@ -192,20 +215,27 @@ func (s *Single) unpad() {
 
 // isQuantised tells whether the checkpoint has what marks a quantised module of that name.
 func (c *compiler) isQuantised(base string) bool {
-	if c.reader == nil {
-		return false
+	return c.quantisedReader(base) != none
+}
+
+// quantisedReader is the Reader of a quantised module; none when there is no such module.
+func (c *compiler) quantisedReader(base string) int32 {
+	for i, r := range c.readers {
+		if t, ok := c.in.Catalog.Lookup(base + "." + r.Parts()[0]); ok && picks(r, &c.checks, int32(t)) {
+			return int32(i)
+		}
 	}
-	t, ok := c.in.Catalog.Lookup(base + "." + c.reader.Parts()[0])
-	return ok && c.picks(int32(t))
+	return none
 }
 
 // addRequested recognises one module: quantised when it has what marks one, else dense.
 func (c *compiler) addRequested(base string) {
+	reader := c.quantisedReader(base)
 	switch {
-	case c.isQuantised(base):
-		c.addModule(base, c.reader.Parts(), c.reader)
+	case reader != none:
+		c.addModule(base, reader)
 	case c.exists(base + ".weight"):
-		c.addModule(base, dense{}.Parts(), dense{})
+		c.addModule(base, isDense)
 	case c.looksQuantised(base):
 	default:
 		c.faults.add(stages.Fault{
@@ -308,6 +338,16 @@ type GPTQInfo struct {
 	QWeight, Scales, QZeros, GIdx, Bias int    // tensors of the Catalog; -1 for none
 }
 
+// gptqReader is the Reader of the checkpoint's GPTQ Modules.
+func (c *compiler) gptqReader() (*gptqReader, bool) {
+	for _, r := range c.readers {
+		if g, ok := r.(*gptqReader); ok {
+			return g, true
+		}
+	}
+	return nil, false
+}
+
 // GPTQModule looks at one module without planning anything.
 func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	if in.Packed != nil {
@@ -317,7 +357,7 @@ func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	}
 	c := newCompiler(in, opt)
 	c.openFormat()
-	r, ok := c.reader.(*gptqReader)
+	r, ok := c.gptqReader()
 	if !ok && len(c.faults.list) == 0 && !c.looksQuantised(base) {
 		c.faults.add(stages.Fault{Code: stages.CodeUnsupported, Tensor: base, Problem: "the checkpoint is not quantised with gptq", Found: c.method})
 	}

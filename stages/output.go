@@ -43,7 +43,9 @@ type Padding struct {
 }
 
 // String is the two extents.
-func (p Padding) String() string { return fmt.Sprintf("%v padded to %v in %d", p.Unpadded, p.Padded, p.Shares) }
+func (p Padding) String() string {
+	return fmt.Sprintf("%v padded to %v in %d", p.Unpadded, p.Padded, p.Shares)
+}
 
 // Output is a tensor as the Sink will hold it. Outputs are fixed before a byte moves.
 type Output struct {

@@ -7,8 +7,11 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
-// Member is where the columns of one member lie in a row of a kernel's layout: N of them, from column At on. Columns are output features.
-type Member struct{ At, N int }
+// Member is where columns of one input lie in a row of a kernel's layout: N of them, from column At on. Columns are output features.
+type Member struct {
+	At, N int
+	Same  bool // they are of the input of the Member before, where its own end: gate and up that are one tensor
+}
 
 // Padding says how the rows of a kernel's layout come from members that do not fill whole tiles by themselves.
 type Padding struct {
@@ -27,8 +30,8 @@ func (p *Padding) colBits() int { return p.Bits / max(p.Rows, 1) }
 // check reports a Padding that cannot be.
 func (p *Padding) check() error {
 	end := 0
-	for _, m := range p.Members {
-		if m.N <= 0 || m.At < end || m.At+m.N > p.N || m.At*p.colBits()%8 != 0 || m.N*p.colBits()%8 != 0 {
+	for i, m := range p.Members {
+		if i == 0 && m.Same || m.N <= 0 || m.At < end || m.At+m.N > p.N || m.At*p.colBits()%8 != 0 || m.N*p.colBits()%8 != 0 {
 			return fmt.Errorf("repack: columns %d to %d of %d are no place for a member", m.At, m.At+m.N, p.N)
 		}
 		end = m.At + m.N
@@ -39,26 +42,56 @@ func (p *Padding) check() error {
 	return nil
 }
 
-// Padded makes the Op that does what op does for the rows of all members at once, with zeros in the padding. op has one source, works on every
+// Padded makes the Op that does what inner does for the rows of all members at once, with zeros in the padding. inner has one source, works on every
 // 64 columns by themselves and on every row of its destination by itself.
 //
-// Inputs: one for every member, what op would get for that member alone; of fewer rows than the destination when the input features are padded,
-// and then the last of them may be filled in part. Destination: rows of p.N columns.
+// Inputs: one for every member that is not the Same as the one before, what inner would get for that tensor alone; of fewer rows than the destination when the input features are padded,
+// and then the last of them may be filled in part. Further inputs go to inner as they are. Destination: rows of p.N columns.
 //
-// Tiles that lie in one member go through op as they are. Only those at the members' ends, and the row in which the input features end, are put
+// Tiles that lie in one member go through inner as they are. Only those at the members' ends, and the row in which the input features end, are put
 // together in scratch memory of some 32 KiB first. Source: LAYOUTS C8.
-func Padded(op stages.Op, p Padding) (stages.Op, error) {
+func Padded(inner stages.Op, p Padding) (stages.Op, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	return &padded{op: op, Padding: p, pieces: p.pieces()}, nil
+	op := &padded{op: inner, Padding: p, pieces: p.pieces()}
+	op.from, op.inputs = p.sources()
+	return op, nil
+}
+
+// sources finds where the columns of every member come from, and counts the inputs.
+func (p *Padding) sources() (list []source, inputs int) {
+	for i, m := range p.Members {
+		s := source{input: inputs}
+		if m.Same {
+			s = list[i-1]
+			s.from += p.Members[i-1].N
+		} else {
+			inputs++
+		}
+		list = append(list, s)
+	}
+	columns := 0
+	for i := len(list) - 1; i >= 0; i-- { // the last member of an input knows how many it has
+		columns = max(columns, list[i].from+p.Members[i].N)
+		list[i].columns = columns
+		if !p.Members[i].Same {
+			columns = 0
+		}
+	}
+	return list, inputs
 }
 
 type padded struct {
 	Padding
 	op     stages.Op
 	pieces []piece
+	from   []source // of every member
+	inputs int
 }
+
+// source is where the columns of a member come from: which input, that has so many, and from which of them on.
+type source struct{ input, columns, from int }
 
 func (p *padded) Phase() stages.Phase { return p.op.Phase() }
 func (p *padded) String() string      { return p.op.String() + ", padded" }
@@ -109,7 +142,7 @@ func (p *padded) Run(j *stages.Job) error {
 		return err
 	}
 	if s, ok := p.op.(screener); ok {
-		for i := range j.Src {
+		for i := range p.inputs {
 			if err := s.screen(j, i); err != nil {
 				return err
 			}
@@ -149,21 +182,21 @@ func (p *padded) perRow() int {
 
 // units is how many rows every source has, or how many bytes every column has.
 func (p *padded) units(j *stages.Job) (int, error) {
-	if len(j.Src) != len(p.Members) {
-		return 0, fmt.Errorf("%s: %d inputs, want %d", p, len(j.Src), len(p.Members))
+	if len(j.Src) < p.inputs {
+		return 0, fmt.Errorf("%s: %d inputs, want %d", p, len(j.Src), p.inputs)
 	}
 	if j.RowBytes*8%p.N != 0 || j.RowBytes == 0 {
 		return 0, fmt.Errorf("%s: %d bytes a row are not %d columns", p, j.RowBytes, p.N)
 	}
 	units := 0
-	for i, m := range p.Members {
-		unit := m.N
+	for i, from := range p.from {
+		unit, size := from.columns, len(j.Src[from.input])
 		if p.Rows > 0 {
-			unit = m.N * p.colBits() / 8
+			unit = unit * p.colBits() / 8
 		}
-		n := len(j.Src[i]) / unit
-		if len(j.Src[i])%unit != 0 || i > 0 && n != units || n > j.Rows*p.perRow() {
-			return 0, fmt.Errorf("%s: input %d has %d bytes, want %d for each of %d rows", p, i, len(j.Src[i]), unit, units)
+		n := size / unit
+		if size%unit != 0 || i > 0 && n != units || n > j.Rows*p.perRow() {
+			return 0, fmt.Errorf("%s: input %d has %d bytes, want %d for each of %d rows", p, from.input, size, unit, units)
 		}
 		units = n
 	}
@@ -176,7 +209,7 @@ func (p *padded) direct(c piece, whole bool) bool {
 		return whole
 	}
 	_, ok := p.op.(wide)
-	return ok || c.n == p.Members[c.member].N
+	return ok || c.n == p.from[c.member].columns
 }
 
 // job is op's share of j: rows rows of the columns of c, from row on.
@@ -184,7 +217,7 @@ func (p *padded) job(j *stages.Job, c piece, row, rows int) *stages.Job {
 	bits := j.RowBytes * 8 / p.N
 	size, at := bits*c.n/8, row*j.Stride+bits*c.at/8
 	end := at + (rows-1)*j.Stride + size
-	return &stages.Job{Dst: j.Dst[at:end:end], Rows: rows, RowBytes: size, Stride: j.Stride, Soon: j.Soon, Warn: j.Warn}
+	return &stages.Job{Dst: j.Dst[at:end:end], Rows: rows, RowBytes: size, Stride: j.Stride, Soon: j.Soon, Scanned: j.Scanned, Warn: j.Warn}
 }
 
 // run gives op the tiles of one member, in rows rows.
@@ -192,20 +225,24 @@ func (p *padded) run(j *stages.Job, c piece, rows, units int) error {
 	if rows == 0 {
 		return nil
 	}
-	m := p.Members[c.member]
-	sub, src := p.job(j, c, 0, rows), j.Src[c.member]
-	sub.Inputs = j.Inputs[c.member : c.member+1]
-	from := c.at - m.At
+	sub, s := p.job(j, c, 0, rows), p.from[c.member]
+	src, from := j.Src[s.input], s.from+c.at-p.Members[c.member].At
 	if p.Rows == 0 {
-		sub.Src = [][]byte{src[from*units : (from+c.n)*units]}
+		p.give(sub, j, s.input, src[from*units:(from+c.n)*units])
 		return p.op.Run(sub)
 	}
-	apart := m.N * p.colBits() / 8
-	sub.Src = [][]byte{src[from*p.colBits()/8 : rows*p.Rows*apart]}
-	if c.n == m.N {
+	apart := s.columns * p.colBits() / 8
+	p.give(sub, j, s.input, src[from*p.colBits()/8:rows*p.Rows*apart])
+	if c.n == s.columns {
 		return p.op.Run(sub)
 	}
 	return p.op.(wide).runWide(sub, apart)
+}
+
+// give makes src, of the input with that number, and what comes behind the members' inputs the sources of sub.
+func (p *padded) give(sub, j *stages.Job, input int, src []byte) {
+	sub.Src = append([][]byte{src}, j.Src[p.inputs:]...)
+	sub.Inputs = append([]stages.Input{j.Inputs[input]}, j.Inputs[p.inputs:]...)
 }
 
 // clear zeroes the rows from first to end of the columns of c.
@@ -231,7 +268,7 @@ func (p *padded) assemble(j *stages.Job, c piece, first, end, units int, panel [
 			src := panel[:rows*tileN*p.Bits/8]
 			input := p.gather(j, tile.at, row, rows, units, src)
 			sub := p.job(j, tile, row, rows)
-			sub.Src, sub.Inputs = [][]byte{src}, j.Inputs[input:input+1]
+			p.give(sub, j, input, src)
 			if err := p.op.Run(sub); err != nil {
 				return err
 			}
@@ -250,17 +287,19 @@ func (p *padded) gather(j *stages.Job, at, row, rows, units int, panel []byte) (
 		if from >= to {
 			continue
 		}
-		input = i
+		s := p.from[i]
+		input = s.input
+		off := s.from + from - m.At
 		if p.Rows == 0 {
 			for c := from; c < to; c++ {
-				copy(panel[(c-at)*rows*p.perRow():], j.Src[i][(c-m.At)*units+first:(c-m.At)*units+last])
+				k := off + c - from
+				copy(panel[(c-at)*rows*p.perRow():], j.Src[input][k*units+first:k*units+last])
 			}
 			continue
 		}
-		apart, width := m.N*p.colBits()/8, tileN*p.colBits()/8
-		off, n := (from-m.At)*p.colBits()/8, (to-from)*p.colBits()/8
+		apart, width, n := s.columns*p.colBits()/8, tileN*p.colBits()/8, (to-from)*p.colBits()/8
 		for u := first; u < last; u++ {
-			copy(panel[(u-first)*width+(from-at)*p.colBits()/8:], j.Src[i][u*apart+off:][:n])
+			copy(panel[(u-first)*width+(from-at)*p.colBits()/8:], j.Src[input][u*apart+off*p.colBits()/8:][:n])
 		}
 	}
 	return input

@@ -27,7 +27,7 @@ func paddedRow(r *rand.Rand, by int) (list []Member, n int) {
 		if !shares {
 			width = by * (1 + r.IntN(260/by))
 		}
-		list = append(list, Member{At: n, N: width})
+		list = append(list, Member{At: n, N: width, Same: len(list) > 0 && r.IntN(3) == 0})
 		n += width
 		if shares {
 			n = (n + 63) / 64 * 64
@@ -45,6 +45,31 @@ func spreadOut(list []Member, n, rows int, columns [][]uint32) []uint32 {
 		}
 	}
 	return out
+}
+
+// joined are the columns of every input, [rows][N], and its N.
+func joined(list []Member, columns [][]uint32) (all [][]uint32, widths []int) {
+	for first := 0; first < len(list); {
+		end, n := first, 0
+		var compact []Member
+		for ; end == first || end < len(list) && list[end].Same; end++ {
+			compact = append(compact, Member{At: n, N: list[end].N})
+			n += list[end].N
+		}
+		all = append(all, spreadOut(compact, n, len(columns[first])/list[first].N, columns[first:end]))
+		widths = append(widths, n)
+		first = end
+	}
+	return all, widths
+}
+
+// packEach packs the inputs.
+func packEach(list []Member, columns [][]uint32, packs func(codes []uint32, n int) []byte) (src [][]byte) {
+	all, widths := joined(list, columns)
+	for i, codes := range all {
+		src = append(src, packs(codes, widths[i]))
+	}
+	return src
 }
 
 // codesFor draws every member's codes.
@@ -82,10 +107,7 @@ func TestPaddedCodes(t *testing.T) {
 					k := c.byK * (1 + r.IntN(300/c.byK))
 					rows := (k+15)/16 + r.IntN(3)
 					codes := codesFor(r, list, k, c.bits)
-					var src [][]byte
-					for i, m := range list {
-						src = append(src, c.packs(codes[i], m.N))
-					}
+					src := packEach(list, codes, c.packs)
 					op := mustOp(t)(Padded(mustOp(t)(c.op()), Padding{Members: list, N: n, Bits: 16 * c.bits, Rows: c.rows}))
 					members.WantRows(t, op, rows, slowMarlin(spreadOut(list, n, 16*rows, codes), n, c.bits), src...)
 				}
@@ -96,7 +118,7 @@ func TestPaddedCodes(t *testing.T) {
 
 // TestPaddedSlabs: a Part of some rows, of the last of which there is nothing, gives those rows.
 func TestPaddedSlabs(t *testing.T) {
-	list, n := []Member{{0, 200}, {200, 72}}, 320
+	list, n := []Member{{At: 0, N: 200}, {At: 200, N: 72}}, 320
 	const k, rows = 104, 10
 	codes := codesFor(rand.New(rand.NewPCG(9, 10)), list, k, 4)
 	want := slowMarlin(spreadOut(list, n, 16*rows, codes), n, 4)
@@ -116,15 +138,12 @@ func TestPaddedSlabs(t *testing.T) {
 
 // TestPaddedLarge: members whose tiles go past the caches.
 func TestPaddedLarge(t *testing.T) {
-	list, n := []Member{{0, 1000}, {1000, 1344}}, 2432
+	list, n := []Member{{At: 0, N: 1000}, {At: 1000, N: 1344}}, 2432
 	const k, rows = 2024, 128
 	for _, c := range paddedCases {
 		r := rand.New(rand.NewPCG(9, 11))
 		codes := codesFor(r, list, k, c.bits)
-		var src [][]byte
-		for i, m := range list {
-			src = append(src, c.packs(codes[i], m.N))
-		}
+		src := packEach(list, codes, c.packs)
 		want := slowMarlin(spreadOut(list, n, 16*rows, codes), n, c.bits)
 		op := mustOp(t)(Padded(mustOp(t)(c.op()), Padding{Members: list, N: n, Bits: 16 * c.bits, Rows: c.rows}))
 		dst := cputest.AlignedCopy(make([]byte, len(want)), 0)
@@ -146,21 +165,22 @@ func TestPaddedZeros(t *testing.T) {
 			list, n := paddedRow(r, 8)
 			groups := 1 + r.IntN(5)
 			zeros := codesFor(r, list, groups, 4)
-			var src [][]byte
-			for i, m := range list {
-				stored := zeros[i]
-				if l.OneLess {
-					for at := range stored {
-						stored[at] = max(stored[at], 1)
+			if l.OneLess {
+				for _, z := range zeros {
+					for at := range z {
+						z[at] = max(z[at], 1)
 					}
-					stored = less(stored)
-				}
-				if l.EvensFirst {
-					src = append(src, packAWQ(stored, m.N))
-				} else {
-					src = append(src, optest.PackColumns(stored, m.N, 4, false))
 				}
 			}
+			src := packEach(list, zeros, func(z []uint32, n int) []byte {
+				if l.OneLess {
+					z = less(z)
+				}
+				if l.EvensFirst {
+					return packAWQ(z, n)
+				}
+				return optest.PackColumns(z, n, 4, false)
+			})
 			rows := groups + r.IntN(3)
 			op := mustOp(t)(Padded(MarlinZeros(l), Padding{Members: list, N: n, Bits: 4, Rows: 1, Fill: l.ZeroPadding()}))
 			members.WantRows(t, op, rows, slowMarlinZeros(spreadOut(list, n, rows, zeros)), src...)
@@ -189,26 +209,29 @@ func TestPaddedScales(t *testing.T) {
 				list, n := paddedRow(r, 1)
 				groups, p := 1+r.IntN(70), Permutation(r.IntN(2))
 				rows := groups + r.IntN(3)
-				values, src := codesFor(r, list, groups, 10), [][]byte(nil)
-				for i, m := range list {
-					var b []byte
-					for at := range values[i] {
-						values[i][at]++ // half holds no 0
+				values := codesFor(r, list, groups, 10)
+				for _, list := range values {
+					for at := range list {
+						list[at]++ // half holds no 0
 					}
-					for at := range values[i] {
-						v := values[i][at]
+				}
+				src := packEach(list, values, func(v []uint32, n int) (b []byte) {
+					for at := range v {
+						x := float32(v[at])
 						if along {
-							v = values[i][at%groups*m.N+at/groups]
+							x = float32(v[at%groups*n+at/groups])
 						}
 						if from == safetensors.F16 {
-							b = binary.LittleEndian.AppendUint16(b, half(float32(v)))
+							b = binary.LittleEndian.AppendUint16(b, half(x))
 						} else {
-							b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(v)))
+							b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
 						}
 					}
-					src = append(src, b)
-					for at, v := range values[i] {
-						values[i][at] = uint32(half(float32(v)))
+					return b
+				})
+				for _, list := range values {
+					for at, v := range list {
+						list[at] = uint32(half(float32(v)))
 					}
 				}
 				inner, inRows := MarlinScales, 1
@@ -232,6 +255,9 @@ func TestPaddedFP8Scales(t *testing.T) {
 	for _, b := range []stages.Blocks{{}, {Rows: 1}, {Rows: 128, Cols: 128}, {Rows: 16, Cols: 128}} {
 		for range 30 {
 			list, n := paddedRow(r, 1)
+			for i := range list {
+				list[i].Same = false // blocks end with their input
+			}
 			groups := 1
 			if b.Cols > 0 {
 				groups += r.IntN(4)
@@ -269,7 +295,7 @@ func TestPaddedFP8Scales(t *testing.T) {
 
 // TestPaddedErrors name the member and the element of its tensor.
 func TestPaddedErrors(t *testing.T) {
-	list, n := []Member{{0, 40}, {40, 70}}, 128
+	list, n := []Member{{At: 0, N: 40}, {At: 40, N: 70}}, 128
 	for _, c := range []struct {
 		from, to stages.DType
 		bad      uint32
@@ -302,22 +328,23 @@ func TestPaddedErrors(t *testing.T) {
 // TestPaddedRefuses: places that cannot be, and sources of other sizes.
 func TestPaddedRefuses(t *testing.T) {
 	for name, p := range map[string]Padding{
-		"no members":      {N: 64, Bits: 64, Rows: 2},
-		"no whole tiles":  {Members: []Member{{0, 8}}, N: 96, Bits: 64, Rows: 2},
-		"over the end":    {Members: []Member{{8, 64}}, N: 64, Bits: 64, Rows: 2},
-		"overlap":         {Members: []Member{{0, 32}, {24, 8}}, N: 64, Bits: 64, Rows: 2},
-		"before the row":  {Members: []Member{{-8, 16}}, N: 64, Bits: 64, Rows: 2},
-		"nothing":         {Members: []Member{{0, 0}}, N: 64, Bits: 64, Rows: 2},
-		"no bits":         {Members: []Member{{0, 8}}, N: 64, Rows: 2},
-		"half a byte":     {Members: []Member{{0, 7}}, N: 64, Bits: 64, Rows: 16},
-		"uneven rows":     {Members: []Member{{0, 8}}, N: 64, Bits: 64, Rows: 3},
-		"columns of bits": {Members: []Member{{0, 8}}, N: 64, Bits: 4},
+		"the same as none": {Members: []Member{{N: 8, Same: true}}, N: 64, Bits: 64, Rows: 2},
+		"no members":       {N: 64, Bits: 64, Rows: 2},
+		"no whole tiles":   {Members: []Member{{At: 0, N: 8}}, N: 96, Bits: 64, Rows: 2},
+		"over the end":     {Members: []Member{{At: 8, N: 64}}, N: 64, Bits: 64, Rows: 2},
+		"overlap":          {Members: []Member{{At: 0, N: 32}, {At: 24, N: 8}}, N: 64, Bits: 64, Rows: 2},
+		"before the row":   {Members: []Member{{At: -8, N: 16}}, N: 64, Bits: 64, Rows: 2},
+		"nothing":          {Members: []Member{{At: 0, N: 0}}, N: 64, Bits: 64, Rows: 2},
+		"no bits":          {Members: []Member{{At: 0, N: 8}}, N: 64, Rows: 2},
+		"half a byte":      {Members: []Member{{At: 0, N: 7}}, N: 64, Bits: 64, Rows: 16},
+		"uneven rows":      {Members: []Member{{At: 0, N: 8}}, N: 64, Bits: 64, Rows: 3},
+		"columns of bits":  {Members: []Member{{At: 0, N: 8}}, N: 64, Bits: 4},
 	} {
 		if _, err := Padded(GPTQMarlin4(), p); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	list := []Member{{0, 40}, {40, 72}}
+	list := []Member{{At: 0, N: 40}, {At: 40, N: 72}}
 	op := mustOp(t)(Padded(GPTQMarlin4(), Padding{Members: list, N: 128, Bits: 64, Rows: 2}))
 	src := [][]byte{make([]byte, 4*40*4), make([]byte, 4*72*4)}
 	members.RefusesSources(t, op, 2, 1024, src...)
@@ -338,10 +365,7 @@ func FuzzPadded(f *testing.F) {
 		k := c.byK * (1 + int(features)%300/c.byK)
 		rows := (k+15)/16 + int(more)%9
 		codes := codesFor(r, list, k, c.bits)
-		var src [][]byte
-		for i, m := range list {
-			src = append(src, c.packs(codes[i], m.N))
-		}
+		src := packEach(list, codes, c.packs)
 		op := mustOp(t)(Padded(mustOp(t)(c.op()), Padding{Members: list, N: n, Bits: 16 * c.bits, Rows: c.rows}))
 		members.WantRows(t, op, rows, slowMarlin(spreadOut(list, n, 16*rows, codes), n, c.bits), src...)
 	})
@@ -355,7 +379,7 @@ func BenchmarkPadded(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/padded=%v", strings.ReplaceAll(c.name, " ", ""), padded), func(b *testing.B) {
 				op, width, rows, from := mustOp(b)(c.op()), 43*64, 125, 2000
 				if padded {
-					op = mustOp(b)(Padded(op, Padding{Members: []Member{{0, n}}, N: 44 * 64, Bits: 16 * c.bits, Rows: c.rows}))
+					op = mustOp(b)(Padded(op, Padding{Members: []Member{{At: 0, N: n}}, N: 44 * 64, Bits: 16 * c.bits, Rows: c.rows}))
 					width, rows, from = 44*64, 128, k
 				}
 				columns := width
