@@ -57,10 +57,10 @@ func (o *awqOutputs) marlin() string {
 	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: awqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: repack.AWQMarlin(), Rows: s.K / 16, Cols: 2 * s.N, Width: words, Source: words,
-	}, 64, 16, 0)
+	}, repack.Padding{Bits: 64, Rows: 16})
 	zeros := o.zerosGrid(stages.LayoutMarlin, stages.KindRepacked, repack.MarlinZeros(repack.ZeroLayout{EvensFirst: true}))
 	zeros.Rows, zeros.Cols = groups, s.N/8
-	o.b.Tiles(&s, zeros, 4, 1, 0)
+	o.b.Tiles(&s, zeros, repack.Padding{Bits: 4, Rows: 1})
 	o.b.TileFloats(&s, "scales", awqScales, []int64{groups, s.N}, scales, scalesOp)
 	if bias == safetensors.Invalid {
 		return ""

@@ -8,6 +8,7 @@ import (
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 	"github.com/coldload/coldload/stages/fuse"
+	"github.com/coldload/coldload/stages/repack"
 )
 
 // Builder is how a Format adds the Outputs of one Group.
@@ -69,8 +70,11 @@ type Grid struct {
 	Layout stages.Layout
 	Kind   stages.Kind
 	Op     stages.Op
-	Rows   int64 // of one Module
-	Cols   int64 // elements in a row of the whole Output: what the last dim is
+	// OpFor makes the Op for another dtype (F32, F16 or BF16), for a Rule that asks for one. Nil for an Op that makes only DType, unless it does
+	// no more than to copy or cast.
+	OpFor func(to stages.DType) (stages.Op, error)
+	Rows  int64 // of one Module
+	Cols  int64 // elements in a row of the whole Output: what the last dim is
 	// Dims are the shape of one expert's share; nil means [Rows, Cols].
 	Dims []int64
 	// Row, when it is set, is the bytes of a row that one Op makes of all members: its Inputs are theirs, one after the other, then the Joint
@@ -120,7 +124,7 @@ func (b *Builder) Grid(g Grid) {
 	if g.Shared {
 		members = 1
 	}
-	r := &grid{op: g.Op, rows: g.Rows, tensors: b.tensors(g.Part, members)}
+	r := &grid{op: g.Op, opFor: b.opFor(g.Suffix, g.OpFor), rows: g.Rows, tensors: b.tensors(g.Part, members)}
 	for _, m := range b.group.Modules[:members] {
 		col := column{off: r.stride, width: g.Width(m), src: g.Source(m)}
 		r.columns = append(r.columns, col)
@@ -165,7 +169,7 @@ func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType,
 
 // TileFloats is Floats in the extents of s, which dims has.
 func (b *Builder) TileFloats(s *tileShape, suffix string, part int, dims []int64, to stages.DType, op stages.Op) {
-	b.Tiles(s, b.floats(suffix, part, dims, to, op, stages.LayoutMarlin, nil), b.SourceDType(part).Bits(), 1, 0)
+	b.Tiles(s, b.floats(suffix, part, dims, to, op, stages.LayoutMarlin, nil), repack.Padding{Bits: b.SourceDType(part).Bits(), Rows: 1})
 }
 
 func (b *Builder) floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) Grid {
@@ -224,7 +228,7 @@ func (b *Builder) Tall(t Tall) {
 		return
 	}
 	m := b.group.First()
-	r := &tall{op: t.Op, opFor: b.opFor(t), row: m.K * elementBytes(t.DType)}
+	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: m.K * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
 		r.heights = append(r.heights, m.N)
 	}
@@ -240,14 +244,14 @@ func (b *Builder) Tall(t Tall) {
 	b.add(t.Suffix, t.DType, []int64{b.group.N(), m.K}, stages.LayoutRaw, kind, each, each, r)
 }
 
-// opFor is t.OpFor with a look at what it makes.
-func (b *Builder) opFor(t Tall) func(stages.DType) (stages.Op, error) {
-	if t.OpFor == nil {
+// opFor is an Output's OpFor with a look at what it makes.
+func (b *Builder) opFor(suffix string, f func(to stages.DType) (stages.Op, error)) func(stages.DType) (stages.Op, error) {
+	if f == nil {
 		return nil
 	}
 	return func(to stages.DType) (stages.Op, error) {
-		op, err := t.OpFor(to)
-		if err == nil && !b.runsOne(t.Suffix, op) {
+		op, err := f(to)
+		if err == nil && !b.runsOne(suffix, op) {
 			err = errors.New("its format gives no Op for that")
 		}
 		return op, err

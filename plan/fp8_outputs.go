@@ -51,7 +51,7 @@ func (o *fp8Outputs) marlin() string {
 	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: fp8Weight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: repack.FP8Marlin(), Rows: s.K / 16, Cols: 4 * s.N, Width: words, Source: words, Whole: true,
-	}, 128, 0, 0)
+	}, repack.Padding{Bits: 128})
 	layout := stages.LayoutMarlin
 	if o.b.FP8Exponent() == stages.ExponentPlain {
 		layout = stages.LayoutMarlinPlain

@@ -47,12 +47,12 @@ func (o *gptqOutputs) marlin() string {
 		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: o.spec.descAct, Checks: o.checks(true),
-	}, int(16*o.spec.bits), int(o.spec.bits/2), 0)
+	}, repack.Padding{Bits: int(16 * o.spec.bits), Rows: int(o.spec.bits / 2)})
 	if !o.spec.sym {
 		l := repack.ZeroLayout{OneLess: !o.r.v2}
 		zeros := o.zerosGrid(stages.LayoutMarlin, repack.MarlinZeros(l), o.zeroChecks(o.r.wraps))
 		zeros.Rows, zeros.Cols = s.groups(o.spec.group), s.N/8
-		o.b.Tiles(&s, zeros, 4, 1, l.ZeroPadding())
+		o.b.Tiles(&s, zeros, repack.Padding{Bits: 4, Rows: 1, Fill: l.ZeroPadding()})
 	}
 	if o.spec.descAct {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())), stages.LayoutMarlin)
@@ -186,13 +186,11 @@ func (r *gptqReader) zeroWords(spec gptqSpec) []uint32 {
 // marlinHolds finds the shape of the Group for the Marlin kernels, or says why they cannot hold it.
 func (o *gptqOutputs) marlinHolds(scales stages.DType) (s tileShape, reason string) {
 	spec := o.spec
-	switch {
-	case spec.bits != 4 && spec.bits != 8:
+	if spec.bits != 4 && spec.bits != 8 {
 		return s, fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
-	case !spec.sym && spec.bits != 4:
-		return s, fmt.Sprintf("Marlin has zero points with 4 bits only, these modules are asymmetric with %d", spec.bits)
-	case !spec.sym && spec.descAct:
-		return s, "Marlin has no act-order with zero points, these modules are asymmetric"
+	}
+	if reason := marlinHoldsZeros(spec.sym, spec.bits, spec.descAct); reason != "" {
+		return s, reason
 	}
 	bias := spec.bias
 	if bias != safetensors.Invalid && !keeps(o.b.DType()) {

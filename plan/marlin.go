@@ -59,6 +59,18 @@ func marlinSpan(group int64) int64 {
 	return group
 }
 
+// marlinHoldsZeros says why the Marlin kernels have no zero points for codes of so many bits; "" when they have, or need none.
+func marlinHoldsZeros(symmetric bool, bits int64, actOrder bool) string {
+	switch {
+	case symmetric:
+	case bits != 4:
+		return fmt.Sprintf("Marlin has zero points with 4 bits only, these modules are asymmetric with %d", bits)
+	case actOrder:
+		return "Marlin has no act-order with zero points, these modules are asymmetric"
+	}
+	return ""
+}
+
 // marlinFits says why the tiles of the Marlin kernels do not fit a Group as it is, with scales that span group input features (-1: all of
 // them); "" when they do. The limits are those of the kernels' tile shapes: dense (128,128), (64,256), (64,128), (128,64) over K and N; experts
 // need 128 hidden and whole groups of intermediate features. Source: LAYOUTS C7.
@@ -197,12 +209,12 @@ func (g *Group) padded(n, k int64, shares bool) (tileShape, string) {
 	return s, ""
 }
 
-// Tiles adds an Output of a kernel of tiles, in the extents of s. g is what it is without padding, but for Rows, Cols and Dims. bits is what one
-// output feature takes in a row of the Output's sources, and rows how many rows of a source that is spread over: 0 for sources that have a
-// row for each output feature. fill is the word of a source that g.Op turns into zeros.
-func (b *Builder) Tiles(s *tileShape, g Grid, bits, rows int, fill uint32) {
+// Tiles adds an Output of a kernel of tiles, in the extents of s. g is what it is without padding, but for Rows, Cols and Dims; p says how its
+// sources lie. Members and N of p are those of s.
+func (b *Builder) Tiles(s *tileShape, g Grid, p repack.Padding) {
 	if s.joined {
-		op, err := repack.Padded(g.Op, repack.Padding{Members: s.members, N: int(s.N), Bits: bits, Rows: rows, Fill: fill})
+		p.Members, p.N = s.members, int(s.N)
+		op, err := repack.Padded(g.Op, p)
 		if err != nil {
 			b.c.checks.ModuleFault(b.group.First(), stages.CodeUnsupported, err.Error(), "", "", "use --no-pad")
 			return

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/coldload/coldload/safetensors"
@@ -32,11 +33,14 @@ func (o *packOutputs) marlin() string {
 		}
 		return o.b.DType()
 	}
-	if !o.spec.sym {
-		return "zero points of compressed-tensors are not made for Marlin yet, these modules are asymmetric"
-	}
 	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
+	if reason := marlinHoldsZeros(o.spec.sym, o.spec.bits, o.spec.actOrder); reason != "" {
+		return reason
+	}
 	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, actOrder: o.spec.actOrder, scales: scalesTo, bias: biasTo})
+	if reason == "" && s.joined && !o.spec.sym {
+		reason = o.marlinZerosEnd()
+	}
 	if reason != "" {
 		return reason
 	}
@@ -62,16 +66,33 @@ func (o *packOutputs) marlin() string {
 		Suffix: "qweight", Part: packCodes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: true, Checks: o.checks(true),
-	}, int(16*o.spec.bits), 0, 0)
+	}, repack.Padding{Bits: int(16 * o.spec.bits)})
 	o.b.Tiles(&s, Grid{
 		Suffix: "scales", Part: packScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: scales, Rows: groups, Cols: s.N, Whole: true,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
-	}, o.spec.scales.Bits(), 0, 0)
+	}, repack.Padding{Bits: o.spec.scales.Bits()})
+	if !o.spec.sym {
+		zeros := func(m *Module) int64 { return m.N / 2 }
+		o.b.Tiles(&s, Grid{
+			Suffix: "qzeros", Part: packZero, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+			Op: repack.RowsMarlinZeros(), Rows: groups, Cols: s.N / 8, Width: zeros, Source: zeros, Whole: true,
+		}, repack.Padding{Bits: 4, Columns: 8})
+	}
 	if o.spec.actOrder {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())))
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())))
+	}
+	return ""
+}
+
+// marlinZerosEnd says that zero points of a member end within a word, where those of the next would begin.
+func (o *packOutputs) marlinZerosEnd() string {
+	for _, m := range o.g.Modules[:len(o.g.Members)] {
+		if m.N%8 != 0 {
+			return fmt.Sprintf("zero points of %d output features end within a word, which is not padded", m.N)
+		}
 	}
 	return ""
 }

@@ -143,6 +143,7 @@ type grid struct {
 	sides  [][]int32
 	joined bool // one Op makes a row of all members; a tensor may end before the rows do
 	checks []check
+	opFor  func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
 	// needs is the scan whose value the Op needs; nil for most.
 	needs *scan
 	// joint are lists as tensors is; the Op reads those of all members of its expert, whole, after the sides. With beside the place of the

@@ -17,12 +17,15 @@ type Member struct {
 type Padding struct {
 	Members []Member // in order, without overlap
 	N       int      // columns of a row, a multiple of 64
-	// Bits is what one column of one row is in a source. Rows is how many source rows these bits are spread over; 0 says that a source has a
-	// row for each column instead, as a weight [N, K] has, with the bits of the column's rows one after the other.
-	Bits, Rows int
+	// Bits is what one column of one row is in a source. Rows is how many source rows these bits are spread over; 0 says that a source has
+	// rows along the other axis instead, as a weight [N, K] has: one for so many Columns (0 is 1), with what is in them one after the other.
+	Bits, Rows, Columns int
 	// Fill is the word that a source would have in the padding: the one that the Op turns into zeros.
 	Fill uint32
 }
+
+// across is how many columns a source row has along the other axis.
+func (p *Padding) across() int { return max(p.Columns, 1) }
 
 // colBits is what a column takes in a source row, in bits.
 func (p *Padding) colBits() int { return p.Bits / max(p.Rows, 1) }
@@ -31,12 +34,12 @@ func (p *Padding) colBits() int { return p.Bits / max(p.Rows, 1) }
 func (p *Padding) check() error {
 	end := 0
 	for i, m := range p.Members {
-		if i == 0 && m.Same || m.N <= 0 || m.At < end || m.At+m.N > p.N || m.At*p.colBits()%8 != 0 || m.N*p.colBits()%8 != 0 {
+		if i == 0 && m.Same || m.N <= 0 || m.At < end || m.At+m.N > p.N || m.At*p.colBits()%8 != 0 || m.N*p.colBits()%8 != 0 || m.At%p.across() != 0 || m.N%p.across() != 0 {
 			return fmt.Errorf("repack: columns %d to %d of %d are no place for a member", m.At, m.At+m.N, p.N)
 		}
 		end = m.At + m.N
 	}
-	if p.N%tileN != 0 || p.N == 0 || len(p.Members) == 0 || p.Bits <= 0 || p.Rows < 0 || p.Rows > 0 && p.Bits%p.Rows != 0 || p.Rows == 0 && p.Bits%8 != 0 {
+	if p.N%tileN != 0 || p.N == 0 || len(p.Members) == 0 || p.Bits <= 0 || p.Rows < 0 || p.Rows > 0 && p.Bits%p.Rows != 0 || p.Rows == 0 && p.across()*p.Bits%8 != 0 || tileN%p.across() != 0 {
 		return fmt.Errorf("repack: rows of %d columns of %d bits in %d rows cannot be", p.N, p.Bits, p.Rows)
 	}
 	return nil
@@ -172,15 +175,15 @@ func (p *padded) Run(j *stages.Job) error {
 	return nil
 }
 
-// perRow is how many units of a source make a row: its rows, or bytes of its columns.
+// perRow is how many units of a source make a row: its rows, or bytes of its rows along the other axis.
 func (p *padded) perRow() int {
 	if p.Rows > 0 {
 		return p.Rows
 	}
-	return p.Bits / 8
+	return p.across() * p.Bits / 8
 }
 
-// units is how many rows every source has, or how many bytes every column has.
+// units is how many rows every source has, or how many bytes each of them along the other axis.
 func (p *padded) units(j *stages.Job) (int, error) {
 	if len(j.Src) < p.inputs {
 		return 0, fmt.Errorf("%s: %d inputs, want %d", p, len(j.Src), p.inputs)
@@ -190,9 +193,9 @@ func (p *padded) units(j *stages.Job) (int, error) {
 	}
 	units := 0
 	for i, from := range p.from {
-		unit, size := from.columns, len(j.Src[from.input])
+		unit, size := from.columns/p.across(), len(j.Src[from.input])
 		if p.Rows > 0 {
-			unit = unit * p.colBits() / 8
+			unit = from.columns * p.colBits() / 8
 		}
 		n := size / unit
 		if size%unit != 0 || i > 0 && n != units || n > j.Rows*p.perRow() {
@@ -228,7 +231,7 @@ func (p *padded) run(j *stages.Job, c piece, rows, units int) error {
 	sub, s := p.job(j, c, 0, rows), p.from[c.member]
 	src, from := j.Src[s.input], s.from+c.at-p.Members[c.member].At
 	if p.Rows == 0 {
-		p.give(sub, j, s.input, src[from*units:(from+c.n)*units])
+		p.give(sub, j, s.input, src[from/p.across()*units:(from+c.n)/p.across()*units])
 		return p.op.Run(sub)
 	}
 	apart := s.columns * p.colBits() / 8
@@ -291,9 +294,9 @@ func (p *padded) gather(j *stages.Job, at, row, rows, units int, panel []byte) (
 		input = s.input
 		off := s.from + from - m.At
 		if p.Rows == 0 {
-			for c := from; c < to; c++ {
-				k := off + c - from
-				copy(panel[(c-at)*rows*p.perRow():], j.Src[input][k*units+first:k*units+last])
+			for c := from; c < to; c += p.across() {
+				k := (off + c - from) / p.across()
+				copy(panel[(c-at)/p.across()*rows*p.perRow():], j.Src[input][k*units+first:k*units+last])
 			}
 			continue
 		}

@@ -188,6 +188,27 @@ func TestPaddedZeros(t *testing.T) {
 	}
 }
 
+// TestPaddedRowsZeros: those that lie as the rows of the weight do.
+func TestPaddedRowsZeros(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 15))
+	for range 40 {
+		list, n := paddedRow(r, 8)
+		groups := 1 + r.IntN(70)
+		rows := groups + r.IntN(3)
+		zeros := codesFor(r, list, groups, 4)
+		src := packEach(list, zeros, func(z []uint32, n int) []byte {
+			packed := optest.PackColumns(z, n, 4, false) // [G][N/8] words
+			out := make([]byte, len(packed))
+			for i := range len(packed) / 4 {
+				copy(out[4*(i%(n/8)*groups+i/(n/8)):], packed[4*i:4*i+4])
+			}
+			return out
+		})
+		op := mustOp(t)(Padded(RowsMarlinZeros(), Padding{Members: list, N: n, Bits: 4, Columns: 8}))
+		members.WantRows(t, op, rows, slowMarlinZeros(spreadOut(list, n, rows, zeros)), src...)
+	}
+}
+
 // slowRow permutes a row by the formulas.
 func slowRow(p Permutation, row []uint32) (out []byte) {
 	for i := range row {
@@ -338,6 +359,7 @@ func TestPaddedRefuses(t *testing.T) {
 		"no bits":          {Members: []Member{{At: 0, N: 8}}, N: 64, Rows: 2},
 		"half a byte":      {Members: []Member{{At: 0, N: 7}}, N: 64, Bits: 64, Rows: 16},
 		"uneven rows":      {Members: []Member{{At: 0, N: 8}}, N: 64, Bits: 64, Rows: 3},
+		"half a word":      {Members: []Member{{At: 0, N: 4}}, N: 64, Bits: 4, Columns: 8},
 		"columns of bits":  {Members: []Member{{At: 0, N: 8}}, N: 64, Bits: 4},
 	} {
 		if _, err := Padded(GPTQMarlin4(), p); err == nil {
