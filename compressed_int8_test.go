@@ -97,6 +97,7 @@ func TestInt8IsGPTQ(t *testing.T) {
 			add(attn+"k_proj", 256, 64, 2)
 			add(attn+"v_proj", 256, 64, 3)
 			add(oProj, 192, 256, 4)
+			add(mlp+"odd_proj", 160, 96, 5) // no whole tiles: it is padded
 			for e := range 2 {
 				for i, m := range []string{"gate_proj", "up_proj", "down_proj"} {
 					k, n := 256, 128

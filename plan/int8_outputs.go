@@ -43,14 +43,11 @@ func (o *int8Outputs) marlin() string {
 		return o.b.DType()
 	}
 	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
-	if reason := marlinHolds(o.g, o.spec.group, scalesTo, biasTo); reason != "" {
+	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, scales: scalesTo, bias: biasTo})
+	if reason != "" {
 		return reason
 	}
-	groups, perm := o.spec.groupsOf(o.m), repack.Single
-	if groups > 1 {
-		perm = repack.Grouped
-	}
-	scales, err := o.spec.marlinScales(o.spec.scales, scalesTo, perm)
+	scales, err := o.spec.marlinScales(&s, o.spec.scales, scalesTo)
 	if err != nil {
 		return err.Error()
 	}
@@ -61,18 +58,13 @@ func (o *int8Outputs) marlin() string {
 		}
 	}
 	words := func(m *Module) int64 { return 16 * m.N }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: int8Weight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: repack.SignedRowsMarlin(), Rows: o.m.K / 16, Cols: 4 * o.g.N(), Width: words, Source: words, Whole: true,
-	})
-	o.b.Grid(Grid{
-		Suffix: "scales", Part: int8Scale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: scales, Rows: groups, Cols: o.g.N(), Whole: true,
-		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
-		Source: func(m *Module) int64 { return o.spec.scalesIn(m) * elementBytes(o.spec.scales) / groups },
-	})
+		Op: repack.SignedRowsMarlin(), Rows: s.K / 16, Cols: 4 * s.N, Width: words, Source: words, Whole: true,
+	}, repack.Padding{Bits: 128, Fill: 0x8080_8080})
+	o.spec.addMarlinScales(o.b, &s, int8Scale, scalesTo, scales)
 	if bias != nil {
-		o.b.Floats("bias", int8Bias, []int64{o.g.N()}, biasTo, bias, stages.LayoutMarlin, nil)
+		o.b.TileFloats(&s, "bias", int8Bias, []int64{s.N}, biasTo, bias)
 	}
 	o.inputScale()
 	return ""

@@ -155,31 +155,6 @@ func TestSignedRowsMarlin(t *testing.T) {
 	refusesSizes(t, SignedRowsMarlin(), 3, 16*64, make([]byte, 3*16*64))
 }
 
-// TestOneMarlinScale: one scale, cast and repeated.
-func TestOneMarlinScale(t *testing.T) {
-	for _, from := range []stages.DType{safetensors.F32, safetensors.F16, safetensors.BF16} {
-		for _, to := range []stages.DType{safetensors.F16, safetensors.BF16} {
-			for _, n := range []int{64, 192, 320} {
-				var want []byte
-				for range n {
-					want = appendFloat(want, to, 0.375)
-				}
-				sources.WantRows(t, mustOp(t)(OneMarlinScale(from, to)), 1, want, appendFloat(nil, from, 0.375))
-			}
-		}
-	}
-	op := mustOp(t)(OneMarlinScale(safetensors.F32, safetensors.F16))
-	large, one := appendFloat(nil, safetensors.F32, 0x1p20), appendFloat(nil, safetensors.F32, 1)
-	sources.Refuses(t, op, "does not fit in F16", 1, 128, large)
-	sources.Refuses(t, op, "not finite", 1, 128, binary.LittleEndian.AppendUint32(nil, 0x7FC00000))
-	sources.Refuses(t, op, "two rows", 2, 128, one)
-	sources.Refuses(t, op, "no row", 1, 0, one)
-	sources.RefusesSources(t, op, 1, 128, one)
-	if op, err := OneMarlinScale(safetensors.F32, safetensors.F32); err == nil {
-		t.Errorf("%v was made", op)
-	}
-}
-
 // TestRowsMarlinSeveralCalls: rows longer than a call of a kernel reads.
 func TestRowsMarlinSeveralCalls(t *testing.T) {
 	const n = 64

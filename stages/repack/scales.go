@@ -83,6 +83,28 @@ func (c *scaleCast) check(op stages.Op, j *stages.Job, n int) error {
 	return nil
 }
 
+// screen wants every scale of one source of j to be finite, before the cast and after it.
+func (c *scaleCast) screen(j *stages.Job, input int) error {
+	src, size := j.Src[input], c.from.Bits()/8
+	one := &stages.Job{Inputs: j.Inputs[input : input+1]}
+	if i := convert.FirstNonFinite(c.from, src); i >= 0 {
+		return convert.NonFinite(one.Inputs[0].Tensor, c.from, i)
+	}
+	if c.from == c.to {
+		return nil
+	}
+	tmp := borrow(2 * castBlock)
+	defer scratch.Put(tmp)
+	for done := 0; len(src) > 0; done += castBlock {
+		n := min(castBlock, len(src)/size)
+		if at := c.cast((*tmp)[:2*n], src[:n*size]); at >= 0 {
+			return tooLarge(one, c.to, done+at)
+		}
+		src = src[n*size:]
+	}
+	return nil
+}
+
 type marlinScales struct{ scaleCast }
 
 func (op *marlinScales) String() string {
@@ -114,6 +136,22 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	return nil
 }
 
+// runWide is Run for columns that lie in longer rows, apart bytes from one to the next.
+func (op *marlinScales) runWide(j *stages.Job, apart int) error {
+	size, n := op.from.Bits()/8, j.RowBytes/2
+	tmp := borrow(2 * castBlock)
+	defer scratch.Put(tmp)
+	for r := range j.Rows {
+		src := j.Src[0][r*apart:][:n*size]
+		if op.from == op.to {
+			op.perm.row(j.Row(r), src)
+		} else if at := op.castPermute(j.Row(r), src, *tmp); at >= 0 {
+			return tooLarge(j, op.to, at)
+		}
+	}
+	return nil
+}
+
 // castBlock is how many elements are cast before they are permuted: a multiple of both blocks that stays in the first-level cache.
 const castBlock = 1024
 
@@ -129,46 +167,6 @@ func (op *marlinScales) castPermute(dst, src, tmp []byte) int {
 		dst, src, done = dst[2*n:], src[n*size:], done+n
 	}
 	return -1
-}
-
-// OneMarlinScale makes the Op that casts the one scale of a module from one dtype to another (F16 or BF16) and repeats it for every output feature.
-// No permutation changes equal values.
-//
-// Input: one element of from. Destination: one row of N elements of to. A value that is not finite, before or after the cast, is a
-// *stages.DataError.
-func OneMarlinScale(from, to stages.DType) (stages.Op, error) {
-	cast, err := scaleCastOf(from, to, Single)
-	if err != nil {
-		return nil, err
-	}
-	return &oneMarlinScale{cast}, nil
-}
-
-type oneMarlinScale struct{ scaleCast }
-
-func (op *oneMarlinScale) String() string {
-	return fmt.Sprintf("repeat a scale %s->%s", op.from, op.to)
-}
-
-func (op *oneMarlinScale) Run(j *stages.Job) error {
-	if j.Rows != 1 || j.RowBytes%2 != 0 || j.RowBytes == 0 {
-		return fmt.Errorf("%s: %d rows of %d bytes, want one of whole scales", op, j.Rows, j.RowBytes)
-	}
-	if err := op.check(op, j, 1); err != nil {
-		return err
-	}
-	var scale [2]byte
-	if op.from == op.to {
-		copy(scale[:], j.Src[0])
-	} else if op.cast(scale[:], j.Src[0]) >= 0 {
-		return tooLarge(j, op.to, 0)
-	}
-	row := j.Row(0)
-	copy(row, scale[:])
-	for done := 2; done < len(row); done *= 2 {
-		copy(row[done:], row[:done])
-	}
-	return nil
 }
 
 func tooLarge(j *stages.Job, to stages.DType, at int) error {
