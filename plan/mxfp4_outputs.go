@@ -67,7 +67,7 @@ func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string)
 	}
 	bytes, floats := []stages.DType{safetensors.U8, safetensors.F8E8M0}, []stages.DType{safetensors.BF16, safetensors.F16, safetensors.F32}
 	ok := true
-	for part, want := range [][]stages.DType{mxfp4Codes: bytes[:1], mxfp4Scales: bytes, mxfp4Bias: floats} {
+	for part, want := range [][]stages.DType{mxfp4Codes: {safetensors.U8, safetensors.I8}, mxfp4Scales: bytes, mxfp4Bias: floats} {
 		if m.Has(part) {
 			ok = hasDType(c, m.Tensors[part], want) && ok
 		}
