@@ -76,7 +76,7 @@ func TestFP8ConfigFaults(t *testing.T) {
 		c("fmt", stages.CodeUnsupported, changed(fp8BlockConfig, "fmt", "e5m2"), "fmt e5m2", "e4m3"),
 		c("scale_fmt", stages.CodeUnsupported, changed(fp8BlockConfig, "scale_fmt", "e4m3"), "scale_fmt e4m3"),
 		c("activation_scheme", stages.CodeUnsupported, changed(fp8BlockConfig, "activation_scheme", "odd"), "activation_scheme odd"),
-		c("expert_dtype", stages.CodeUnsupported, changed(fp8BlockConfig, "expert_dtype", "fp4"), "expert_dtype fp4"),
+		c("expert_dtype", stages.CodeUnsupported, changed(fp8BlockConfig, "expert_dtype", "int4"), "expert_dtype int4", "fp8, fp4"),
 		c("divisors", stages.CodeUnsupported, changed(fp8BlockConfig, "weight_scale_semantics", "inverse"), "weight_scale_semantics inverse"),
 		c("one side", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int{128}), "weight_block_size", "two positive numbers"),
 		c("a side of 0", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int{128, 0}), "weight_block_size"),
