@@ -28,7 +28,7 @@ const (
 
 // Formats are the formats that Write knows, the default first.
 func Formats() []Format {
-	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatGGUF, FormatGGUFQ4_0, FormatGGUFMXFP4}
 }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
@@ -103,6 +103,9 @@ func (o Options) Validate() error {
 	}
 	if o.Format == FormatCompressed {
 		compressedOptions(o, fault)
+	}
+	if IsGGUF(o.Format) {
+		ggufOptions(o, fault)
 	}
 	if o.Order != OrderTool && o.Order != OrderSorted {
 		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)
