@@ -292,10 +292,10 @@ func (b *Builder) Copy() stages.Op {
 	return fuse.Concat()
 }
 
-// name is that of an Output; one without a suffix has the Group's.
+// name is that of an Output; one without a suffix has the Group's, and a suffix that begins with _ follows it without a dot.
 func (b *Builder) name(suffix string) string {
-	if suffix == "" {
-		return b.group.Name
+	if suffix == "" || suffix[0] == '_' {
+		return b.group.Name + suffix
 	}
 	return b.group.Name + "." + suffix
 }

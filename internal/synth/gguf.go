@@ -26,16 +26,6 @@ var ggufArchs = map[string]string{
 	"deepseek_v3": "deepseek2", "kimi_k2": "deepseek2", "glm4_moe": "glm4moe", "minimax_m2": "minimax-m2",
 }
 
-// HasGGUF reports whether llama.cpp's names of a model are known here.
-func HasGGUF(m Model) bool { return ggufArchs[m.Type] != "" }
-
-// ggufOptions are the faults of Options that only these formats have.
-func ggufOptions(o Options, fault func(format string, args ...any)) {
-	if m, err := FindModel(o.Model); err == nil && !HasGGUF(m) {
-		fault("%s is not made of %s, whose names in llama.cpp are not known here", o.Format, m.Name)
-	}
-}
-
 // ggufAlign is the alignment of tensors that nothing is said about.
 const ggufAlign = 32
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/coldload/coldload/gguf"
@@ -103,13 +102,17 @@ func TestWriteGGUF(t *testing.T) {
 
 // TestGGUFModelsThatHaveNoNames are refused by name.
 func TestGGUFModelsThatHaveNoNames(t *testing.T) {
+	have := 0
 	for _, m := range Models() {
 		_, err := Tensors(Options{Model: m.Name, Format: FormatGGUF, Layers: 1})
-		if errors.Is(err, ErrOptions) == HasGGUF(m) {
+		if errors.Is(err, ErrOptions) == m.Has(FormatGGUF) {
 			t.Errorf("%s: %v", m.Name, err)
 		}
+		if err == nil {
+			have++
+		}
 	}
-	if !slices.ContainsFunc(Models(), HasGGUF) {
-		t.Error("no model has names")
+	if have < 10 {
+		t.Errorf("%d models have names", have)
 	}
 }
