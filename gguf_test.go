@@ -261,12 +261,12 @@ func TestGGUFPack(t *testing.T) {
 }
 
 // ggufFile is a GGUF file with the given tensors, of zeros where data has nothing for them.
-func ggufFile(t testing.TB, meta []gguf.KeyValue, data map[string][]byte, specs ...gguf.Spec) []byte {
-	t.Helper()
+func ggufFile(tb testing.TB, meta []gguf.KeyValue, data map[string][]byte, specs ...gguf.Spec) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	w, err := gguf.NewWriter(&buf, meta, specs, gguf.WriterOptions{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, s := range specs {
 		n, _ := s.Size()
@@ -275,19 +275,19 @@ func ggufFile(t testing.TB, meta []gguf.KeyValue, data map[string][]byte, specs 
 			b = make([]byte, n)
 		}
 		if err := w.WriteTensor(s.Name, b); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return buf.Bytes()
 }
 
 // ggufPart is file no of a set of count with one tensor.
-func ggufPart(t testing.TB, no, count, tensors int) []byte {
-	t.Helper()
-	return ggufFile(t, []gguf.KeyValue{
+func ggufPart(tb testing.TB, no, count, tensors int) []byte {
+	tb.Helper()
+	return ggufFile(tb, []gguf.KeyValue{
 		{Key: "split.no", Value: uint16(no)}, {Key: "split.count", Value: uint16(count)}, {Key: "split.tensors.count", Value: int32(tensors)},
 	}, nil, gguf.Spec{Name: fmt.Sprintf("t%d.weight", no), Type: gguf.F32, Shape: []int64{1}})
 }
@@ -295,7 +295,9 @@ func ggufPart(t testing.TB, no, count, tensors int) []byte {
 // TestRefusedGGUF: every fault names the file or the tensor, and nothing is read.
 func TestRefusedGGUF(t *testing.T) {
 	one := func(typ gguf.Type, name string, shape ...int64) func(b *ckpt.Builder) string {
-		return only(func(b *ckpt.Builder) { b.File("m.gguf", ggufFile(t, nil, nil, gguf.Spec{Name: name, Type: typ, Shape: shape})) })
+		return only(func(b *ckpt.Builder) {
+			b.File("m.gguf", ggufFile(t, nil, nil, gguf.Spec{Name: name, Type: typ, Shape: shape}))
+		})
 	}
 	var rows []row
 	for id := range uint32(42) {
@@ -372,9 +374,9 @@ func TestBrokenGGUF(t *testing.T) {
 	breaks(t, []row{
 		{name: "Q4_0", build: block(gguf.Q4_0, 1, 0x7C), opt: opt, says: []string{"m.gguf", "a.weight", "Q4_0 scale that is not finite", "+Inf"}},
 		{name: "Q8_0", build: block(gguf.Q8_0, 1, 0x7E), opt: opt, says: []string{"a.weight", "NaN"}},
-		{name: "Q4_K d", build: block(gguf.Q4_K, 1, 0xFC), opt: opt, says: []string{"a.weight", "-Inf"}},
-		{name: "Q4_K dmin", build: block(gguf.Q4_K, 3, 0x7C), opt: opt, says: []string{"a.weight", "Q4_K scale"}},
-		{name: "Q6_K", build: block(gguf.Q6_K, 209, 0x7C), opt: opt, says: []string{"a.weight", "Q6_K scale"}},
+		{name: "Q4_K d", build: block(gguf.Q4K, 1, 0xFC), opt: opt, says: []string{"a.weight", "-Inf"}},
+		{name: "Q4_K dmin", build: block(gguf.Q4K, 3, 0x7C), opt: opt, says: []string{"a.weight", "Q4_K scale"}},
+		{name: "Q6_K", build: block(gguf.Q6K, 209, 0x7C), opt: opt, says: []string{"a.weight", "Q6_K scale"}},
 		{name: "MXFP4", build: block(gguf.MXFP4, 0, 0xFF), opt: opt, says: []string{"a.weight", "MXFP4 scale", "0xFF"}},
 	})
 }
@@ -465,7 +467,7 @@ func ggufFloats(typ gguf.Type, data []byte, to stages.DType) (out []byte) {
 	for ; len(data) > 0; data = data[size:] {
 		for e := range int(elements) {
 			var v float32
-			switch typ { //nolint:exhaustive // the others are blocks
+			switch typ {
 			case gguf.F32:
 				v = math.Float32frombits(binary.LittleEndian.Uint32(data))
 			case gguf.F16:
@@ -475,7 +477,7 @@ func ggufFloats(typ gguf.Type, data []byte, to stages.DType) (out []byte) {
 			default:
 				v = optest.GGUFValue(typ, data[:size], e)
 			}
-			switch to { //nolint:exhaustive // the targets
+			switch to {
 			case safetensors.F32:
 				out = binary.LittleEndian.AppendUint32(out, math.Float32bits(v))
 			case safetensors.F16:
@@ -510,10 +512,7 @@ func TestRandomGGUF(t *testing.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 		files := rapid.IntRange(1, 3).Draw(rt, "files")
 		perFile := rapid.IntRange(0, 4).Draw(rt, "tensors")
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		if err != nil {
-			rt.Fatal(err)
-		}
+		dir := t.TempDir()
 		for f := range files {
 			var specs []gguf.Spec
 			data := map[string][]byte{}

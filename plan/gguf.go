@@ -39,7 +39,7 @@ type ggufReader struct{}
 const ggufWeight = 0 // the one part of a Module
 
 // ggufTypes are the types of blocks that are read.
-var ggufTypes = []gguf.Type{gguf.Q4_0, gguf.Q8_0, gguf.Q4_K, gguf.Q6_K, gguf.MXFP4}
+var ggufTypes = []gguf.Type{gguf.Q4_0, gguf.Q8_0, gguf.Q4K, gguf.Q6K, gguf.MXFP4}
 
 // ggufSpec is the type of a Module's blocks.
 type ggufSpec struct{ typ gguf.Type }
@@ -51,7 +51,7 @@ func (s ggufSpec) CodeBits() int {
 	switch s.typ { //nolint:exhaustive // the others have 4
 	case gguf.Q8_0:
 		return 8
-	case gguf.Q6_K:
+	case gguf.Q6K:
 		return 6
 	}
 	return 4
@@ -59,7 +59,7 @@ func (s ggufSpec) CodeBits() int {
 
 // GroupSize is the number of input features that share a scale.
 func (s ggufSpec) GroupSize() int {
-	if s.typ == gguf.Q6_K {
+	if s.typ == gguf.Q6K {
 		return 16
 	}
 	return 32

@@ -10,7 +10,7 @@ import (
 )
 
 // GGUFTypes are the types of blocks that GGUFValue knows.
-var GGUFTypes = []gguf.Type{gguf.Q4_0, gguf.Q8_0, gguf.Q4_K, gguf.Q6_K, gguf.MXFP4}
+var GGUFTypes = []gguf.Type{gguf.Q4_0, gguf.Q8_0, gguf.Q4K, gguf.Q6K, gguf.MXFP4}
 
 // GGUFValue is the value of element e of a block, by the formulas of the format, one element at a time. Every product is exact in float64 and in
 // float32, so that only the difference of Q4_K rounds.
@@ -22,7 +22,7 @@ func GGUFValue(t gguf.Type, b []byte, e int) float32 {
 		return float32(f16(0) * float64(int(b[2+e%16]>>(4*(e/16))&15)-8))
 	case gguf.Q8_0:
 		return float32(f16(0) * float64(int8(b[2+e])))
-	case gguf.Q4_K:
+	case gguf.Q4K:
 		s, j := b[4:16], e/32
 		nib := b[16+32*(e/64)+e%32] >> (4 * (j & 1)) & 15
 		var sc, mn byte
@@ -32,7 +32,7 @@ func GGUFValue(t gguf.Type, b []byte, e int) float32 {
 			sc, mn = s[j+4]&15|(s[j-4]>>6)<<4, (s[j+4]>>4)|(s[j]>>6)<<4
 		}
 		return float32(f16(0)*float64(sc)*float64(nib)) - float32(f16(2)*float64(mn)) // both exact
-	case gguf.Q6_K:
+	case gguf.Q6K:
 		h, u, l := e/128, e%128/32, e%32
 		lo, hi := b[64*h+32*(u%2)+l]>>(4*(u/2))&15, b[128+32*h+l]>>(2*u)&3
 		return float32(f16(208) * float64(int8(b[192+e/16])) * float64(int(lo|hi<<4)-32))
@@ -61,10 +61,10 @@ func GGUFBlocks(r *rand.Rand, t gguf.Type, n int) []byte {
 		switch t { //nolint:exhaustive // the others are not read
 		case gguf.Q4_0, gguf.Q8_0:
 			scale(at, 0x4400)
-		case gguf.Q4_K:
+		case gguf.Q4K:
 			scale(at, 0x4400)
 			scale(at+2, 0x4400)
-		case gguf.Q6_K:
+		case gguf.Q6K:
 			scale(at+208, 0x4000)
 		case gguf.MXFP4:
 			b[at] = byte(100 + r.Uint32N(30))

@@ -22,7 +22,7 @@ func TestFillsDoNotDependOnTheCut(t *testing.T) {
 		"constant": Constant(1, 2, 3),
 		"zeros":    Constant(),
 		"group":    groupFill{group: 32},
-		"blocks":   blockFill{random: randomFill{seed: 5, and: ^uint64(0)}, size: 210, scales: blockScales[gguf.Q6_K]},
+		"blocks":   blockFill{random: randomFill{seed: 5, and: ^uint64(0)}, size: 210, scales: blockScales[gguf.Q6K]},
 		"order":    orderFill{seed: 3, rows: size / 4, group: 32},
 	}
 	for name, f := range fills {

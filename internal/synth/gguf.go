@@ -148,9 +148,9 @@ func (l *lister) ggufType(name string, layer int) gguf.Type {
 	case l.o.Format == FormatGGUFQ4_0 && name != "output.weight":
 		return gguf.Q4_0
 	case more:
-		return gguf.Q6_K
+		return gguf.Q6K
 	}
-	return gguf.Q4_K
+	return gguf.Q4K
 }
 
 // usesMoreBits is llama.cpp's choice of the layers that get a better type: the first and last eighth, and every third between them.
@@ -183,8 +183,8 @@ type scaleByte struct {
 var blockScales = map[gguf.Type][]scaleByte{
 	gguf.Q4_0:  {{1, 0x03, 0x18}},
 	gguf.Q8_0:  {{1, 0x03, 0x04}},
-	gguf.Q4_K:  {{1, 0x03, 0x04}, {3, 0x03, 0x04}},
-	gguf.Q6_K:  {{209, 0x03, 0x04}},
+	gguf.Q4K:   {{1, 0x03, 0x04}, {3, 0x03, 0x04}},
+	gguf.Q6K:   {{209, 0x03, 0x04}},
 	gguf.MXFP4: {{0, 0x07, 0x70}},
 }
 

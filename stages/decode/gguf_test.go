@@ -94,8 +94,8 @@ func TestGGUFGolden(t *testing.T) {
 	}{
 		{gguf.Q4_0, append([]byte{0, 0x3C, 0xF0}, make([]byte, 15)...), map[int]float32{0: -8, 16: 7, 1: -8, 31: -8}},
 		{gguf.Q8_0, append([]byte{0, 0xBC, 0x80, 0x7F}, make([]byte, 30)...), map[int]float32{0: 128, 1: -127, 2: 0}},
-		{gguf.Q4_K, q4k, map[int]float32{0: 5*4 - 14, 32: 0, 128: float32(2|3<<4)*15 - 2*float32(9|1<<4)}},
-		{gguf.Q6_K, q6k, map[int]float32{0: -0.5 * 2 * (5 | 3<<4 - 32), 64: 0.5 * 3 * (12 - 32), 96: 0}},
+		{gguf.Q4K, q4k, map[int]float32{0: 5*4 - 14, 32: 0, 128: float32(2|3<<4)*15 - 2*float32(9|1<<4)}},
+		{gguf.Q6K, q6k, map[int]float32{0: -0.5 * 2 * (5 | 3<<4 - 32), 64: 0.5 * 3 * (12 - 32), 96: 0}},
 		{gguf.MXFP4, append([]byte{128, 0xF7, 0x80}, make([]byte, 14)...), map[int]float32{0: 12, 16: -12, 1: 0, 17: 0}},
 	} {
 		op, err := decode.GGUFDequant(test.typ, safetensors.F32)
@@ -136,9 +136,9 @@ func TestGGUFFaults(t *testing.T) {
 	}{
 		{"infinite d", gguf.Q4_0, safetensors.BF16, set(gguf.Q4_0, 0, 0x7C00), []string{"Q4_0 scale", "+Inf", "byte 1018"}},
 		{"d is no number", gguf.Q8_0, safetensors.F32, set(gguf.Q8_0, 0, 0x7E00), []string{"Q8_0 scale", "NaN", "byte 1034"}},
-		{"infinite d of Q4_K", gguf.Q4_K, safetensors.F16, set(gguf.Q4_K, 0, 0xFC00), []string{"Q4_K scale", "-Inf"}},
-		{"infinite dmin", gguf.Q4_K, safetensors.F16, set(gguf.Q4_K, 2, 0xFC00), []string{"Q4_K scale", "-Inf", "byte 1144"}},
-		{"infinite d of Q6_K", gguf.Q6_K, safetensors.F16, set(gguf.Q6_K, 208, 0x7C00), []string{"Q6_K scale", "byte 1210"}},
+		{"infinite d of Q4_K", gguf.Q4K, safetensors.F16, set(gguf.Q4K, 0, 0xFC00), []string{"Q4_K scale", "-Inf"}},
+		{"infinite dmin", gguf.Q4K, safetensors.F16, set(gguf.Q4K, 2, 0xFC00), []string{"Q4_K scale", "-Inf", "byte 1144"}},
+		{"infinite d of Q6_K", gguf.Q6K, safetensors.F16, set(gguf.Q6K, 208, 0x7C00), []string{"Q6_K scale", "byte 1210"}},
 		{"scale of MXFP4", gguf.MXFP4, safetensors.BF16, set(gguf.MXFP4, 0, 0xFF), []string{"MXFP4 scale", "0xFF", "byte 1017"}},
 		{"too large for F16", gguf.Q8_0, safetensors.F16, large, []string{"does not fit in F16", "131008", "bf16"}},
 		{"too large for F32", gguf.MXFP4, safetensors.F32, overflow, []string{"does not fit in F32", "--layout raw"}},
@@ -165,12 +165,12 @@ func TestGGUFFaults(t *testing.T) {
 			}
 		}
 	}
-	for _, typ := range []gguf.Type{gguf.Q5_K, gguf.F32, 99} {
+	for _, typ := range []gguf.Type{gguf.Q5K, gguf.F32, 99} {
 		if _, err := decode.GGUFDequant(typ, safetensors.F32); !errors.Is(err, decode.ErrNoCast) {
 			t.Errorf("%s: %v", typ, err)
 		}
 	}
-	if _, err := decode.GGUFDequant(gguf.Q4_K, safetensors.I32); !errors.Is(err, decode.ErrNoCast) {
+	if _, err := decode.GGUFDequant(gguf.Q4K, safetensors.I32); !errors.Is(err, decode.ErrNoCast) {
 		t.Errorf("to I32: %v", err)
 	}
 }

@@ -30,10 +30,16 @@ func ggufFile(t *testing.T, meta []gguf.KeyValue, specs ...gguf.Spec) []byte {
 // TestGGUFCatalog: plain numbers have their dtype, blocks are rows of bytes in a layout that names them, and every Extent is where the bytes lie.
 func TestGGUFCatalog(t *testing.T) {
 	specs := []gguf.Spec{
-		{Name: "blocks.weight", Type: gguf.Q4_K, Shape: []int64{2, 3, 512}}, {Name: "f64", Type: gguf.F64, Shape: []int64{1}},
-		{Name: "f32", Type: gguf.F32, Shape: []int64{3}}, {Name: "f16", Type: gguf.F16, Shape: []int64{2, 2}}, {Name: "bf16", Type: gguf.BF16, Shape: []int64{1}},
-		{Name: "i64", Type: gguf.I64, Shape: []int64{1}}, {Name: "i32", Type: gguf.I32, Shape: []int64{1}}, {Name: "i16", Type: gguf.I16, Shape: []int64{1}},
-		{Name: "i8", Type: gguf.I8, Shape: []int64{5}}, {Name: "q5", Type: gguf.Q5_K, Shape: []int64{256}},
+		{Name: "blocks.weight", Type: gguf.Q4K, Shape: []int64{2, 3, 512}},
+		{Name: "f64", Type: gguf.F64, Shape: []int64{1}},
+		{Name: "f32", Type: gguf.F32, Shape: []int64{3}},
+		{Name: "f16", Type: gguf.F16, Shape: []int64{2, 2}},
+		{Name: "bf16", Type: gguf.BF16, Shape: []int64{1}},
+		{Name: "i64", Type: gguf.I64, Shape: []int64{1}},
+		{Name: "i32", Type: gguf.I32, Shape: []int64{1}},
+		{Name: "i16", Type: gguf.I16, Shape: []int64{1}},
+		{Name: "i8", Type: gguf.I8, Shape: []int64{5}},
+		{Name: "q5", Type: gguf.Q5K, Shape: []int64{256}},
 	}
 	meta := []gguf.KeyValue{{Key: "general.architecture", Value: "llama"}, {Key: "tokens", Value: []string{"a"}}}
 	dir := ckpt.New(t).File("m.gguf", ggufFile(t, meta, specs...)).Write()
