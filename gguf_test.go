@@ -353,6 +353,18 @@ func TestRefusedGGUF(t *testing.T) {
 		},
 		row{name: "file of a set is missing", build: only(func(b *ckpt.Builder) { b.File("m-00002-of-00002.gguf", ggufPart(t, 1, 2, 2)) }), code: stages.CodeMissingShard, says: []string{"m-00001-of-00002.gguf"}},
 		row{
+			name: "other number of experts", build: only(func(b *ckpt.Builder) {
+				meta := []gguf.KeyValue{{Key: "general.architecture", Value: "x"}, {Key: "x.expert_count", Value: uint32(4)}}
+				b.File("m.gguf", ggufFile(t, meta, nil, gguf.Spec{Name: "blk.0.ffn_up_exps.weight", Type: gguf.Q4_0, Shape: []int64{3, 2, 32}}))
+			}), code: stages.CodeConfig, says: []string{"blk.0.ffn_up_exps", "expert_count", "[4, ", "[3, 2, 18]"},
+		},
+		row{
+			name: "plain experts of another number", build: only(func(b *ckpt.Builder) {
+				meta := []gguf.KeyValue{{Key: "general.architecture", Value: "x"}, {Key: "x.expert_count", Value: uint32(4)}}
+				b.File("m.gguf", ggufFile(t, meta, nil, gguf.Spec{Name: "blk.0.ffn_up_exps.weight", Type: gguf.F16, Shape: []int64{2, 32}}))
+			}), code: stages.CodeConfig, says: []string{"blk.0.ffn_up_exps", "expert_count", "[2, 32]"},
+		},
+		row{
 			name: "strict", build: one(gguf.Q4_0, "a.weight", 2, 32), opt: coldload.Options{Layout: stages.LayoutMarlin, Strict: true}, code: stages.CodeLayout,
 			says: []string{"no GGUF blocks"},
 		},

@@ -76,6 +76,9 @@ func (ggufReader) Picks(c *Checks, i int32) bool {
 func (ggufReader) Left(c *Checks, i int32) Leftover {
 	l := layoutOf(c.Catalog, int(i))
 	if l == stages.LayoutRaw {
+		if !ggufExperts(c, i) {
+			return LeftoverFaulty
+		}
 		return LeftoverOther
 	}
 	c.Fault(i, stages.CodeUnsupported, "is quantised, and not the weight of a layer", "a name that ends in .weight", string(l), "")
@@ -94,6 +97,9 @@ func (ggufReader) Module(m *Module, c *Checks) bool {
 			strings.Join(typeNames(ggufTypes), ", "), t.String(), "use a file of another quantisation, such as Q4_K_M, Q6_K or Q8_0")
 		return false
 	}
+	if !ggufExperts(c, w) {
+		return false
+	}
 	shape := shapeOf(c.Catalog, int(w))
 	elements, size := t.Block()
 	last := len(shape) - 1
@@ -103,6 +109,20 @@ func (ggufReader) Module(m *Module, c *Checks) bool {
 	}
 	m.Spec = ggufSpec{t}
 	return true
+}
+
+// ggufExperts checks that weights of all experts of a layer are those of as many as the metadata says.
+func ggufExperts(c *Checks, i int32) bool {
+	if !strings.HasSuffix(c.Catalog.Name(int(i)), "_exps.weight") || c.Experts == 0 {
+		return true
+	}
+	shape := shapeOf(c.Catalog, int(i))
+	if len(shape) == 3 && shape[0] == int64(c.Experts) {
+		return true
+	}
+	c.Fault(i, stages.CodeConfig, "has not as many experts as the metadata says (expert_count)", fmt.Sprintf("[%d, ..., ...]", c.Experts), formatShape(shape),
+		"the file is damaged or was made wrongly: get it again")
+	return false
 }
 
 func typeNames(types []gguf.Type) (names []string) {
