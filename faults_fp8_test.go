@@ -118,7 +118,7 @@ func TestFP8ShapeFaults(t *testing.T) {
 			ckpt.Dense(mlp+"experts.down_proj", safetensors.F8E4M3, 1, 2, 128, 128), f32s(mlp+"experts.down_proj_scale", []int64{2}, 1, 1),
 		}, "experts.down_proj_scale", "not supported yet"),
 		{
-			name: "scales in blocks under a config of one", code: stages.CodeMember, says: []string{single, "weight_scale of its module is missing"},
+			name: "scales in blocks under a config of one", code: stages.CodeShape, says: []string{single, "weight_scale_inv", "scales of whole tensors", "[1, 2]"},
 			build: fp8With(fp8PlainConfig, block(oProj, 128, 1)),
 		},
 		{
