@@ -22,7 +22,6 @@ var recognised = []struct {
 	suffix []string
 }{
 	{"mxfp4", []string{"_blocks"}},
-	{"modelopt NVFP4", []string{".weight_scale_2"}},
 	{"gguf", nil},
 }
 
