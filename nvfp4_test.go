@@ -270,7 +270,7 @@ func (u *nvUnit) want(kind nvKind, opt coldload.Options) map[string]rndOut {
 			return b
 		}), dims...)
 	}
-	switch opt.Layout { //nolint:exhaustive // those that are tested
+	switch opt.Layout {
 	case stages.LayoutRaw:
 		add(kind.parts[0], safetensors.U8, stages.LayoutRaw, each(func(members []*nvModule) (b []byte) {
 			for _, m := range members {
