@@ -110,6 +110,9 @@ func (d *fp4Job) rows() error {
 
 // decode decodes the rows from first to end, whose scales are d.factors.
 func (d *fp4Job) decode(first, end int) error {
+	if d.kernel(first, end) {
+		return nil
+	}
 	groups := d.k / d.group
 	for n := first; n < end; n++ {
 		scales := d.factors[(n-first)*groups : (n-first+1)*groups]
