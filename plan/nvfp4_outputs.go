@@ -54,13 +54,14 @@ func (o *nvfp4Outputs) marlin() string {
 		Width: func(m *Module) int64 { return m.N }, Source: func(m *Module) int64 { return m.N },
 	}
 	t := o.globals(nvfp4Global, "global_scale", stages.LayoutMarlin, stages.KindRepacked, global)
+	t.Beside = true
 	switch {
 	case act != safetensors.BF16:
 	case scanned:
 		s.Needs = o.b.Scan(nvfp4Scale, repack.NVFP4Peak())
 		t.Needs = s.Needs
 	default:
-		s.Joint, t.Joint, t.Beside = []int{nvfp4Scale}, []int{nvfp4Scale}, true
+		s.Joint, t.Joint = []int{nvfp4Scale}, []int{nvfp4Scale}
 	}
 	o.b.Grid(s)
 	o.b.Grid(o.shared(t))

@@ -28,7 +28,7 @@ const (
 
 // Formats are the formats that Write knows, the default first.
 func Formats() []Format {
-	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatNVFP4, FormatNVFP4Compressed}
 }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.

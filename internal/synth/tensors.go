@@ -59,7 +59,7 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone || l.o.Format == FormatCompressed
+	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone || l.o.Format == FormatCompressed || l.o.Format.nvfp4()
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -186,7 +186,10 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case fp8Config(l.o.Format) != nil:
 		l.fp8(base, n, k, bias)
 		return
-	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed:
+	case l.o.Format.nvfp4() && k%nvfp4Group == 0:
+		l.nvfp4(base, n, k, bias, input)
+		return
+	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed || l.o.Format.nvfp4():
 		l.dense[modulePattern(base)] = true
 	case l.o.Format == FormatAWQ:
 		l.dense[base] = true
