@@ -37,7 +37,7 @@ type compiler struct {
 	added    int      // Outputs that were asked for, dropped ones too
 	single   *Single  // of a Plan of one module, else nil
 	inStacks int      // Modules of stacks
-	prefix   string   // of its Outputs' names
+	prefix   string   // of its Outputs' names: its own
 }
 
 // Marks in compiler.owner.
@@ -351,10 +351,7 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		return
 	}
 	if c.single != nil {
-		suffix, _ := strings.CutPrefix(name, c.prefix)
-		if name+"." == c.prefix {
-			suffix = ""
-		}
+		suffix := strings.TrimPrefix(strings.TrimPrefix(name, c.prefix), ".")
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name
 	}

@@ -11,19 +11,10 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}}
+var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, mxfp4{}, ggufFormat{}}
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
-
-// recognised are the methods that people ship and that are not processed yet, with the tensors that give them away.
-var recognised = []struct {
-	name   string
-	suffix []string
-}{
-	{"mxfp4", []string{"_blocks"}},
-	{"gguf", nil},
-}
 
 // supported lists what is processed, for messages.
 func (c *compiler) supported() string {
@@ -60,12 +51,6 @@ func (c *compiler) openFormat() {
 		Code: stages.CodeUnsupported, File: q.Where, Problem: fmt.Sprintf("unknown quantisation method %q", q.Method),
 		Expected: "one of " + c.supported(), Found: q.Method,
 	}
-	for _, k := range recognised {
-		if k.name == q.Method {
-			fault.Problem = fmt.Sprintf("quantisation method %q is not supported yet, supported are %s", q.Method, c.supported())
-			fault.Expected, fault.Found = "", ""
-		}
-	}
 	c.faults.add(fault)
 }
 
@@ -95,6 +80,11 @@ func (c *compiler) open(f Format, q *discover.QuantConfig) {
 		return
 	}
 	c.readers = readers
+	if n, ok := f.(Namer); ok {
+		family, notes := n.Naming()
+		c.rules = rulesOf(family, true)
+		c.plan.Notes = append(c.plan.Notes, notes...)
+	}
 }
 
 // mostReaders bounds the Readers of a checkpoint, each of which is asked about every tensor.
@@ -141,8 +131,13 @@ func (c *compiler) unannounced(i int, method string) {
 			"give the checkpoint the config that its quantiser wrote")
 		return
 	}
-	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",
-		"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
+	expected, advice := "quantization_config in config.json, or quantize_config.json", "add the config file that the quantiser wrote"
+	for _, f := range c.formats {
+		if a, ok := f.(interface{ Announce() string }); ok && f.Name() == method {
+			expected, advice = a.Announce(), "add that: some releases come without it"
+		}
+	}
+	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how", expected, "", advice)
 }
 
 // quantisedBy tells which method a tensor gives away, by its name or by more than that.
@@ -154,14 +149,6 @@ func (c *compiler) quantisedBy(i int) (string, bool) {
 		}
 		if m, ok := f.(interface{ MarksTensor(c Catalog, i int) bool }); ok && m.MarksTensor(c.in.Catalog, i) {
 			return f.Name(), true
-		}
-	}
-	for _, k := range recognised {
-		for _, s := range k.suffix {
-			base, ok := strings.CutSuffix(name, s)
-			if ok && (s != "_blocks" || c.exists(base+"_scales")) {
-				return k.name, true
-			}
 		}
 	}
 	return "", false
