@@ -92,7 +92,7 @@ func TestQuantConfigFaults(t *testing.T) {
 	}
 	noConfig := func(name, method string, items ...ckpt.Item) row {
 		return row{
-			name: "no config: " + name, code: stages.CodeConfig, says: []string{single, "looks quantised (" + method + ")", "quantization_config", "add the config"},
+			name: "no config: " + name, code: stages.CodeConfig, says: []string{single, "looks quantised (" + method + ")", "quantization_config", "add"},
 			build: only(func(b *ckpt.Builder) {
 				b.Shard(single, items...).JSON("config.json", map[string]any{"model_type": "llama"})
 			}),
@@ -100,7 +100,7 @@ func TestQuantConfigFaults(t *testing.T) {
 	}
 	refuses(t, []row{
 		c("unknown method", stages.CodeUnsupported, "quant_method", "zip", `unknown quantisation method "zip"`, "gptq"),
-		c("mxfp4", stages.CodeUnsupported, "quant_method", "mxfp4", "is not supported yet"),
+		c("mxfp4 with the keys of gptq", stages.CodeUnsupported, "quant_method", "mxfp4", `"bits" is not known`),
 		c("bits 5", stages.CodeConfig, "bits", 5, "bits", "2, 3, 4 or 8", "found 5"),
 		c("bits 0", stages.CodeConfig, "bits", 0, "bits", "found 0"),
 		c("bits -4", stages.CodeConfig, "bits", -4, "bits", "found -4"),
