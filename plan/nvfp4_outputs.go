@@ -23,7 +23,7 @@ func (o *nvfp4Outputs) groups() int64 { return o.m.K / decode.NVFP4Group }
 func (o *nvfp4Outputs) marlin() string {
 	act, reason := o.actDType()
 	if reason == "" {
-		reason = marlinTiles(o.g, decode.NVFP4Group)
+		reason = marlinFits(o.g, decode.NVFP4Group)
 	}
 	if reason != "" {
 		return reason
