@@ -37,6 +37,7 @@ type compiler struct {
 	added    int      // Outputs that were asked for, dropped ones too
 	single   *Single  // of a Plan of one module, else nil
 	inStacks int      // Modules of stacks
+	noted    []string // formats of noteOnce
 	prefix   string   // of its Outputs' names
 }
 
@@ -58,8 +59,8 @@ func newCompiler(in Input, opt Options) *compiler {
 		plan:  &Plan{catalog: v, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
-	c.rules = rulesFor(in.Model.ModelType)
+	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
+	c.rules = rulesFor(in.Model.ModelType, in.Model.TextModelType)
 	return c
 }
 
@@ -77,6 +78,7 @@ func (c *compiler) run() {
 	c.describe()
 	c.countSlabs()
 	if len(c.faults.list) == 0 {
+		c.plan.join = joinUnder(c.opt.Budget, c.opt.Staging != nil)
 		c.plan.layOut(TargetBatch(c.opt.Budget))
 		c.measure()
 	}
@@ -219,6 +221,9 @@ func (c *compiler) findOrphans(parts []string) {
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
+	if !c.opt.NoFuse { // which leaves such tensors as they are
+		c.findStacks(&denseStacks{c: c})
+	}
 	r := dense{}
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
@@ -355,9 +360,9 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		return
 	}
 	if c.single != nil {
-		suffix, _ := strings.CutPrefix(name, c.prefix)
-		if name+"." == c.prefix {
-			suffix = ""
+		suffix, ok := strings.CutPrefix(name, c.prefix)
+		if !ok {
+			suffix = strings.TrimPrefix(name, strings.TrimSuffix(c.prefix, "."))
 		}
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name

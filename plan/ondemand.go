@@ -52,6 +52,7 @@ func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 		c.sumOutputs()
 	}
 	if len(c.faults.list) == 0 {
+		c.plan.join = joinUnder(opt.Budget, opt.Staging != nil)
 		c.plan.layOut(TargetBatch(opt.Budget))
 		c.measure()
 	}
@@ -111,7 +112,7 @@ func (c *compiler) request(q Request) {
 
 // requestedStack makes what is asked for of tensors that hold all experts, when the checkpoint has no modules under the names of single ones.
 func (c *compiler) requestedStack(q Request) bool {
-	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q, c.reader) {
+	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q, c.reader) && !c.requestStack(q, &denseStacks{c: c}) {
 		return false
 	}
 	if len(c.faults.list) > 0 {

@@ -53,6 +53,7 @@ type Plan struct {
 	recipes []recipe // one per Output
 	units   []unit
 	ends    []int
+	join    joinLimit
 }
 
 // Summary is the figures of a Plan.
