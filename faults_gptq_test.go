@@ -130,7 +130,7 @@ func TestQuantConfigFaults(t *testing.T) {
 			build: gptqWith("llama", map[string]any{"dynamic": map[string]any{`-:.*o_proj$`: map[string]any{}}}, o(ckpt.GPTQOptions{})),
 		},
 		noConfig("gptq", "gptq", o(ckpt.GPTQOptions{})),
-		noConfig("compressed-tensors", "compressed-tensors pack-quantized", i32(oProj+".weight_packed", 8, 8)),
+		noConfig("compressed-tensors", "compressed-tensors", i32(oProj+".weight_packed", 8, 8)),
 		noConfig("fp8", "fp8", ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 8, 8), ckpt.Dense(oProj+".weight_scale", safetensors.F32, 1, 1)),
 		noConfig("block fp8", "fp8", ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 8, 8), ckpt.Dense(oProj+".weight_scale_inv", safetensors.F32, 1, 1, 1)),
 		noConfig("mxfp4", "mxfp4", ckpt.Dense(mlp+"experts.down_proj_blocks", safetensors.U8, 1, 4, 4), ckpt.Dense(mlp+"experts.down_proj_scales", safetensors.U8, 1, 4)),

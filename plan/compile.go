@@ -17,28 +17,29 @@ type compiler struct {
 	opt  Options
 	plan *Plan
 
-	faults   faultList
-	checks   Checks
-	rules    rules
-	formats  []Format
-	method   string
-	reader   Reader // of the quantised Modules; nil when there are none
-	modules  []*Module
-	views    *views    // in.Catalog
-	stacks   []stacked // whose Modules are among modules
-	owner    []int32   // per tensor: index into modules, or one of the marks below
-	groups   []*Group  // in file order of their first tensor
-	groupOf  []int32   // per module: index into groups, or -1
-	names    map[string]struct{}
-	fused    map[string]*Fused // by members and name
-	kept     map[string]*Kept
-	dropped  []recipe // of Outputs that a rule does not want
-	suffixes []string // of the Outputs of one Group
-	added    int      // Outputs that were asked for, dropped ones too
-	single   *Single  // of a Plan of one module, else nil
-	inStacks int      // Modules of stacks
-	noted    []string // formats of noteOnce
-	prefix   string   // of its Outputs' names
+	faults      faultList
+	checks      Checks
+	rules       rules
+	formats     []Format
+	method      string
+	readers     []Reader // of the quantised Modules; none when there are none
+	modules     []*Module
+	views       *views    // in.Catalog
+	stacks      []stacked // whose Modules are among modules
+	owner       []int32   // per tensor: index into modules, or one of the marks below
+	groups      []*Group  // in file order of their first tensor
+	groupOf     []int32   // per module: index into groups, or -1
+	names       map[string]struct{}
+	fused       map[string]*Fused // by members and name
+	kept        map[string]*Kept
+	dropped     []recipe // of Outputs that a rule does not want
+	suffixes    []string // of the Outputs of one Group
+	added       int      // Outputs that were asked for, dropped ones too
+	single      *Single  // of a Plan of one module, else nil
+	stacksDense denseStacks
+	inStacks    int      // Modules of stacks
+	noted       []string // formats of noteOnce
+	prefix      string   // of its Outputs' names
 }
 
 // Marks in compiler.owner.
@@ -60,6 +61,7 @@ func newCompiler(in Input, opt Options) *compiler {
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
 	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
+	c.stacksDense.c = c
 	c.rules = rulesFor(in.Model.ModelType, in.Model.TextModelType)
 	return c
 }
@@ -135,38 +137,42 @@ func (c *compiler) ignore() {
 	}
 }
 
-// findQuantised makes the Modules of the checkpoint's quantisation format.
+// findQuantised makes the Modules of the checkpoint's quantisation format, or formats.
 func (c *compiler) findQuantised() {
-	if c.reader == nil {
-		c.findUnannounced()
-		return
+	for r := range c.readers {
+		c.findStacks(int32(r))
 	}
-	c.findStacks(c.reader)
-	parts := c.reader.Parts()
 	for i := range c.owner {
-		base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0])
-		if ok && c.owner[i] == ownerNone && c.picks(int32(i)) {
-			c.addModule(base, parts, c.reader)
+		if c.owner[i] != ownerNone {
+			continue
+		}
+		if base, r := c.marked(int32(i)); r != none {
+			c.addModule(base, r)
 		}
 	}
-	c.findOrphans(parts)
+	c.findLeftovers()
 	c.findUnannounced()
 }
 
-// picks reports whether a tensor with the name of the first part marks a Module.
-func (c *compiler) picks(i int32) bool {
-	p, ok := c.reader.(Picker)
-	return !ok || p.Picks(&c.checks, i)
+// marked is the Module that a tensor marks, and its Reader; none when it marks none.
+func (c *compiler) marked(i int32) (base string, reader int32) {
+	name := c.in.Catalog.Name(int(i))
+	for r, reader := range c.readers {
+		if base, ok := strings.CutSuffix(name, "."+reader.Parts()[0]); ok && picks(reader, &c.checks, i) {
+			return base, int32(r)
+		}
+	}
+	return "", none
 }
 
-// findLeftovers has the format look at the tensors that no Module took.
-func (c *compiler) findLeftovers(p Picker) {
+// findLeftovers has the Readers look at the tensors that no Module took.
+func (c *compiler) findLeftovers() {
 	meaningless := 0
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
 		}
-		switch p.Left(&c.checks, int32(i)) {
+		switch c.left(int32(i)) {
 		case LeftoverOther:
 		case LeftoverFaulty:
 			c.owner[i] = ownerBroken
@@ -182,9 +188,28 @@ func (c *compiler) findLeftovers(p Picker) {
 	}
 }
 
-// addModule collects the tensors of a Module and has its format check them.
-func (c *compiler) addModule(base string, parts []string, r Reader) {
-	m := &Module{Base: base, Tensors: make([]int32, len(parts))}
+// left is what a tensor is to the first Reader to which it is something.
+func (c *compiler) left(i int32) Leftover {
+	for _, r := range c.readers {
+		if what := left(r, &c.checks, i); what != LeftoverOther {
+			return what
+		}
+	}
+	return LeftoverOther
+}
+
+// The readers of Modules that are not quantised.
+const (
+	isDense      = int32(-2)
+	isDenseStack = int32(-3) // of those that lie in tensors of all experts
+)
+
+// addModule collects the tensors of a Module and has its Reader, an index into readers or isDense, check them.
+func (c *compiler) addModule(base string, reader int32) {
+	m := &Module{Base: base, reader: reader}
+	r := c.readerOf(m)
+	parts := r.Parts()
+	m.Tensors = make([]int32, len(parts))
 	for p, suffix := range parts {
 		m.Tensors[p] = none
 		if t, ok := c.in.Catalog.Lookup(base + "." + suffix); ok {
@@ -196,35 +221,25 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 	c.modules = append(c.modules, m)
 }
 
-// findOrphans reports tensors that only a quantised Module has, without the one that marks it. A bias needs none: dense layers have
-// biases too.
-func (c *compiler) findOrphans(parts []string) {
-	if p, ok := c.reader.(Picker); ok {
-		c.findLeftovers(p)
-		return
+// readerOf is the Reader of a Module.
+func (c *compiler) readerOf(m *Module) Reader { return c.readerAt(m.reader) }
+
+// readerAt is the Reader of an index.
+func (c *compiler) readerAt(reader int32) Reader {
+	switch reader {
+	case isDense:
+		return dense{}
+	case isDenseStack:
+		return &c.stacksDense
 	}
-	for i := range c.owner {
-		if c.owner[i] != ownerNone {
-			continue
-		}
-		name := c.in.Catalog.Name(i)
-		for _, p := range parts[1:] {
-			if p == "bias" || !strings.HasSuffix(name, "."+p) {
-				continue
-			}
-			c.owner[i] = ownerBroken
-			c.checks.Fault(int32(i), stages.CodeMember, "belongs to a quantised module whose ."+parts[0]+" is missing",
-				strings.TrimSuffix(name, p)+parts[0], "", "the checkpoint is incomplete: get it again")
-		}
-	}
+	return c.readers[reader]
 }
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
 	if !c.opt.NoFuse { // which leaves such tensors as they are
-		c.findStacks(&denseStacks{c: c})
+		c.findStacks(isDenseStack)
 	}
-	r := dense{}
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
@@ -234,7 +249,7 @@ func (c *compiler) findDense() {
 			continue
 		}
 		if _, ok := c.rules.locate(base); ok || c.rules.misnumbered(base) && !c.opt.NoFuse {
-			c.addModule(base, r.Parts(), r)
+			c.addModule(base, isDense)
 		}
 	}
 }
@@ -296,14 +311,6 @@ func (c *compiler) compileGroup(g *Group) {
 	if again := c.compiled(r, b); again != "" {
 		c.checks.ModuleFault(g.First(), stages.CodeLayout, again, "", "", "")
 	}
-}
-
-// readerOf is the format of a Module: the dense one is told by its Spec.
-func (c *compiler) readerOf(m *Module) Reader {
-	if _, ok := m.Spec.(denseSpec); ok {
-		return dense{}
-	}
-	return c.reader
 }
 
 // keep makes the Output of a tensor that is part of no Group.

@@ -57,6 +57,7 @@ type Module struct {
 	Tensors []int32 // by the Format's Parts; -1 where there is none
 	K, N    int64   // input and output features
 	Spec    Spec
+	reader  int32 // index into the compiler's readers, or isDense
 	ok      bool
 	stacked bool // the checkpoint holds it in tensors with those of all other experts
 }

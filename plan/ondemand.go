@@ -112,7 +112,7 @@ func (c *compiler) request(q Request) {
 
 // requestedStack makes what is asked for of tensors that hold all experts, when the checkpoint has no modules under the names of single ones.
 func (c *compiler) requestedStack(q Request) bool {
-	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q, c.reader) && !c.requestStack(q, &denseStacks{c: c}) {
+	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q) {
 		return false
 	}
 	if len(c.faults.list) > 0 {
@@ -206,20 +206,27 @@ func (s *Single) fromShapes(in Input, list []int32) {
 
 // isQuantised tells whether the checkpoint has what marks a quantised module of that name.
 func (c *compiler) isQuantised(base string) bool {
-	if c.reader == nil {
-		return false
+	return c.quantisedReader(base) != none
+}
+
+// quantisedReader is the Reader of a quantised module; none when there is no such module.
+func (c *compiler) quantisedReader(base string) int32 {
+	for i, r := range c.readers {
+		if t, ok := c.in.Catalog.Lookup(base + "." + r.Parts()[0]); ok && picks(r, &c.checks, int32(t)) {
+			return int32(i)
+		}
 	}
-	t, ok := c.in.Catalog.Lookup(base + "." + c.reader.Parts()[0])
-	return ok && c.picks(int32(t))
+	return none
 }
 
 // addRequested recognises one module: quantised when it has what marks one, else dense.
 func (c *compiler) addRequested(base string) {
+	reader := c.quantisedReader(base)
 	switch {
-	case c.isQuantised(base):
-		c.addModule(base, c.reader.Parts(), c.reader)
+	case reader != none:
+		c.addModule(base, reader)
 	case c.exists(base + ".weight"):
-		c.addModule(base, dense{}.Parts(), dense{})
+		c.addModule(base, isDense)
 	case c.looksQuantised(base):
 	default:
 		c.faults.add(stages.Fault{
@@ -322,6 +329,16 @@ type GPTQInfo struct {
 	QWeight, Scales, QZeros, GIdx, Bias int    // tensors of the Catalog; -1 for none
 }
 
+// gptqReader is the Reader of the checkpoint's GPTQ Modules.
+func (c *compiler) gptqReader() (*gptqReader, bool) {
+	for _, r := range c.readers {
+		if g, ok := r.(*gptqReader); ok {
+			return g, true
+		}
+	}
+	return nil, false
+}
+
 // GPTQModule looks at one module without planning anything.
 func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	if in.Packed != nil {
@@ -331,7 +348,7 @@ func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	}
 	c := newCompiler(in, opt)
 	c.openFormat()
-	r, ok := c.reader.(*gptqReader)
+	r, ok := c.gptqReader()
 	if !ok && len(c.faults.list) == 0 && !c.looksQuantised(base) {
 		c.faults.add(stages.Fault{Code: stages.CodeUnsupported, Tensor: base, Problem: "the checkpoint is not quantised with gptq", Found: c.method})
 	}

@@ -19,7 +19,7 @@ func repack() {
 	gather(4)
 	gather(8)
 	permutations()
-	marlinFP8()
+	rowsMarlins()
 	transposes()
 	splitHalves()
 }

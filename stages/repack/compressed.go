@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -13,8 +14,7 @@ import (
 // Input: one, the whole codes of a module: I32 [N, K*bits/32], 32/bits codes a word along K. Destination: K/16 rows of N*bits/2 words, as
 // those of [GPTQMarlin]. N is a multiple of 64 and K of 16.
 //
-// The words, transposed, are GPTQ's. That is done for 64 rows and two cache lines of each at a time, in the first-level cache, so every
-// byte is read and written once.
+// The words, transposed, are GPTQ's. Every byte is read and written once, 64 rows at a time.
 func RowsMarlin(bits int) (stages.Op, error) {
 	if err := checkBits(bits); err != nil {
 		return nil, err
@@ -29,24 +29,23 @@ func (op rowsMarlin) String() string {
 	return fmt.Sprintf("repack rows of %d-bit codes to marlin", op.bits)
 }
 
-func (op rowsMarlin) Run(j *stages.Job) error {
-	n, err := marlinColumns(op, j, op.bits)
+func (op rowsMarlin) Run(j *stages.Job) error { return repackRows(op, j, op.bits) }
+
+// repackRows is the Run of an Op that repacks codes which lie along K, as the rows of the weight do: one source of N rows.
+func repackRows(op stages.Op, j *stages.Job, bits int) error {
+	n, err := marlinColumns(op, j, bits)
 	if err != nil {
 		return err
 	}
-	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
+	size := j.Rows * j.RowBytes
+	if err := wantSources(op, j, size); err != nil {
 		return err
 	}
-	tmp := borrow(blockWords * tileRow)
-	defer scratch.Put(tmp)
-	words := j.Rows * op.bits / 2 // of a row of codes
-	for c := 0; c < n; c += tileN {
-		strip := j.Src[0][4*words*c : 4*words*(c+tileN)]
-		for w := 0; w < words; w += blockWords {
-			m := min(blockWords, words-w)
-			transposeBlock((*tmp)[:m*tileRow], strip, w, words)
-			rect(j, w*2/op.bits, c, m*2/op.bits, (*tmp)[:m*tileRow], op.bits)
-		}
+	c := rowsColumn{stride: j.Stride, rows: j.Rows, bits: bits}
+	c.stream = !j.Soon && size >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	for at := 0; at < n && j.Rows > 0; at += tileN {
+		c.dst, c.src = j.Dst[2*bits*at:], j.Src[0][at*c.rowBytes():]
+		c.repack()
 	}
 	return nil
 }

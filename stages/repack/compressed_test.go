@@ -101,6 +101,45 @@ func TestRowsMarlinLarge(t *testing.T) {
 	}
 }
 
+// TestRowsMarlinGuarded: the kernels touch nothing before or behind their source and destination, wherever a row ends within a line.
+func TestRowsMarlinGuarded(t *testing.T) {
+	for mask := range cputest.Masks() {
+		for _, bits := range []int{4, 8} {
+			for rows := 1; rows <= 20; rows++ {
+				for _, atEnd := range []bool{false, true} {
+					const n = 128
+					codes := codesOf(rand.New(rand.NewPCG(3, 5)), tileK*rows, n, bits)
+					j := &stages.Job{
+						Rows: rows, RowBytes: 2 * bits * n, Stride: 2 * bits * n, Src: [][]byte{cputest.Guarded(t, packRowsOf(codes, n, bits), atEnd)},
+						Dst: cputest.Guarded(t, make([]byte, 2*bits*n*rows), atEnd),
+					}
+					if err := mustOp(t)(RowsMarlin(bits)).Run(j); err != nil {
+						t.Fatalf("%s: %v", mask, err)
+					}
+					if !bytes.Equal(j.Dst, slowMarlin(codes, n, bits)) {
+						t.Errorf("%s, %d bits, %d rows, at end %v: differs", mask, bits, rows, atEnd)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestRowsMarlinSeveralCalls: rows longer than a call of a kernel reads.
+func TestRowsMarlinSeveralCalls(t *testing.T) {
+	const n = 64
+	for _, bits := range []int{4, 8} {
+		rows := 300*32/bits + 3
+		codes := codesOf(rand.New(rand.NewPCG(3, 6)), tileK*rows, n, bits)
+		src, want := packRowsOf(codes, n, bits), slowMarlin(codes, n, bits)
+		for mask := range cputest.Masks() {
+			t.Run(fmt.Sprintf("%s/bits=%d", mask, bits), func(t *testing.T) {
+				sources.WantRows(t, mustOp(t)(RowsMarlin(bits)), rows, want, src)
+			})
+		}
+	}
+}
+
 // TestTransposeKernels: every number of words, against pages that cannot be touched.
 func TestTransposeKernels(t *testing.T) {
 	for mask := range cputest.Masks() {

@@ -4,6 +4,8 @@ package repack
 
 func (r *marlinRect) repack(bits int) { r.generic(bits) }
 
+func (c *rowsColumn) repack() { c.generic() }
+
 func (r *marlinRect) repackAWQ() { r.genericAWQ() }
 
 func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweight, rows, bits) }

@@ -6,7 +6,6 @@ import (
 	"math"
 
 	"github.com/coldload/coldload/internal/convert"
-	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -22,42 +21,7 @@ type fp8Marlin struct{}
 func (fp8Marlin) Phase() stages.Phase { return stages.PhaseRepack }
 func (fp8Marlin) String() string      { return "repack FP8 to marlin" }
 
-func (op fp8Marlin) Run(j *stages.Job) error {
-	n, err := marlinColumns(op, j, 8)
-	if err != nil {
-		return err
-	}
-	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
-		return err
-	}
-	if j.Rows == 0 || n == 0 {
-		return nil
-	}
-	stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
-	k := tileK * j.Rows
-	for t := range n / tileN {
-		src := j.Src[0][t*tileN*k : (t+1)*tileN*k]
-		done := fp8Columns(j.Dst[16*tileN*t:], src, j.Rows, j.Stride, stream)
-		for r := done; r < j.Rows; r++ {
-			fp8Tile(j.Dst[r*j.Stride+16*tileN*t:][:16*tileN], src[tileK*r:], k)
-		}
-	}
-	return nil
-}
-
-// fp8Tile repacks one tile of 16 input features: src holds its 64 rows, k bytes apart and 16 bytes of each. It is the reference: dword q of
-// column c0 + 8m is word 32*c0 + 8q + m of the tile, and has the bytes 2q, 2q+8, 2q+1, 2q+9 of the column.
-func fp8Tile(dst, src []byte, k int) {
-	for n := range tileN {
-		row := src[n*k : n*k+tileK]
-		low, high := binary.LittleEndian.Uint64(row), binary.LittleEndian.Uint64(row[8:])
-		at := 4 * (32*(n%8) + n/8)
-		for q := range 4 {
-			a, b := uint32(low>>(16*q)), uint32(high>>(16*q))
-			binary.LittleEndian.PutUint32(dst[at+32*q:], a&0xFF|b&0xFF<<8|a&0xFF00<<8|b&0xFF00<<16)
-		}
-	}
-}
+func (op fp8Marlin) Run(j *stages.Job) error { return repackRows(op, j, 8) }
 
 // FP8MarlinScales makes the Op that makes Marlin scales of those of an FP8 module: one for every output feature in each group of b.Cols
 // input features.

@@ -5,6 +5,7 @@ package repack
 //	             AVX-512 VBMI   AVX-512      AVX2   else
 //	marlin4      VBMI           BW           AVX2   marlin4Row
 //	marlin8                     BW           AVX2   marlin8Row
+//	rowsMarlin                  BW           AVX2   rowsTile
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
 //	permutations                BW           AVX2   groupedRow, singleRow

@@ -3496,538 +3496,1134 @@ single256:
 	VZEROUPPER
 	RET
 
-DATA marlinFP8Bytes<>+0(SB)/1, $0x00
-DATA marlinFP8Bytes<>+1(SB)/1, $0x08
-DATA marlinFP8Bytes<>+2(SB)/1, $0x01
-DATA marlinFP8Bytes<>+3(SB)/1, $0x09
-DATA marlinFP8Bytes<>+4(SB)/1, $0x02
-DATA marlinFP8Bytes<>+5(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+6(SB)/1, $0x03
-DATA marlinFP8Bytes<>+7(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+8(SB)/1, $0x04
-DATA marlinFP8Bytes<>+9(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+10(SB)/1, $0x05
-DATA marlinFP8Bytes<>+11(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+12(SB)/1, $0x06
-DATA marlinFP8Bytes<>+13(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+14(SB)/1, $0x07
-DATA marlinFP8Bytes<>+15(SB)/1, $0x0f
-DATA marlinFP8Bytes<>+16(SB)/1, $0x00
-DATA marlinFP8Bytes<>+17(SB)/1, $0x08
-DATA marlinFP8Bytes<>+18(SB)/1, $0x01
-DATA marlinFP8Bytes<>+19(SB)/1, $0x09
-DATA marlinFP8Bytes<>+20(SB)/1, $0x02
-DATA marlinFP8Bytes<>+21(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+22(SB)/1, $0x03
-DATA marlinFP8Bytes<>+23(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+24(SB)/1, $0x04
-DATA marlinFP8Bytes<>+25(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+26(SB)/1, $0x05
-DATA marlinFP8Bytes<>+27(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+28(SB)/1, $0x06
-DATA marlinFP8Bytes<>+29(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+30(SB)/1, $0x07
-DATA marlinFP8Bytes<>+31(SB)/1, $0x0f
-DATA marlinFP8Bytes<>+32(SB)/1, $0x00
-DATA marlinFP8Bytes<>+33(SB)/1, $0x08
-DATA marlinFP8Bytes<>+34(SB)/1, $0x01
-DATA marlinFP8Bytes<>+35(SB)/1, $0x09
-DATA marlinFP8Bytes<>+36(SB)/1, $0x02
-DATA marlinFP8Bytes<>+37(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+38(SB)/1, $0x03
-DATA marlinFP8Bytes<>+39(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+40(SB)/1, $0x04
-DATA marlinFP8Bytes<>+41(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+42(SB)/1, $0x05
-DATA marlinFP8Bytes<>+43(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+44(SB)/1, $0x06
-DATA marlinFP8Bytes<>+45(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+46(SB)/1, $0x07
-DATA marlinFP8Bytes<>+47(SB)/1, $0x0f
-DATA marlinFP8Bytes<>+48(SB)/1, $0x00
-DATA marlinFP8Bytes<>+49(SB)/1, $0x08
-DATA marlinFP8Bytes<>+50(SB)/1, $0x01
-DATA marlinFP8Bytes<>+51(SB)/1, $0x09
-DATA marlinFP8Bytes<>+52(SB)/1, $0x02
-DATA marlinFP8Bytes<>+53(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+54(SB)/1, $0x03
-DATA marlinFP8Bytes<>+55(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+56(SB)/1, $0x04
-DATA marlinFP8Bytes<>+57(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+58(SB)/1, $0x05
-DATA marlinFP8Bytes<>+59(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+60(SB)/1, $0x06
-DATA marlinFP8Bytes<>+61(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+62(SB)/1, $0x07
-DATA marlinFP8Bytes<>+63(SB)/1, $0x0f
-GLOBL marlinFP8Bytes<>(SB), RODATA|NOPTR, $64
+DATA rowsMarlin4Bytes<>+0(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+1(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+2(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+3(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+4(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+5(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+6(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+7(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+8(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+9(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+10(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+11(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+12(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+13(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+14(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+15(SB)/1, $0x0f
+DATA rowsMarlin4Bytes<>+16(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+17(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+18(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+19(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+20(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+21(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+22(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+23(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+24(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+25(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+26(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+27(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+28(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+29(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+30(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+31(SB)/1, $0x0f
+DATA rowsMarlin4Bytes<>+32(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+33(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+34(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+35(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+36(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+37(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+38(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+39(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+40(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+41(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+42(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+43(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+44(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+45(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+46(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+47(SB)/1, $0x0f
+DATA rowsMarlin4Bytes<>+48(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+49(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+50(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+51(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+52(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+53(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+54(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+55(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+56(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+57(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+58(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+59(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+60(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+61(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+62(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+63(SB)/1, $0x0f
+GLOBL rowsMarlin4Bytes<>(SB), RODATA|NOPTR, $64
 
-// func marlinFP8AVX512(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+DATA rowsMarlin8Bytes<>+0(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+1(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+2(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+3(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+4(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+5(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+6(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+7(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+8(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+9(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+10(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+11(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+12(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+13(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+14(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+15(SB)/1, $0x0f
+DATA rowsMarlin8Bytes<>+16(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+17(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+18(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+19(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+20(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+21(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+22(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+23(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+24(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+25(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+26(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+27(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+28(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+29(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+30(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+31(SB)/1, $0x0f
+DATA rowsMarlin8Bytes<>+32(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+33(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+34(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+35(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+36(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+37(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+38(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+39(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+40(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+41(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+42(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+43(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+44(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+45(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+46(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+47(SB)/1, $0x0f
+DATA rowsMarlin8Bytes<>+48(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+49(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+50(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+51(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+52(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+53(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+54(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+55(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+56(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+57(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+58(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+59(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+60(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+61(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+62(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+63(SB)/1, $0x0f
+GLOBL rowsMarlin8Bytes<>(SB), RODATA|NOPTR, $64
+
+DATA highNibblesOfLow<>+0(SB)/8, $0x00000000f0f0f0f0
+GLOBL highNibblesOfLow<>(SB), RODATA|NOPTR, $8
+
+// func rowsMarlin4AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·marlinFP8AVX512(SB), NOSPLIT, $8-40
-	MOVQ      dst+0(FP), DI
-	MOVQ      src+8(FP), SI
-	MOVQ      dstStride+24(FP), R9
-	MOVQ      srcStride+32(FP), R10
-	MOVQ      R10, R8
-	SHLQ      $0x03, R8
-	LEAQ      (R8)(R8*2), R11
-	LEAQ      (R9)(R9*2), R12
-	VMOVDQU64 marlinFP8Bytes<>+0(SB), Z31
+TEXT ·rowsMarlin4AVX512(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Z30
+	VMOVDQU64    rowsMarlin4Bytes<>+0(SB), Z31
 
-marlinFP8AVX512Step:
+rowsMarlin4AVX512Line:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX512Column:
-	LEAQ        (R13)(R9*4), CX
+rowsMarlin4AVX512Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX512NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX512NoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU32   (AX), Z0
+	VPSRLQ      $0x1c, Z0, Z8
+	VPTERNLOGQ  $0x28, Z30, Z0, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z0
 	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU32   (AX)(R8*1), Z1
+	VPSRLQ      $0x1c, Z1, Z10
+	VPTERNLOGQ  $0x28, Z30, Z1, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z1
 	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU32   (AX)(R8*2), Z2
+	VPSRLQ      $0x1c, Z2, Z8
+	VPTERNLOGQ  $0x28, Z30, Z2, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z2
 	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  192(BX)
 	VMOVDQU32   (BX), Z3
+	VPSRLQ      $0x1c, Z3, Z10
+	VPTERNLOGQ  $0x28, Z30, Z3, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z3
 	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU32   (BX)(R8*1), Z4
+	VPSRLQ      $0x1c, Z4, Z8
+	VPTERNLOGQ  $0x28, Z30, Z4, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z4
 	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU32   (BX)(R8*2), Z5
+	VPSRLQ      $0x1c, Z5, Z10
+	VPTERNLOGQ  $0x28, Z30, Z5, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z5
 	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  192(DX)
 	VMOVDQU32   (DX), Z6
+	VPSRLQ      $0x1c, Z6, Z8
+	VPTERNLOGQ  $0x28, Z30, Z6, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z6
 	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU32   (DX)(R8*1), Z7
+	VPSRLQ      $0x1c, Z7, Z10
+	VPTERNLOGQ  $0x28, Z30, Z7, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z7
 	VPSHUFB     Z31, Z7, Z7
-	VPUNPCKLDQ  Z1, Z0, Z8
-	VPUNPCKHDQ  Z1, Z0, Z0
-	VPUNPCKLDQ  Z3, Z2, Z1
-	VPUNPCKHDQ  Z3, Z2, Z2
-	VPUNPCKLQDQ Z1, Z8, Z3
-	VPUNPCKHQDQ Z1, Z8, Z1
-	VPUNPCKLQDQ Z2, Z0, Z8
-	VPUNPCKHQDQ Z2, Z0, Z2
-	VPUNPCKLDQ  Z5, Z4, Z9
-	VPUNPCKHDQ  Z5, Z4, Z4
-	VPUNPCKLDQ  Z7, Z6, Z5
-	VPUNPCKHDQ  Z7, Z6, Z6
-	VPUNPCKLQDQ Z5, Z9, Z7
-	VPUNPCKHQDQ Z5, Z9, Z5
-	VPUNPCKLQDQ Z6, Z4, Z9
-	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
-	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
-	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z1, Z3, Z5
-	VSHUFI32X4  $0xdd, Z1, Z3, Z3
-	VMOVDQU32   Z7, (R13)
-	VMOVDQU32   Z10, (R13)(R9*1)
-	VMOVDQU32   Z5, (R13)(R9*2)
-	VMOVDQU32   Z3, (R13)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
-	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
-	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z2, Z8, Z6
-	VSHUFI32X4  $0xdd, Z2, Z8, Z8
-	VMOVDQU32   Z9, 64(R13)
-	VMOVDQU32   Z10, 64(R13)(R9*1)
-	VMOVDQU32   Z6, 64(R13)(R9*2)
-	VMOVDQU32   Z8, 64(R13)(R12*1)
-	PREFETCHT0  256(AX)
-	VMOVDQU32   64(AX), Z0
-	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  256(AX)(R8*1)
-	VMOVDQU32   64(AX)(R8*1), Z1
-	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  256(AX)(R8*2)
-	VMOVDQU32   64(AX)(R8*2), Z2
-	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  256(BX)
-	VMOVDQU32   64(BX), Z3
-	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  256(BX)(R8*1)
-	VMOVDQU32   64(BX)(R8*1), Z4
-	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  256(BX)(R8*2)
-	VMOVDQU32   64(BX)(R8*2), Z5
-	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  256(DX)
-	VMOVDQU32   64(DX), Z6
-	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  256(DX)(R8*1)
-	VMOVDQU32   64(DX)(R8*1), Z7
-	VPSHUFB     Z31, Z7, Z7
-	VPUNPCKLDQ  Z1, Z0, Z8
-	VPUNPCKHDQ  Z1, Z0, Z0
-	VPUNPCKLDQ  Z3, Z2, Z1
-	VPUNPCKHDQ  Z3, Z2, Z2
-	VPUNPCKLQDQ Z1, Z8, Z3
-	VPUNPCKHQDQ Z1, Z8, Z1
-	VPUNPCKLQDQ Z2, Z0, Z8
-	VPUNPCKHQDQ Z2, Z0, Z2
-	VPUNPCKLDQ  Z5, Z4, Z9
-	VPUNPCKHDQ  Z5, Z4, Z4
-	VPUNPCKLDQ  Z7, Z6, Z5
-	VPUNPCKHDQ  Z7, Z6, Z6
-	VPUNPCKLQDQ Z5, Z9, Z7
-	VPUNPCKHQDQ Z5, Z9, Z5
-	VPUNPCKLQDQ Z6, Z4, Z9
-	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
-	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
-	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z1, Z3, Z5
-	VSHUFI32X4  $0xdd, Z1, Z3, Z3
-	VMOVDQU32   Z7, (CX)
+	VPUNPCKHBW  Z1, Z0, Z8
+	VPUNPCKLBW  Z1, Z0, Z0
+	VPUNPCKHBW  Z3, Z2, Z9
+	VPUNPCKLBW  Z3, Z2, Z2
+	VPUNPCKHBW  Z5, Z4, Z10
+	VPUNPCKLBW  Z5, Z4, Z4
+	VPUNPCKHBW  Z7, Z6, Z11
+	VPUNPCKLBW  Z7, Z6, Z6
+	VPUNPCKLDQ  Z2, Z0, Z1
+	VPUNPCKHDQ  Z2, Z0, Z0
+	VPUNPCKLDQ  Z6, Z4, Z2
+	VPUNPCKHDQ  Z6, Z4, Z4
+	VPUNPCKLQDQ Z2, Z1, Z6
+	VPUNPCKHQDQ Z2, Z1, Z2
+	VPUNPCKLQDQ Z4, Z0, Z1
+	VPUNPCKHQDQ Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z2, Z6, Z12
+	VSHUFI32X4  $0xee, Z2, Z6, Z6
+	VSHUFI32X4  $0x44, Z4, Z1, Z13
+	VSHUFI32X4  $0xee, Z4, Z1, Z1
+	VSHUFI32X4  $0x88, Z13, Z12, Z2
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z1, Z6, Z4
+	VSHUFI32X4  $0xdd, Z1, Z6, Z6
+	VMOVDQU32   Z2, (R13)
+	VMOVDQU32   Z12, (R13)(R9*2)
+	VMOVDQU32   Z4, (CX)
+	VMOVDQU32   Z6, (CX)(R9*2)
+	VPUNPCKLDQ  Z9, Z8, Z3
+	VPUNPCKHDQ  Z9, Z8, Z8
+	VPUNPCKLDQ  Z11, Z10, Z9
+	VPUNPCKHDQ  Z11, Z10, Z10
+	VPUNPCKLQDQ Z9, Z3, Z11
+	VPUNPCKHQDQ Z9, Z3, Z9
+	VPUNPCKLQDQ Z10, Z8, Z3
+	VPUNPCKHQDQ Z10, Z8, Z10
+	VSHUFI32X4  $0x44, Z9, Z11, Z12
+	VSHUFI32X4  $0xee, Z9, Z11, Z11
+	VSHUFI32X4  $0x44, Z10, Z3, Z13
+	VSHUFI32X4  $0xee, Z10, Z3, Z3
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z3, Z11, Z10
+	VSHUFI32X4  $0xdd, Z3, Z11, Z11
+	VMOVDQU32   Z9, (R13)(R9*1)
+	VMOVDQU32   Z12, (R13)(R12*1)
 	VMOVDQU32   Z10, (CX)(R9*1)
-	VMOVDQU32   Z5, (CX)(R9*2)
-	VMOVDQU32   Z3, (CX)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
-	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
-	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z2, Z8, Z6
-	VSHUFI32X4  $0xdd, Z2, Z8, Z8
-	VMOVDQU32   Z9, 64(CX)
-	VMOVDQU32   Z10, 64(CX)(R9*1)
-	VMOVDQU32   Z6, 64(CX)(R9*2)
-	VMOVDQU32   Z8, 64(CX)(R12*1)
+	VMOVDQU32   Z11, (CX)(R12*1)
 	ADDQ        R10, AX
-	ADDQ        $0x00000080, R13
+	ADDQ        $0x00000040, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX512Column
-	ADDQ        $0x00000080, SI
+	JNZ         rowsMarlin4AVX512Column
+	ADDQ        $0x00000040, SI
 	LEAQ        (DI)(R9*8), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX512Step
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX512Line
 	VZEROUPPER
 	RET
 
-// func marlinFP8AVX2(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+// func rowsMarlin4AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·marlinFP8AVX2(SB), NOSPLIT, $8-40
-	MOVQ    dst+0(FP), DI
-	MOVQ    src+8(FP), SI
-	MOVQ    dstStride+24(FP), R9
-	MOVQ    srcStride+32(FP), R10
-	MOVQ    R10, R8
-	SHLQ    $0x03, R8
-	LEAQ    (R8)(R8*2), R11
-	LEAQ    (R9)(R9*2), R12
-	VMOVDQU marlinFP8Bytes<>+0(SB), Y15
+TEXT ·rowsMarlin4AVX2(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Y14
+	VMOVDQU      rowsMarlin4Bytes<>+0(SB), Y15
 
-marlinFP8AVX2Step:
+rowsMarlin4AVX2Line:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX2Column:
-	LEAQ        (R13)(R9*2), CX
+rowsMarlin4AVX2Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX2NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX2NoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU     (AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
 	VPSHUFB     Y15, Y0, Y0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU     (AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
 	VPSHUFB     Y15, Y1, Y1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU     (AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
 	VPSHUFB     Y15, Y2, Y2
-	PREFETCHT0  192(BX)
 	VMOVDQU     (BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
 	VPSHUFB     Y15, Y3, Y3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU     (BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
 	VPSHUFB     Y15, Y4, Y4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU     (BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
 	VPSHUFB     Y15, Y5, Y5
-	PREFETCHT0  192(DX)
 	VMOVDQU     (DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
 	VPSHUFB     Y15, Y6, Y6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU     (DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
 	VPSHUFB     Y15, Y7, Y7
-	VPUNPCKLDQ  Y1, Y0, Y8
-	VPUNPCKHDQ  Y1, Y0, Y0
-	VPUNPCKLDQ  Y3, Y2, Y1
-	VPUNPCKHDQ  Y3, Y2, Y2
-	VPUNPCKLQDQ Y1, Y8, Y3
-	VPUNPCKHQDQ Y1, Y8, Y1
-	VPUNPCKLQDQ Y2, Y0, Y8
-	VPUNPCKHQDQ Y2, Y0, Y2
-	VPUNPCKLDQ  Y5, Y4, Y9
-	VPUNPCKHDQ  Y5, Y4, Y4
-	VPUNPCKLDQ  Y7, Y6, Y5
-	VPUNPCKHDQ  Y7, Y6, Y6
-	VPUNPCKLQDQ Y5, Y9, Y7
-	VPUNPCKHQDQ Y5, Y9, Y5
-	VPUNPCKLQDQ Y6, Y4, Y9
-	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVDQU     Y10, (R13)
-	VMOVDQU     Y11, (R13)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVDQU     Y10, 32(R13)
-	VMOVDQU     Y11, 32(R13)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVDQU     Y10, 64(R13)
-	VMOVDQU     Y11, 64(R13)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVDQU     Y10, 96(R13)
-	VMOVDQU     Y11, 96(R13)(R9*1)
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVDQU     Y12, (R13)
+	VMOVDQU     Y6, (R13)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVDQU     Y12, 32(R13)
+	VMOVDQU     Y1, 32(R13)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVDQU     Y12, (R13)(R9*1)
+	VMOVDQU     Y11, (R13)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVDQU     Y12, 32(R13)(R9*1)
+	VMOVDQU     Y3, 32(R13)(R12*1)
 	VMOVDQU     32(AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
 	VPSHUFB     Y15, Y0, Y0
 	VMOVDQU     32(AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
 	VPSHUFB     Y15, Y1, Y1
 	VMOVDQU     32(AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
 	VPSHUFB     Y15, Y2, Y2
 	VMOVDQU     32(BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
 	VPSHUFB     Y15, Y3, Y3
 	VMOVDQU     32(BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
 	VPSHUFB     Y15, Y4, Y4
 	VMOVDQU     32(BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
 	VPSHUFB     Y15, Y5, Y5
 	VMOVDQU     32(DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
 	VPSHUFB     Y15, Y6, Y6
 	VMOVDQU     32(DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
 	VPSHUFB     Y15, Y7, Y7
-	VPUNPCKLDQ  Y1, Y0, Y8
-	VPUNPCKHDQ  Y1, Y0, Y0
-	VPUNPCKLDQ  Y3, Y2, Y1
-	VPUNPCKHDQ  Y3, Y2, Y2
-	VPUNPCKLQDQ Y1, Y8, Y3
-	VPUNPCKHQDQ Y1, Y8, Y1
-	VPUNPCKLQDQ Y2, Y0, Y8
-	VPUNPCKHQDQ Y2, Y0, Y2
-	VPUNPCKLDQ  Y5, Y4, Y9
-	VPUNPCKHDQ  Y5, Y4, Y4
-	VPUNPCKLDQ  Y7, Y6, Y5
-	VPUNPCKHDQ  Y7, Y6, Y6
-	VPUNPCKLQDQ Y5, Y9, Y7
-	VPUNPCKHQDQ Y5, Y9, Y5
-	VPUNPCKLQDQ Y6, Y4, Y9
-	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVDQU     Y10, (CX)
-	VMOVDQU     Y11, (CX)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVDQU     Y10, 32(CX)
-	VMOVDQU     Y11, 32(CX)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVDQU     Y10, 64(CX)
-	VMOVDQU     Y11, 64(CX)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVDQU     Y10, 96(CX)
-	VMOVDQU     Y11, 96(CX)(R9*1)
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVDQU     Y12, (CX)
+	VMOVDQU     Y6, (CX)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVDQU     Y12, 32(CX)
+	VMOVDQU     Y1, 32(CX)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVDQU     Y12, (CX)(R9*1)
+	VMOVDQU     Y11, (CX)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVDQU     Y12, 32(CX)(R9*1)
+	VMOVDQU     Y3, 32(CX)(R12*1)
 	ADDQ        R10, AX
-	ADDQ        $0x00000080, R13
+	ADDQ        $0x00000040, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX2Column
+	JNZ         rowsMarlin4AVX2Column
 	ADDQ        $0x00000040, SI
-	LEAQ        (DI)(R9*4), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX2Step
+	LEAQ        (DI)(R9*8), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX2Line
 	VZEROUPPER
 	RET
 
-// func marlinFP8AVX512NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+// func rowsMarlin4AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·marlinFP8AVX512NT(SB), NOSPLIT, $8-40
-	MOVQ      dst+0(FP), DI
-	MOVQ      src+8(FP), SI
-	MOVQ      dstStride+24(FP), R9
-	MOVQ      srcStride+32(FP), R10
-	MOVQ      R10, R8
-	SHLQ      $0x03, R8
-	LEAQ      (R8)(R8*2), R11
-	LEAQ      (R9)(R9*2), R12
-	VMOVDQU64 marlinFP8Bytes<>+0(SB), Z31
+TEXT ·rowsMarlin4AVX512NT(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Z30
+	VMOVDQU64    rowsMarlin4Bytes<>+0(SB), Z31
 
-marlinFP8AVX512NTStep:
+rowsMarlin4AVX512NTLine:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX512NTColumn:
-	LEAQ        (R13)(R9*4), CX
+rowsMarlin4AVX512NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX512NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX512NTNoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU32   (AX), Z0
+	VPSRLQ      $0x1c, Z0, Z8
+	VPTERNLOGQ  $0x28, Z30, Z0, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z0
 	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU32   (AX)(R8*1), Z1
+	VPSRLQ      $0x1c, Z1, Z10
+	VPTERNLOGQ  $0x28, Z30, Z1, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z1
 	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU32   (AX)(R8*2), Z2
+	VPSRLQ      $0x1c, Z2, Z8
+	VPTERNLOGQ  $0x28, Z30, Z2, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z2
 	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  192(BX)
 	VMOVDQU32   (BX), Z3
+	VPSRLQ      $0x1c, Z3, Z10
+	VPTERNLOGQ  $0x28, Z30, Z3, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z3
 	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU32   (BX)(R8*1), Z4
+	VPSRLQ      $0x1c, Z4, Z8
+	VPTERNLOGQ  $0x28, Z30, Z4, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z4
 	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU32   (BX)(R8*2), Z5
+	VPSRLQ      $0x1c, Z5, Z10
+	VPTERNLOGQ  $0x28, Z30, Z5, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z5
 	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  192(DX)
 	VMOVDQU32   (DX), Z6
+	VPSRLQ      $0x1c, Z6, Z8
+	VPTERNLOGQ  $0x28, Z30, Z6, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z6
 	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU32   (DX)(R8*1), Z7
+	VPSRLQ      $0x1c, Z7, Z10
+	VPTERNLOGQ  $0x28, Z30, Z7, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z7
 	VPSHUFB     Z31, Z7, Z7
-	VPUNPCKLDQ  Z1, Z0, Z8
-	VPUNPCKHDQ  Z1, Z0, Z0
-	VPUNPCKLDQ  Z3, Z2, Z1
-	VPUNPCKHDQ  Z3, Z2, Z2
-	VPUNPCKLQDQ Z1, Z8, Z3
-	VPUNPCKHQDQ Z1, Z8, Z1
-	VPUNPCKLQDQ Z2, Z0, Z8
-	VPUNPCKHQDQ Z2, Z0, Z2
-	VPUNPCKLDQ  Z5, Z4, Z9
-	VPUNPCKHDQ  Z5, Z4, Z4
-	VPUNPCKLDQ  Z7, Z6, Z5
-	VPUNPCKHDQ  Z7, Z6, Z6
-	VPUNPCKLQDQ Z5, Z9, Z7
-	VPUNPCKHQDQ Z5, Z9, Z5
-	VPUNPCKLQDQ Z6, Z4, Z9
-	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
-	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
-	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z1, Z3, Z5
-	VSHUFI32X4  $0xdd, Z1, Z3, Z3
-	VMOVNTDQ    Z7, (R13)
-	VMOVNTDQ    Z10, (R13)(R9*1)
-	VMOVNTDQ    Z5, (R13)(R9*2)
-	VMOVNTDQ    Z3, (R13)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
-	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
-	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z2, Z8, Z6
-	VSHUFI32X4  $0xdd, Z2, Z8, Z8
-	VMOVNTDQ    Z9, 64(R13)
-	VMOVNTDQ    Z10, 64(R13)(R9*1)
-	VMOVNTDQ    Z6, 64(R13)(R9*2)
-	VMOVNTDQ    Z8, 64(R13)(R12*1)
-	PREFETCHT0  256(AX)
-	VMOVDQU32   64(AX), Z0
-	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  256(AX)(R8*1)
-	VMOVDQU32   64(AX)(R8*1), Z1
-	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  256(AX)(R8*2)
-	VMOVDQU32   64(AX)(R8*2), Z2
-	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  256(BX)
-	VMOVDQU32   64(BX), Z3
-	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  256(BX)(R8*1)
-	VMOVDQU32   64(BX)(R8*1), Z4
-	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  256(BX)(R8*2)
-	VMOVDQU32   64(BX)(R8*2), Z5
-	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  256(DX)
-	VMOVDQU32   64(DX), Z6
-	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  256(DX)(R8*1)
-	VMOVDQU32   64(DX)(R8*1), Z7
-	VPSHUFB     Z31, Z7, Z7
-	VPUNPCKLDQ  Z1, Z0, Z8
-	VPUNPCKHDQ  Z1, Z0, Z0
-	VPUNPCKLDQ  Z3, Z2, Z1
-	VPUNPCKHDQ  Z3, Z2, Z2
-	VPUNPCKLQDQ Z1, Z8, Z3
-	VPUNPCKHQDQ Z1, Z8, Z1
-	VPUNPCKLQDQ Z2, Z0, Z8
-	VPUNPCKHQDQ Z2, Z0, Z2
-	VPUNPCKLDQ  Z5, Z4, Z9
-	VPUNPCKHDQ  Z5, Z4, Z4
-	VPUNPCKLDQ  Z7, Z6, Z5
-	VPUNPCKHDQ  Z7, Z6, Z6
-	VPUNPCKLQDQ Z5, Z9, Z7
-	VPUNPCKHQDQ Z5, Z9, Z5
-	VPUNPCKLQDQ Z6, Z4, Z9
-	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
-	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
-	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z1, Z3, Z5
-	VSHUFI32X4  $0xdd, Z1, Z3, Z3
-	VMOVNTDQ    Z7, (CX)
+	VPUNPCKHBW  Z1, Z0, Z8
+	VPUNPCKLBW  Z1, Z0, Z0
+	VPUNPCKHBW  Z3, Z2, Z9
+	VPUNPCKLBW  Z3, Z2, Z2
+	VPUNPCKHBW  Z5, Z4, Z10
+	VPUNPCKLBW  Z5, Z4, Z4
+	VPUNPCKHBW  Z7, Z6, Z11
+	VPUNPCKLBW  Z7, Z6, Z6
+	VPUNPCKLDQ  Z2, Z0, Z1
+	VPUNPCKHDQ  Z2, Z0, Z0
+	VPUNPCKLDQ  Z6, Z4, Z2
+	VPUNPCKHDQ  Z6, Z4, Z4
+	VPUNPCKLQDQ Z2, Z1, Z6
+	VPUNPCKHQDQ Z2, Z1, Z2
+	VPUNPCKLQDQ Z4, Z0, Z1
+	VPUNPCKHQDQ Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z2, Z6, Z12
+	VSHUFI32X4  $0xee, Z2, Z6, Z6
+	VSHUFI32X4  $0x44, Z4, Z1, Z13
+	VSHUFI32X4  $0xee, Z4, Z1, Z1
+	VSHUFI32X4  $0x88, Z13, Z12, Z2
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z1, Z6, Z4
+	VSHUFI32X4  $0xdd, Z1, Z6, Z6
+	VMOVNTDQ    Z2, (R13)
+	VMOVNTDQ    Z12, (R13)(R9*2)
+	VMOVNTDQ    Z4, (CX)
+	VMOVNTDQ    Z6, (CX)(R9*2)
+	VPUNPCKLDQ  Z9, Z8, Z3
+	VPUNPCKHDQ  Z9, Z8, Z8
+	VPUNPCKLDQ  Z11, Z10, Z9
+	VPUNPCKHDQ  Z11, Z10, Z10
+	VPUNPCKLQDQ Z9, Z3, Z11
+	VPUNPCKHQDQ Z9, Z3, Z9
+	VPUNPCKLQDQ Z10, Z8, Z3
+	VPUNPCKHQDQ Z10, Z8, Z10
+	VSHUFI32X4  $0x44, Z9, Z11, Z12
+	VSHUFI32X4  $0xee, Z9, Z11, Z11
+	VSHUFI32X4  $0x44, Z10, Z3, Z13
+	VSHUFI32X4  $0xee, Z10, Z3, Z3
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z3, Z11, Z10
+	VSHUFI32X4  $0xdd, Z3, Z11, Z11
+	VMOVNTDQ    Z9, (R13)(R9*1)
+	VMOVNTDQ    Z12, (R13)(R12*1)
 	VMOVNTDQ    Z10, (CX)(R9*1)
-	VMOVNTDQ    Z5, (CX)(R9*2)
-	VMOVNTDQ    Z3, (CX)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
-	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
-	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z2, Z8, Z6
-	VSHUFI32X4  $0xdd, Z2, Z8, Z8
-	VMOVNTDQ    Z9, 64(CX)
-	VMOVNTDQ    Z10, 64(CX)(R9*1)
-	VMOVNTDQ    Z6, 64(CX)(R9*2)
-	VMOVNTDQ    Z8, 64(CX)(R12*1)
+	VMOVNTDQ    Z11, (CX)(R12*1)
 	ADDQ        R10, AX
-	ADDQ        $0x00000080, R13
+	ADDQ        $0x00000040, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX512NTColumn
-	ADDQ        $0x00000080, SI
+	JNZ         rowsMarlin4AVX512NTColumn
+	ADDQ        $0x00000040, SI
 	LEAQ        (DI)(R9*8), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX512NTStep
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX512NTLine
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func marlinFP8AVX2NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+// func rowsMarlin4AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·marlinFP8AVX2NT(SB), NOSPLIT, $8-40
+TEXT ·rowsMarlin4AVX2NT(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Y14
+	VMOVDQU      rowsMarlin4Bytes<>+0(SB), Y15
+
+rowsMarlin4AVX2NTLine:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin4AVX2NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX2NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX2NTNoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU     (AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     (AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     (AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     (BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     (BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     (BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     (DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     (DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVNTDQ    Y12, (R13)
+	VMOVNTDQ    Y6, (R13)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVNTDQ    Y12, 32(R13)
+	VMOVNTDQ    Y1, 32(R13)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVNTDQ    Y12, (R13)(R9*1)
+	VMOVNTDQ    Y11, (R13)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVNTDQ    Y12, 32(R13)(R9*1)
+	VMOVNTDQ    Y3, 32(R13)(R12*1)
+	VMOVDQU     32(AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     32(AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     32(AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     32(BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     32(BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     32(BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     32(DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     32(DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVNTDQ    Y12, (CX)
+	VMOVNTDQ    Y6, (CX)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVNTDQ    Y12, 32(CX)
+	VMOVNTDQ    Y1, 32(CX)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVNTDQ    Y12, (CX)(R9*1)
+	VMOVNTDQ    Y11, (CX)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVNTDQ    Y12, 32(CX)(R9*1)
+	VMOVNTDQ    Y3, 32(CX)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000040, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin4AVX2NTColumn
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*8), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rowsMarlin8AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·rowsMarlin8AVX512(SB), NOSPLIT, $16-56
+	MOVQ      dst+0(FP), DI
+	MOVQ      src+8(FP), SI
+	MOVQ      dstStride+24(FP), R9
+	MOVQ      srcStride+32(FP), R10
+	MOVQ      R10, R8
+	SHLQ      $0x03, R8
+	LEAQ      (R8)(R8*2), R11
+	LEAQ      (R9)(R9*2), R12
+	MOVQ      next+48(FP), CX
+	ADDQ      SI, CX
+	MOVQ      CX, 8(SP)
+	VMOVDQU64 rowsMarlin8Bytes<>+0(SB), Z31
+
+rowsMarlin8AVX512Line:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin8AVX512Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX512NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX512NoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU32   (AX), Z0
+	VPSHUFB     Z31, Z0, Z0
+	VMOVDQU32   (AX)(R8*1), Z1
+	VPSHUFB     Z31, Z1, Z1
+	VMOVDQU32   (AX)(R8*2), Z2
+	VPSHUFB     Z31, Z2, Z2
+	VMOVDQU32   (BX), Z3
+	VPSHUFB     Z31, Z3, Z3
+	VMOVDQU32   (BX)(R8*1), Z4
+	VPSHUFB     Z31, Z4, Z4
+	VMOVDQU32   (BX)(R8*2), Z5
+	VPSHUFB     Z31, Z5, Z5
+	VMOVDQU32   (DX), Z6
+	VPSHUFB     Z31, Z6, Z6
+	VMOVDQU32   (DX)(R8*1), Z7
+	VPSHUFB     Z31, Z7, Z7
+	VPUNPCKLDQ  Z1, Z0, Z8
+	VPUNPCKHDQ  Z1, Z0, Z0
+	VPUNPCKLDQ  Z3, Z2, Z1
+	VPUNPCKHDQ  Z3, Z2, Z2
+	VPUNPCKLQDQ Z1, Z8, Z3
+	VPUNPCKHQDQ Z1, Z8, Z1
+	VPUNPCKLQDQ Z2, Z0, Z8
+	VPUNPCKHQDQ Z2, Z0, Z2
+	VPUNPCKLDQ  Z5, Z4, Z9
+	VPUNPCKHDQ  Z5, Z4, Z4
+	VPUNPCKLDQ  Z7, Z6, Z5
+	VPUNPCKHDQ  Z7, Z6, Z6
+	VPUNPCKLQDQ Z5, Z9, Z7
+	VPUNPCKHQDQ Z5, Z9, Z5
+	VPUNPCKLQDQ Z6, Z4, Z9
+	VPUNPCKHQDQ Z6, Z4, Z6
+	VSHUFI32X4  $0x44, Z7, Z3, Z12
+	VSHUFI32X4  $0xee, Z7, Z3, Z3
+	VSHUFI32X4  $0x44, Z5, Z1, Z13
+	VSHUFI32X4  $0xee, Z5, Z1, Z1
+	VSHUFI32X4  $0x88, Z13, Z12, Z7
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z1, Z3, Z5
+	VSHUFI32X4  $0xdd, Z1, Z3, Z3
+	VMOVDQU32   Z7, (R13)
+	VMOVDQU32   Z12, (R13)(R9*1)
+	VMOVDQU32   Z5, (R13)(R9*2)
+	VMOVDQU32   Z3, (R13)(R12*1)
+	VSHUFI32X4  $0x44, Z9, Z8, Z12
+	VSHUFI32X4  $0xee, Z9, Z8, Z8
+	VSHUFI32X4  $0x44, Z6, Z2, Z13
+	VSHUFI32X4  $0xee, Z6, Z2, Z2
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z2, Z8, Z6
+	VSHUFI32X4  $0xdd, Z2, Z8, Z8
+	VMOVDQU32   Z9, 64(R13)
+	VMOVDQU32   Z12, 64(R13)(R9*1)
+	VMOVDQU32   Z6, 64(R13)(R9*2)
+	VMOVDQU32   Z8, 64(R13)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000080, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin8AVX512Column
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*4), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX512Line
+	VZEROUPPER
+	RET
+
+// func rowsMarlin8AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rowsMarlin8AVX2(SB), NOSPLIT, $16-56
 	MOVQ    dst+0(FP), DI
 	MOVQ    src+8(FP), SI
 	MOVQ    dstStride+24(FP), R9
@@ -4036,40 +4632,62 @@ TEXT ·marlinFP8AVX2NT(SB), NOSPLIT, $8-40
 	SHLQ    $0x03, R8
 	LEAQ    (R8)(R8*2), R11
 	LEAQ    (R9)(R9*2), R12
-	VMOVDQU marlinFP8Bytes<>+0(SB), Y15
+	MOVQ    next+48(FP), CX
+	ADDQ    SI, CX
+	MOVQ    CX, 8(SP)
+	VMOVDQU rowsMarlin8Bytes<>+0(SB), Y15
 
-marlinFP8AVX2NTStep:
+rowsMarlin8AVX2Line:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX2NTColumn:
-	LEAQ        (R13)(R9*2), CX
+rowsMarlin8AVX2Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX2NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX2NoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU     (AX), Y0
 	VPSHUFB     Y15, Y0, Y0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU     (AX)(R8*1), Y1
 	VPSHUFB     Y15, Y1, Y1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU     (AX)(R8*2), Y2
 	VPSHUFB     Y15, Y2, Y2
-	PREFETCHT0  192(BX)
 	VMOVDQU     (BX), Y3
 	VPSHUFB     Y15, Y3, Y3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU     (BX)(R8*1), Y4
 	VPSHUFB     Y15, Y4, Y4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU     (BX)(R8*2), Y5
 	VPSHUFB     Y15, Y5, Y5
-	PREFETCHT0  192(DX)
 	VMOVDQU     (DX), Y6
 	VPSHUFB     Y15, Y6, Y6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU     (DX)(R8*1), Y7
 	VPSHUFB     Y15, Y7, Y7
 	VPUNPCKLDQ  Y1, Y0, Y8
@@ -4088,22 +4706,22 @@ marlinFP8AVX2NTColumn:
 	VPUNPCKHQDQ Y5, Y9, Y5
 	VPUNPCKLQDQ Y6, Y4, Y9
 	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVNTDQ    Y10, (R13)
-	VMOVNTDQ    Y11, (R13)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVNTDQ    Y10, 32(R13)
-	VMOVNTDQ    Y11, 32(R13)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVNTDQ    Y10, 64(R13)
-	VMOVNTDQ    Y11, 64(R13)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVNTDQ    Y10, 96(R13)
-	VMOVNTDQ    Y11, 96(R13)(R9*1)
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVDQU     Y12, (R13)
+	VMOVDQU     Y3, (R13)(R9*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVDQU     Y12, 32(R13)
+	VMOVDQU     Y1, 32(R13)(R9*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVDQU     Y12, 64(R13)
+	VMOVDQU     Y8, 64(R13)(R9*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVDQU     Y12, 96(R13)
+	VMOVDQU     Y2, 96(R13)(R9*1)
 	VMOVDQU     32(AX), Y0
 	VPSHUFB     Y15, Y0, Y0
 	VMOVDQU     32(AX)(R8*1), Y1
@@ -4136,30 +4754,311 @@ marlinFP8AVX2NTColumn:
 	VPUNPCKHQDQ Y5, Y9, Y5
 	VPUNPCKLQDQ Y6, Y4, Y9
 	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVNTDQ    Y10, (CX)
-	VMOVNTDQ    Y11, (CX)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVNTDQ    Y10, 32(CX)
-	VMOVNTDQ    Y11, 32(CX)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVNTDQ    Y10, 64(CX)
-	VMOVNTDQ    Y11, 64(CX)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVNTDQ    Y10, 96(CX)
-	VMOVNTDQ    Y11, 96(CX)(R9*1)
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVDQU     Y12, (R13)(R9*2)
+	VMOVDQU     Y3, (R13)(R12*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVDQU     Y12, 32(R13)(R9*2)
+	VMOVDQU     Y1, 32(R13)(R12*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVDQU     Y12, 64(R13)(R9*2)
+	VMOVDQU     Y8, 64(R13)(R12*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVDQU     Y12, 96(R13)(R9*2)
+	VMOVDQU     Y2, 96(R13)(R12*1)
 	ADDQ        R10, AX
 	ADDQ        $0x00000080, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX2NTColumn
+	JNZ         rowsMarlin8AVX2Column
 	ADDQ        $0x00000040, SI
 	LEAQ        (DI)(R9*4), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX2NTStep
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX2Line
+	VZEROUPPER
+	RET
+
+// func rowsMarlin8AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·rowsMarlin8AVX512NT(SB), NOSPLIT, $16-56
+	MOVQ      dst+0(FP), DI
+	MOVQ      src+8(FP), SI
+	MOVQ      dstStride+24(FP), R9
+	MOVQ      srcStride+32(FP), R10
+	MOVQ      R10, R8
+	SHLQ      $0x03, R8
+	LEAQ      (R8)(R8*2), R11
+	LEAQ      (R9)(R9*2), R12
+	MOVQ      next+48(FP), CX
+	ADDQ      SI, CX
+	MOVQ      CX, 8(SP)
+	VMOVDQU64 rowsMarlin8Bytes<>+0(SB), Z31
+
+rowsMarlin8AVX512NTLine:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin8AVX512NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX512NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX512NTNoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU32   (AX), Z0
+	VPSHUFB     Z31, Z0, Z0
+	VMOVDQU32   (AX)(R8*1), Z1
+	VPSHUFB     Z31, Z1, Z1
+	VMOVDQU32   (AX)(R8*2), Z2
+	VPSHUFB     Z31, Z2, Z2
+	VMOVDQU32   (BX), Z3
+	VPSHUFB     Z31, Z3, Z3
+	VMOVDQU32   (BX)(R8*1), Z4
+	VPSHUFB     Z31, Z4, Z4
+	VMOVDQU32   (BX)(R8*2), Z5
+	VPSHUFB     Z31, Z5, Z5
+	VMOVDQU32   (DX), Z6
+	VPSHUFB     Z31, Z6, Z6
+	VMOVDQU32   (DX)(R8*1), Z7
+	VPSHUFB     Z31, Z7, Z7
+	VPUNPCKLDQ  Z1, Z0, Z8
+	VPUNPCKHDQ  Z1, Z0, Z0
+	VPUNPCKLDQ  Z3, Z2, Z1
+	VPUNPCKHDQ  Z3, Z2, Z2
+	VPUNPCKLQDQ Z1, Z8, Z3
+	VPUNPCKHQDQ Z1, Z8, Z1
+	VPUNPCKLQDQ Z2, Z0, Z8
+	VPUNPCKHQDQ Z2, Z0, Z2
+	VPUNPCKLDQ  Z5, Z4, Z9
+	VPUNPCKHDQ  Z5, Z4, Z4
+	VPUNPCKLDQ  Z7, Z6, Z5
+	VPUNPCKHDQ  Z7, Z6, Z6
+	VPUNPCKLQDQ Z5, Z9, Z7
+	VPUNPCKHQDQ Z5, Z9, Z5
+	VPUNPCKLQDQ Z6, Z4, Z9
+	VPUNPCKHQDQ Z6, Z4, Z6
+	VSHUFI32X4  $0x44, Z7, Z3, Z12
+	VSHUFI32X4  $0xee, Z7, Z3, Z3
+	VSHUFI32X4  $0x44, Z5, Z1, Z13
+	VSHUFI32X4  $0xee, Z5, Z1, Z1
+	VSHUFI32X4  $0x88, Z13, Z12, Z7
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z1, Z3, Z5
+	VSHUFI32X4  $0xdd, Z1, Z3, Z3
+	VMOVNTDQ    Z7, (R13)
+	VMOVNTDQ    Z12, (R13)(R9*1)
+	VMOVNTDQ    Z5, (R13)(R9*2)
+	VMOVNTDQ    Z3, (R13)(R12*1)
+	VSHUFI32X4  $0x44, Z9, Z8, Z12
+	VSHUFI32X4  $0xee, Z9, Z8, Z8
+	VSHUFI32X4  $0x44, Z6, Z2, Z13
+	VSHUFI32X4  $0xee, Z6, Z2, Z2
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z2, Z8, Z6
+	VSHUFI32X4  $0xdd, Z2, Z8, Z8
+	VMOVNTDQ    Z9, 64(R13)
+	VMOVNTDQ    Z12, 64(R13)(R9*1)
+	VMOVNTDQ    Z6, 64(R13)(R9*2)
+	VMOVNTDQ    Z8, 64(R13)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000080, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin8AVX512NTColumn
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*4), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rowsMarlin8AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rowsMarlin8AVX2NT(SB), NOSPLIT, $16-56
+	MOVQ    dst+0(FP), DI
+	MOVQ    src+8(FP), SI
+	MOVQ    dstStride+24(FP), R9
+	MOVQ    srcStride+32(FP), R10
+	MOVQ    R10, R8
+	SHLQ    $0x03, R8
+	LEAQ    (R8)(R8*2), R11
+	LEAQ    (R9)(R9*2), R12
+	MOVQ    next+48(FP), CX
+	ADDQ    SI, CX
+	MOVQ    CX, 8(SP)
+	VMOVDQU rowsMarlin8Bytes<>+0(SB), Y15
+
+rowsMarlin8AVX2NTLine:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin8AVX2NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX2NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX2NTNoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU     (AX), Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     (AX)(R8*1), Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     (AX)(R8*2), Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     (BX), Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     (BX)(R8*1), Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     (BX)(R8*2), Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     (DX), Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     (DX)(R8*1), Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y0
+	VPUNPCKLDQ  Y3, Y2, Y1
+	VPUNPCKHDQ  Y3, Y2, Y2
+	VPUNPCKLQDQ Y1, Y8, Y3
+	VPUNPCKHQDQ Y1, Y8, Y1
+	VPUNPCKLQDQ Y2, Y0, Y8
+	VPUNPCKHQDQ Y2, Y0, Y2
+	VPUNPCKLDQ  Y5, Y4, Y9
+	VPUNPCKHDQ  Y5, Y4, Y4
+	VPUNPCKLDQ  Y7, Y6, Y5
+	VPUNPCKHDQ  Y7, Y6, Y6
+	VPUNPCKLQDQ Y5, Y9, Y7
+	VPUNPCKHQDQ Y5, Y9, Y5
+	VPUNPCKLQDQ Y6, Y4, Y9
+	VPUNPCKHQDQ Y6, Y4, Y6
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVNTDQ    Y12, (R13)
+	VMOVNTDQ    Y3, (R13)(R9*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVNTDQ    Y12, 32(R13)
+	VMOVNTDQ    Y1, 32(R13)(R9*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVNTDQ    Y12, 64(R13)
+	VMOVNTDQ    Y8, 64(R13)(R9*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVNTDQ    Y12, 96(R13)
+	VMOVNTDQ    Y2, 96(R13)(R9*1)
+	VMOVDQU     32(AX), Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     32(AX)(R8*1), Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     32(AX)(R8*2), Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     32(BX), Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     32(BX)(R8*1), Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     32(BX)(R8*2), Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     32(DX), Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     32(DX)(R8*1), Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y0
+	VPUNPCKLDQ  Y3, Y2, Y1
+	VPUNPCKHDQ  Y3, Y2, Y2
+	VPUNPCKLQDQ Y1, Y8, Y3
+	VPUNPCKHQDQ Y1, Y8, Y1
+	VPUNPCKLQDQ Y2, Y0, Y8
+	VPUNPCKHQDQ Y2, Y0, Y2
+	VPUNPCKLDQ  Y5, Y4, Y9
+	VPUNPCKHDQ  Y5, Y4, Y4
+	VPUNPCKLDQ  Y7, Y6, Y5
+	VPUNPCKHDQ  Y7, Y6, Y6
+	VPUNPCKLQDQ Y5, Y9, Y7
+	VPUNPCKHQDQ Y5, Y9, Y5
+	VPUNPCKLQDQ Y6, Y4, Y9
+	VPUNPCKHQDQ Y6, Y4, Y6
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVNTDQ    Y12, (R13)(R9*2)
+	VMOVNTDQ    Y3, (R13)(R12*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVNTDQ    Y12, 32(R13)(R9*2)
+	VMOVNTDQ    Y1, 32(R13)(R12*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVNTDQ    Y12, 64(R13)(R9*2)
+	VMOVNTDQ    Y8, 64(R13)(R12*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVNTDQ    Y12, 96(R13)(R9*2)
+	VMOVNTDQ    Y2, 96(R13)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000080, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin8AVX2NTColumn
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*4), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX2NTLine
 	SFENCE
 	VZEROUPPER
 	RET

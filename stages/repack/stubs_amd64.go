@@ -114,31 +114,65 @@ func singleAVX512(dst *byte, src *byte, blocks int)
 //go:noescape
 func singleAVX2(dst *byte, src *byte, blocks int)
 
-// marlinFP8AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 128 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 //
 //go:noescape
-func marlinFP8AVX512(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// marlinFP8AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 64 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 //
 //go:noescape
-func marlinFP8AVX2(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// marlinFP8AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 128 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 // dst and dstStride are multiples of 64.
 //
 //go:noescape
-func marlinFP8AVX512NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// marlinFP8AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 64 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 // dst and dstStride are multiples of 64.
 //
 //go:noescape
-func marlinFP8AVX2NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+
+// rowsMarlin8AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
+//
+//go:noescape
+func rowsMarlin8AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+
+// rowsMarlin8AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
+//
+//go:noescape
+func rowsMarlin8AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+
+// rowsMarlin8AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func rowsMarlin8AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+
+// rowsMarlin8AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func rowsMarlin8AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
 // transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
 //
