@@ -143,8 +143,12 @@ func (k *rowsMarlin) line(tiles int) {
 	LEAQ(Mem{Base: R13, Index: R9, Scale: 4}, RCX)
 	if k.wide {
 		k.piece(0, []Mem{
-			at(R13, 0), plus(R13, R9, 0), {Base: R13, Index: R9, Scale: 2}, plus(R13, R12, 0),
-			at(RCX, 0), plus(RCX, R9, 0), {Base: RCX, Index: R9, Scale: 2}, plus(RCX, R12, 0),
+			at(R13, 0), plus(R13, R9, 0),
+			{Base: R13, Index: R9, Scale: 2},
+			plus(R13, R12, 0),
+			at(RCX, 0), plus(RCX, R9, 0),
+			{Base: RCX, Index: R9, Scale: 2},
+			plus(RCX, R12, 0),
 		}[:tiles])
 		return
 	}
@@ -161,8 +165,10 @@ func (k *rowsMarlin) line(tiles int) {
 // piece repacks a register of each of the rows, off bytes into them, to the tiles at dst.
 func (k *rowsMarlin) piece(off int, dst []Mem) {
 	rows := []Mem{
-		at(RAX, off), plus(RAX, R8, off), {Base: RAX, Index: R8, Scale: 2, Disp: off},
-		at(RBX, off), plus(RBX, R8, off), {Base: RBX, Index: R8, Scale: 2, Disp: off},
+		at(RAX, off), plus(RAX, R8, off),
+		{Base: RAX, Index: R8, Scale: 2, Disp: off},
+		at(RBX, off), plus(RBX, R8, off),
+		{Base: RBX, Index: R8, Scale: 2, Disp: off},
 		at(RDX, off), plus(RDX, R8, off),
 	}
 	x := append([]VecPhysical(nil), k.r[:8]...)

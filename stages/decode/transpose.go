@@ -159,4 +159,3 @@ func transpose(dst, src []byte, dstStride, srcStride, rows, columns, size int) {
 	}
 	transposeGeneric(dst, src, dstStride, srcStride, rows, columns, size)
 }
-
