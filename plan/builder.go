@@ -82,6 +82,22 @@ type Grid struct {
 	// Shared takes the part from the first member alone: what all members have in common.
 	Shared bool
 	Checks []Check
+	// Needs is the scan whose value the Op gets as Job.Scanned.
+	Needs *Scan
+	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides. With Beside another Output of the
+	// Group, added just before, turns the first of them into bytes: the two are made together, so that they are read once.
+	Joint  []int
+	Beside bool
+}
+
+// Scan is a look at one part of all Modules of a Group ahead of the Outputs that need one value of all of them.
+type Scan struct{ scan }
+
+// Scan has op look at a part of every Module of the Group, whole, and say in Job.Found what it found: the value of the scan is the largest
+// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
+func (b *Builder) Scan(part int, op stages.Op) *Scan {
+	b.runsOne("a scan", op)
+	return &Scan{scan{op: op, tensors: b.tensors(part, len(b.group.Members))}}
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
@@ -110,6 +126,13 @@ func (b *Builder) Grid(g Grid) {
 	for _, part := range g.Sides {
 		r.sides = append(r.sides, b.tensors(part, members))
 	}
+	if g.Needs != nil {
+		r.needs = &g.Needs.scan
+	}
+	for _, part := range g.Joint {
+		r.joint = append(r.joint, b.tensors(part, len(b.group.Members)))
+	}
+	r.beside = g.Beside && len(r.joint) > 0
 	if !b.holds(g.Suffix, r) {
 		return
 	}

@@ -461,15 +461,18 @@ func (c *compiler) measure() {
 	for b := range p.Batches() {
 		staging, err := StagingOf(b, c.opt.Staging)
 		if err != nil {
-			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: p.Outputs[b.Slabs[0].Output].Name, Problem: err.Error()})
+			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: firstName(b), Problem: err.Error()})
 			return
 		}
 		cost := b.Cost() + staging
 		s.BytesRead += b.InBytes
+		if b.IsScan() {
+			s.Scanned += b.InBytes
+		}
 		s.Parts += len(b.Parts)
 		if cost > s.LargestBatch {
 			s.LargestBatch, s.LargestOut = cost, b.OutBytes
-			s.LargestName = p.Outputs[b.Slabs[0].Output].Name
+			s.LargestName = firstName(b)
 		}
 	}
 	if c.opt.Budget > 0 && s.LargestBatch > c.opt.Budget {

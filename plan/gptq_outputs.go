@@ -182,13 +182,11 @@ func (r *gptqReader) zeroWords(spec gptqSpec) []uint32 {
 // marlinHolds says why the Marlin kernels cannot hold the Group; "" when they can.
 func (o *gptqOutputs) marlinHolds(scales stages.DType) string {
 	spec := o.spec
-	switch {
-	case spec.bits != 4 && spec.bits != 8:
+	if spec.bits != 4 && spec.bits != 8 {
 		return fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
-	case !spec.sym && spec.bits != 4:
-		return fmt.Sprintf("Marlin has zero points with 4 bits only, these modules are asymmetric with %d", spec.bits)
-	case !spec.sym && spec.descAct:
-		return "Marlin has no act-order with zero points, these modules are asymmetric"
+	}
+	if reason := marlinHoldsZeros(spec.sym, spec.bits, spec.descAct); reason != "" {
+		return reason
 	}
 	bias := spec.bias
 	if bias != safetensors.Invalid && !keeps(o.b.DType()) {

@@ -28,6 +28,18 @@ func marlinHolds(g *Group, group int64, scales, bias stages.DType) string {
 	return marlinTiles(g, group)
 }
 
+// marlinHoldsZeros says why the Marlin kernels have no zero points for codes of so many bits; "" when they have, or need none.
+func marlinHoldsZeros(symmetric bool, bits int64, actOrder bool) string {
+	switch {
+	case symmetric:
+	case bits != 4:
+		return fmt.Sprintf("Marlin has zero points with 4 bits only, these modules are asymmetric with %d", bits)
+	case actOrder:
+		return "Marlin has no act-order with zero points, these modules are asymmetric"
+	}
+	return ""
+}
+
 // marlinTiles says why the tiles of the Marlin kernels do not fit a Group whose scales span group input features (-1: all of them); "" when
 // they do. The limits are those of the kernels' tile shapes: dense (128,128), (64,256), (64,128), (128,64) over K and N; experts need 128
 // hidden and whole groups of intermediate features. Source: LAYOUTS C7.

@@ -32,10 +32,10 @@ func (o *packOutputs) marlin() string {
 		}
 		return o.b.DType()
 	}
-	if !o.spec.sym {
-		return "zero points of compressed-tensors are not made for Marlin yet, these modules are asymmetric"
-	}
 	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
+	if reason := marlinHoldsZeros(o.spec.sym, o.spec.bits, o.spec.actOrder); reason != "" {
+		return reason
+	}
 	if reason := marlinHolds(o.g, o.spec.group, scalesTo, biasTo); reason != "" {
 		return reason
 	}
@@ -68,6 +68,13 @@ func (o *packOutputs) marlin() string {
 		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
 	})
+	if !o.spec.sym {
+		zeros := func(m *Module) int64 { return m.N / 2 }
+		o.b.Grid(Grid{
+			Suffix: "qzeros", Part: packZero, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+			Op: repack.RowsMarlinZeros(), Rows: o.groups(), Cols: o.g.N() / 8, Width: zeros, Source: zeros, Whole: true,
+		})
+	}
 	if o.spec.actOrder {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())))
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())))

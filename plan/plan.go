@@ -54,6 +54,8 @@ type Plan struct {
 	units   []unit
 	ends    []int
 	join    joinLimit
+	scans   []*scan // by their IDs, from 1 on
+	scanIDs map[*scan]stages.ScanID
 }
 
 // Summary is the figures of a Plan.
@@ -67,7 +69,8 @@ type Summary struct {
 	Groups     int   // what they became
 	Parts      int   // pieces of work
 	BytesIn    int64 // tensor data, used or ignored, each once
-	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges
+	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges and what is read again
+	Scanned    int64 // of BytesRead, what scans read ahead of the Outputs that need what they find
 	BytesOut   int64
 	Skipped    int64 // bytes of Outputs that a Sink has already: see Plan.Skip
 	Ignored    int   // tensors

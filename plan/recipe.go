@@ -142,6 +142,12 @@ type grid struct {
 	// sides are further tensors that the Op reads whole, each listed as tensors are.
 	sides  [][]int32
 	checks []check
+	// needs is the scan whose value the Op needs; nil for most.
+	needs *scan
+	// joint are lists as tensors is; the Op reads those of all members of its expert, whole, after the sides. With beside the place of the
+	// Slabs is that of the first joint tensor: there they read what another Output of the Group turns into bytes.
+	joint  [][]int32
+	beside bool
 }
 
 // column is one member's share of every row.
@@ -175,6 +181,9 @@ func (r *grid) source(c Catalog, expert, member int, row, rows int64) source {
 
 func (r *grid) first(c Catalog, s int) stages.Extent {
 	expert, row, rows := r.locate(s)
+	if r.beside {
+		return firstOf(c, r.jointOf(expert, 0))
+	}
 	best := r.source(c, expert, 0, row, rows).extent
 	for m := 1; m < len(r.columns); m++ {
 		if src := r.source(c, expert, m, row, rows).extent; before(src, best) {
@@ -190,6 +199,11 @@ func (r *grid) input(c Catalog, s int) (n need) {
 		n.add(r.source(c, expert, m, row, rows).extent)
 		for _, side := range r.sides {
 			n.add(c.Extent(int(side[expert*len(r.columns)+m])))
+		}
+	}
+	for i := range r.joint {
+		for _, t := range r.jointOf(expert, i) {
+			n.add(c.Extent(int(t)))
 		}
 	}
 	if row == 0 {
@@ -210,11 +224,34 @@ func (r *grid) emit(c Catalog, s int, e *emitter) {
 		for _, side := range r.sides {
 			src = append(src, wholeTensor(c, side[expert*len(r.columns)+m]))
 		}
-		e.part(r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, src...)
+		for i := range r.joint {
+			for _, t := range r.jointOf(expert, i) {
+				src = append(src, wholeTensor(c, t))
+			}
+		}
+		e.needing(r.needs, r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, src...)
 	}
 	if row == 0 {
 		r.eachCheck(c, expert, func(op stages.Op, src []source) { e.check(op, src...) })
 	}
+}
+
+// jointOf are the joint tensors i of one expert.
+func (r *grid) jointOf(expert, i int) []int32 {
+	list := r.joint[i]
+	n := len(list) / (len(r.tensors) / len(r.columns))
+	return list[expert*n : (expert+1)*n]
+}
+
+// firstOf is the place of the tensor that comes first.
+func firstOf(c Catalog, tensors []int32) stages.Extent {
+	best := c.Extent(int(tensors[0]))
+	for _, t := range tensors[1:] {
+		if x := c.Extent(int(t)); before(x, best) {
+			best = x
+		}
+	}
+	return best
 }
 
 // eachCheck calls f for the checks of one expert's Modules. They go with the expert's first Slab, so that every byte is fetched once.

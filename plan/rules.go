@@ -76,6 +76,10 @@ func eachTensor(r recipe, f func(int32)) {
 	switch r := r.(type) {
 	case *grid:
 		all(r.sides...)
+		all(r.joint...)
+		if r.needs != nil {
+			all(r.needs.tensors)
+		}
 	case *tall:
 		all(r.parts...)
 	}

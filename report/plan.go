@@ -197,6 +197,9 @@ func (p Plan) writeCosts(b *strings.Builder) {
 	if extra := s.BytesRead - (s.BytesIn - s.IgnoredIn); extra > 0 && s.BytesIn > 0 {
 		again = fmt.Sprintf(", %.1f %% of it gaps and bytes read again", 100*float64(extra)/float64(s.BytesRead))
 	}
+	if s.Scanned > 0 {
+		again += fmt.Sprintf(" (%s by scans, which look ahead for a value of many tensors)", Bytes(s.Scanned))
+	}
 	b.WriteString("\n")
 	writeFacts(b,
 		[2]string{"work", Plural(int64(s.Parts), "part") + " in " + batches},

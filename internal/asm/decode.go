@@ -26,6 +26,7 @@ func decode() {
 		}
 	}
 	decodeFP8()
+	decodeFP4()
 	rowsDequants()
 }
 

@@ -71,22 +71,6 @@ func transposeLine(name string, lanes int, r []VecPhysical, put store, insert fu
 	leave(false)
 }
 
-// splitHalves emits the kernel that takes the halves of 64 words apart: two scales in one, of neighbouring groups.
-func splitHalves() {
-	const name = "splitHalvesAVX512"
-	function(name, "func(low, high, words *byte)", name+" stores the lower halves of 64 words at low and the upper halves at high.")
-	Load(Param("low"), RDI)
-	Load(Param("high"), RDX)
-	Load(Param("words"), RSI)
-	for i := range 4 {
-		VMOVDQU32(at(RSI, 64*i), zs[i])
-		VPMOVDW(zs[i], at(RDI, 32*i))
-		VPSRLD(U8(16), zs[i], zs[i])
-		VPMOVDW(zs[i], at(RDX, 32*i))
-	}
-	leave(false)
-}
-
 // rowsDequants emits the kernels for codes that lie one after the other along K, as their weights do.
 func rowsDequants() {
 	tables := rowsTables{

@@ -19,10 +19,10 @@ type Format string
 
 // The formats that Write knows.
 const (
-	FormatGPTQ Format = "gptq" // symmetric, checkpoint_format gptq (v1 zero points)
+	FormatGPTQ Format = "gptq" // checkpoint_format gptq (v1 zero points)
 	FormatNone Format = "none" // BF16 everywhere
 	FormatAWQ  Format = "awq"  // version gemm: 4 bits, zero points
-	// FormatCompressed is pack-quantized of compressed-tensors, symmetric, with BF16 scales.
+	// FormatCompressed is pack-quantized of compressed-tensors, with BF16 scales.
 	FormatCompressed Format = "compressed-tensors"
 )
 
@@ -43,6 +43,9 @@ type Options struct {
 	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8
 	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ, AWQ and compressed-tensors
 	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ and compressed-tensors
+
+	// Asym stores a zero point for every group and output feature, of any value. GPTQ (then in checkpoint_format gptq_v2) and compressed-tensors.
+	Asym bool
 
 	Seed      uint64
 	ShardSize int64 // most bytes of tensor data in a Shard; 0 means DefaultShardSize
@@ -94,6 +97,9 @@ func (o Options) Validate() error {
 	}
 	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
 		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)
+	}
+	if o.Asym && o.Format != FormatGPTQ && o.Format != FormatCompressed {
+		fault("%s is no format with and without zero points", o.Format)
 	}
 	if o.Format == FormatCompressed {
 		compressedOptions(o, fault)

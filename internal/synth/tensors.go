@@ -224,7 +224,11 @@ func (l *lister) gptq(base string, n, k int, bias bool, input string) {
 		l.add(base+".bias", safetensors.F16, []int64{cols}, Random)
 	}
 	l.add(base+".qweight", safetensors.I32, []int64{words(rows), cols}, Random)
-	l.add(base+".qzeros", safetensors.I32, []int64{groups, words(cols)}, fixed(symmetricZeros(l.o.Bits)))
+	zeros := fixed(symmetricZeros(l.o.Bits))
+	if l.o.Asym {
+		zeros = Random
+	}
+	l.add(base+".qzeros", safetensors.I32, []int64{groups, words(cols)}, zeros)
 	for i := first; i < len(l.specs); i++ {
 		l.specs[i].quantised = true
 	}

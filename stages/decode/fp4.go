@@ -62,17 +62,18 @@ func (f *fp4) check(op stages.Op, j *stages.Job, inputs int) error {
 type fp4Job struct {
 	*fp4
 
-	job    *stages.Job
-	k      int
-	global float32 // scale of the whole tensor; 1 where there is none
+	job     *stages.Job
+	k       int
+	global  float32 // multiplies every weight; 1 where there is none
+	divisor float32 // of every scale; 1 where there is none
 
 	factors []float32 // the scales of some rows
 }
 
 var fp4Jobs = sync.Pool{New: func() any { return new(fp4Job) }}
 
-// run decodes a Job that was checked.
-func (f *fp4) run(j *stages.Job, global float32) error {
+// run decodes a Job that was checked: w = code * (scale / divisor) * global.
+func (f *fp4) run(j *stages.Job, global, divisor float32) error {
 	d, ok := fp4Jobs.Get().(*fp4Job)
 	if !ok {
 		d = new(fp4Job)
@@ -81,7 +82,7 @@ func (f *fp4) run(j *stages.Job, global float32) error {
 		d.fp4, d.job = nil, nil
 		fp4Jobs.Put(d)
 	}()
-	d.fp4, d.job, d.k, d.global = f, j, j.RowBytes/(f.to.Bits()/8), global
+	d.fp4, d.job, d.k, d.global, d.divisor = f, j, j.RowBytes/(f.to.Bits()/8), global, divisor
 	return d.rows()
 }
 
@@ -95,6 +96,11 @@ func (d *fp4Job) rows() error {
 		end := min(first+each, d.job.Rows)
 		d.factors = sized(d.factors, (end-first)*groups)
 		d.toF32(asBytes(d.factors), d.job.Src[fp4Scales][first*groups*size:end*groups*size])
+		if d.divisor != 1 {
+			for i := range d.factors {
+				d.factors[i] /= d.divisor
+			}
+		}
 		if err := d.decode(first, end); err != nil {
 			return err
 		}
@@ -104,6 +110,9 @@ func (d *fp4Job) rows() error {
 
 // decode decodes the rows from first to end, whose scales are d.factors.
 func (d *fp4Job) decode(first, end int) error {
+	if d.kernel(first, end) {
+		return nil
+	}
 	groups := d.k / d.group
 	for n := first; n < end; n++ {
 		scales := d.factors[(n-first)*groups : (n-first+1)*groups]

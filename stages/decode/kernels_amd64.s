@@ -11325,6 +11325,1425 @@ fp8ToF32AVX2NTBlock:
 	VZEROUPPER
 	RET
 
+DATA fp4Values<>+0(SB)/4, $0x00000000
+DATA fp4Values<>+4(SB)/4, $0x3f000000
+DATA fp4Values<>+8(SB)/4, $0x3f800000
+DATA fp4Values<>+12(SB)/4, $0x3fc00000
+DATA fp4Values<>+16(SB)/4, $0x40000000
+DATA fp4Values<>+20(SB)/4, $0x40400000
+DATA fp4Values<>+24(SB)/4, $0x40800000
+DATA fp4Values<>+28(SB)/4, $0x40c00000
+DATA fp4Values<>+32(SB)/4, $0x80000000
+DATA fp4Values<>+36(SB)/4, $0xbf000000
+DATA fp4Values<>+40(SB)/4, $0xbf800000
+DATA fp4Values<>+44(SB)/4, $0xbfc00000
+DATA fp4Values<>+48(SB)/4, $0xc0000000
+DATA fp4Values<>+52(SB)/4, $0xc0400000
+DATA fp4Values<>+56(SB)/4, $0xc0800000
+DATA fp4Values<>+60(SB)/4, $0xc0c00000
+GLOBL fp4Values<>(SB), RODATA|NOPTR, $64
+
+DATA fp4Magnitudes<>+0(SB)/4, $0x00000000
+DATA fp4Magnitudes<>+4(SB)/4, $0x3f000000
+DATA fp4Magnitudes<>+8(SB)/4, $0x3f800000
+DATA fp4Magnitudes<>+12(SB)/4, $0x3fc00000
+DATA fp4Magnitudes<>+16(SB)/4, $0x40000000
+DATA fp4Magnitudes<>+20(SB)/4, $0x40400000
+DATA fp4Magnitudes<>+24(SB)/4, $0x40800000
+DATA fp4Magnitudes<>+28(SB)/4, $0x40c00000
+GLOBL fp4Magnitudes<>(SB), RODATA|NOPTR, $32
+
+DATA fp4Upper<>+0(SB)/2, $0x0000
+DATA fp4Upper<>+2(SB)/2, $0x0000
+DATA fp4Upper<>+4(SB)/2, $0x0000
+DATA fp4Upper<>+6(SB)/2, $0x0000
+DATA fp4Upper<>+8(SB)/2, $0x0000
+DATA fp4Upper<>+10(SB)/2, $0x0000
+DATA fp4Upper<>+12(SB)/2, $0x0000
+DATA fp4Upper<>+14(SB)/2, $0x0000
+DATA fp4Upper<>+16(SB)/2, $0x0000
+DATA fp4Upper<>+18(SB)/2, $0x0000
+DATA fp4Upper<>+20(SB)/2, $0x0000
+DATA fp4Upper<>+22(SB)/2, $0x0000
+DATA fp4Upper<>+24(SB)/2, $0x0000
+DATA fp4Upper<>+26(SB)/2, $0x0000
+DATA fp4Upper<>+28(SB)/2, $0x0000
+DATA fp4Upper<>+30(SB)/2, $0x0000
+DATA fp4Upper<>+32(SB)/2, $0x0010
+DATA fp4Upper<>+34(SB)/2, $0x0010
+DATA fp4Upper<>+36(SB)/2, $0x0010
+DATA fp4Upper<>+38(SB)/2, $0x0010
+DATA fp4Upper<>+40(SB)/2, $0x0010
+DATA fp4Upper<>+42(SB)/2, $0x0010
+DATA fp4Upper<>+44(SB)/2, $0x0010
+DATA fp4Upper<>+46(SB)/2, $0x0010
+DATA fp4Upper<>+48(SB)/2, $0x0010
+DATA fp4Upper<>+50(SB)/2, $0x0010
+DATA fp4Upper<>+52(SB)/2, $0x0010
+DATA fp4Upper<>+54(SB)/2, $0x0010
+DATA fp4Upper<>+56(SB)/2, $0x0010
+DATA fp4Upper<>+58(SB)/2, $0x0010
+DATA fp4Upper<>+60(SB)/2, $0x0010
+DATA fp4Upper<>+62(SB)/2, $0x0010
+GLOBL fp4Upper<>(SB), RODATA|NOPTR, $64
+
+DATA fp4LowBytes<>+0(SB)/1, $0x00
+DATA fp4LowBytes<>+1(SB)/1, $0x02
+DATA fp4LowBytes<>+2(SB)/1, $0x04
+DATA fp4LowBytes<>+3(SB)/1, $0x06
+DATA fp4LowBytes<>+4(SB)/1, $0x08
+DATA fp4LowBytes<>+5(SB)/1, $0x0a
+DATA fp4LowBytes<>+6(SB)/1, $0x0c
+DATA fp4LowBytes<>+7(SB)/1, $0x0e
+DATA fp4LowBytes<>+8(SB)/1, $0x00
+DATA fp4LowBytes<>+9(SB)/1, $0x02
+DATA fp4LowBytes<>+10(SB)/1, $0x04
+DATA fp4LowBytes<>+11(SB)/1, $0x06
+DATA fp4LowBytes<>+12(SB)/1, $0x08
+DATA fp4LowBytes<>+13(SB)/1, $0x0a
+DATA fp4LowBytes<>+14(SB)/1, $0x0c
+DATA fp4LowBytes<>+15(SB)/1, $0x0e
+GLOBL fp4LowBytes<>(SB), RODATA|NOPTR, $16
+
+DATA fp4HighBytes<>+0(SB)/1, $0x01
+DATA fp4HighBytes<>+1(SB)/1, $0x03
+DATA fp4HighBytes<>+2(SB)/1, $0x05
+DATA fp4HighBytes<>+3(SB)/1, $0x07
+DATA fp4HighBytes<>+4(SB)/1, $0x09
+DATA fp4HighBytes<>+5(SB)/1, $0x0b
+DATA fp4HighBytes<>+6(SB)/1, $0x0d
+DATA fp4HighBytes<>+7(SB)/1, $0x0f
+DATA fp4HighBytes<>+8(SB)/1, $0x01
+DATA fp4HighBytes<>+9(SB)/1, $0x03
+DATA fp4HighBytes<>+10(SB)/1, $0x05
+DATA fp4HighBytes<>+11(SB)/1, $0x07
+DATA fp4HighBytes<>+12(SB)/1, $0x09
+DATA fp4HighBytes<>+13(SB)/1, $0x0b
+DATA fp4HighBytes<>+14(SB)/1, $0x0d
+DATA fp4HighBytes<>+15(SB)/1, $0x0f
+GLOBL fp4HighBytes<>(SB), RODATA|NOPTR, $16
+
+DATA fp4Signs<>+0(SB)/8, $0x0000000000000000
+DATA fp4Signs<>+8(SB)/8, $0x8080808080808080
+GLOBL fp4Signs<>(SB), RODATA|NOPTR, $16
+
+// func fp4By32ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By32ToBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+
+fp4By32ToBF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By32ToBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By32ToBF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By32ToF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp4By32ToF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By32ToF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·fp4By32ToF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF32AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z0, Z6, Z6
+	VMOVDQU32    Z5, (DI)
+	VMOVDQU32    Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By32ToF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By32ToF32AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX2Row
+	VZEROUPPER
+	RET
+
+DATA sign<>+0(SB)/4, $0x80000000
+GLOBL sign<>(SB), RODATA|NOPTR, $4
+
+// func fp4By32ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By32ToBF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+
+fp4By32ToBF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By32ToBF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By32ToBF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By32ToF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp4By32ToF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By32ToF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By32ToF32AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF32AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z0, Z6, Z6
+	VMOVNTDQ     Z5, (DI)
+	VMOVNTDQ     Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By32ToF32AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By32ToF32AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By16ToBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+	VMOVDQU64    fp4Upper<>+0(SB), Z26
+
+fp4By16ToBF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z27, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPSRLD       $0x10, Z1, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z1, Z1
+	VPSRLD       $0x10, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVDW      Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z26, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By16ToBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By16ToBF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y11, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y1, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKUSDW    X2, X1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By16ToF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+	VMOVDQU64    fp4Upper<>+0(SB), Z28
+
+fp4By16ToF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z28, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp4By16ToF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By16ToF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·fp4By16ToF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By16ToF32AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z1, Z6, Z6
+	VMOVDQU32    Z5, (DI)
+	VMOVDQU32    Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By16ToF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By16ToF32AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By16ToBF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+	VMOVDQU64    fp4Upper<>+0(SB), Z26
+
+fp4By16ToBF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z27, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPSRLD       $0x10, Z1, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z1, Z1
+	VPSRLD       $0x10, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVDW      Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z26, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By16ToBF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By16ToBF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y11, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y1, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKUSDW    X2, X1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By16ToF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+	VMOVDQU64    fp4Upper<>+0(SB), Z28
+
+fp4By16ToF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z28, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp4By16ToF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By16ToF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By16ToF32AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By16ToF32AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z1, Z6, Z6
+	VMOVNTDQ     Z5, (DI)
+	VMOVNTDQ     Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By16ToF32AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By16ToF32AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
 DATA nibbleShifts<>+0(SB)/4, $0x00000000
 DATA nibbleShifts<>+4(SB)/4, $0x00000004
 DATA nibbleShifts<>+8(SB)/4, $0x00000008

@@ -29,5 +29,5 @@ func (op *mxfp4Dequant) Run(j *stages.Job) error {
 	if err := op.check(op, j, 2); err != nil {
 		return err
 	}
-	return op.run(j, 1)
+	return op.run(j, 1, 1)
 }

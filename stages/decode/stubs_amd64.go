@@ -244,6 +244,162 @@ func fp8ToF32AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int,
 //go:noescape
 func fp8ToF32AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 
+// fp4By32ToBF16AVX512 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToBF16AVX2 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX512 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX2 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX512 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX2 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToBF16AVX512NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToBF16AVX2NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX512NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX2NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX512NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX2NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX512 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX2 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX512 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX2 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX512 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX2 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX512NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX2NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX512NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX2NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX512NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX2NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
 // rows4ToBF16AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
 //
 //go:noescape

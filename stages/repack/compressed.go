@@ -50,21 +50,8 @@ func repackRows(op stages.Op, j *stages.Job, bits int) error {
 	return nil
 }
 
-const (
-	// tileRow is a packed row of GPTQ's of one tile, in bytes.
-	tileRow = 4 * tileN
-	// lineWords is how many words of a row of codes are transposed at a time: a cache line. blockWords are repacked at a time.
-	lineWords, blockWords = 16, 2 * lineWords
-)
-
-// rect repacks GPTQ rows of the columns of one tile, from column c on, to rows rows of the destination.
-func rect(j *stages.Job, row, c, rows int, packed []byte, bits int) {
-	at := row*j.Stride + 2*bits*c
-	end := at + (rows-1)*j.Stride + 2*bits*tileN
-	(&marlinRect{
-		dst: j.Dst[at:end:end], stride: j.Stride, rows: rows, n: tileN, src: packed, total: j.Rows * j.RowBytes, soon: j.Soon,
-	}).repack(bits)
-}
+// lineWords is how many words of a row of codes are transposed at a time: a cache line.
+const lineWords = 16
 
 // transposeBlock transposes words of a strip of tileN rows, from word w of each on. What is two lines further in each row is prefetched,
 // and at the rows' end the beginning of the next strip: so many rows are more streams than the hardware follows.
@@ -116,24 +103,16 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	words, per := j.Rows*op.bits/2, 32/op.bits
-	strip, tmp := borrow(words*tileRow), borrow(blockWords*tileRow)
+	words := j.Rows * op.bits / 2 // of a row of codes
+	strip, fields := borrow(words*tileRow), o.fields(op.bits)
 	defer scratch.Put(strip)
-	defer scratch.Put(tmp)
 	for c := 0; c < n; c += tileN {
 		src := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
 			transposeBlock((*strip)[w*tileRow:(w+m)*tileRow], src, w, words)
 		}
-		for w := 0; w < words; w += blockWords {
-			m := min(blockWords, words-w)
-			for i := range m {
-				k := per * (w + i)
-				gather((*tmp)[i*tileRow:(i+1)*tileRow], *strip, o.perm[k:k+per], op.bits)
-			}
-			rect(j, w*2/op.bits, c, m*2/op.bits, (*tmp)[:m*tileRow], op.bits)
-		}
+		op.repackStrip(j, c, *strip, fields)
 	}
 	return nil
 }
@@ -165,52 +144,18 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	if err := op.check(op, j, n*groups); err != nil {
 		return err
 	}
-	tmp := borrow(blockWords*tileRow + 2*tileN*groups)
+	strips := newScaleStrips(j.Stride, groups, 2, op.perm.columns())
+	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
-	block, natural := (*tmp)[:blockWords*tileRow], (*tmp)[blockWords*tileRow:]
-	for c := 0; c < n; c += tileN {
+	for c := 0; c < n && groups > 0; c += tileN {
 		src := j.Src[0][c*groups*size : (c+tileN)*groups*size]
 		if op.from != op.to {
-			if at := op.cast(natural, src); at >= 0 {
+			if at := op.cast(*tmp, src); at >= 0 {
 				return tooLarge(j, op.to, c*groups+at)
 			}
-			src = natural
+			src = *tmp
 		}
-		op.strip(j, c, src, block)
+		strips.transpose(j.Dst[2*c:], src)
 	}
 	return nil
-}
-
-// strip transposes the scales of the columns from c to c+tileN: [tileN, G] of the target's dtype. A word has those of two groups.
-func (op *rowsMarlinScales) strip(j *stages.Job, c int, src, block []byte) {
-	var rows [2][2 * tileN]byte
-	groups := j.Rows
-	for g := 0; g < groups; g += 2 * blockWords {
-		words := min(blockWords, (groups-g)/2)
-		transpose(block[:words*tileRow], src[2*g:], 2*groups, 0)
-		for w := range words {
-			split(&rows, (*[tileRow]byte)(block[w*tileRow:]))
-			for i := range rows {
-				op.perm.row(j.Row(g + 2*w + i)[2*c:2*(c+tileN)], rows[i][:])
-			}
-		}
-	}
-	if g := groups - 1; groups%2 == 1 {
-		for r := range tileN {
-			copy(rows[0][2*r:2*r+2], src[2*(r*groups+g):])
-		}
-		op.perm.row(j.Row(g)[2*c:2*(c+tileN)], rows[0][:])
-	}
-}
-
-// splitWords takes the halves of words apart. It is the reference.
-func splitWords(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
-	for i := range tileN / 4 {
-		w := (*[16]byte)(words[16*i:])
-		a, b := binary.LittleEndian.Uint64(w[0:]), binary.LittleEndian.Uint64(w[8:])
-		low := a&0xFFFF | a>>32<<16&0xFFFF_0000 | b<<32&0xFFFF_0000_0000 | b>>32<<48
-		high := a>>16&0xFFFF | a>>48<<16 | b<<16&0xFFFF_0000_0000 | b>>48<<48
-		binary.LittleEndian.PutUint64(rows[0][8*i:], low)
-		binary.LittleEndian.PutUint64(rows[1][8*i:], high)
-	}
 }

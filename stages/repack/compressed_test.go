@@ -221,6 +221,34 @@ func appendFloat(b []byte, d stages.DType, v float32) []byte {
 	return append(b, w[:]...)
 }
 
+// TestScaleStrips: every number of groups, of one byte or two, in every order, against pages that cannot be touched.
+func TestScaleStrips(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for size := 1; size <= 2; size++ {
+				for groups := 1; groups <= 140; groups++ {
+					order := []*columnOrder{&groupedColumns, &singleColumns, &fp4Columns}[groups%3]
+					src := random(uint64(groups), tileN*groups*size)
+					want := make([]byte, 0, len(src))
+					for g := range groups {
+						for _, from := range order {
+							at := (from*groups + g) * size
+							want = append(want, src[at:at+size]...)
+						}
+					}
+					for _, atEnd := range []bool{false, true} {
+						dst := cputest.Guarded(t, make([]byte, len(src)), atEnd)
+						newScaleStrips(tileN*size, groups, size, order).transpose(dst, cputest.Guarded(t, src, atEnd))
+						if !bytes.Equal(dst, want) {
+							t.Fatalf("size %d, %d groups: differs", size, groups)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
 // TestRowsRefuse: sizes that do not fit, orders and values that cannot be.
 func TestRowsRefuse(t *testing.T) {
 	for _, bits := range []int{4, 8} {

@@ -159,6 +159,37 @@ func gatherBlocks(dst, src *byte, off *[8]int, shift *[8]uint32, blocks, bits in
 	}
 }
 
+// gatherStrip is gatherStripRows.
+func gatherStrip(dst, strip []byte, fields []uint32, bits int) {
+	words := len(dst) / tileRow
+	if !cpu.X86.AVX2 || words == 0 {
+		gatherStripRows(dst, strip, fields, bits)
+		return
+	}
+	for _, f := range fields[:words*32/bits] {
+		_ = strip[f&^(tileRow-1)+tileRow-1] // the kernels trust these bounds
+	}
+	switch {
+	case cpu.X86.AVX512 && bits == 4:
+		gatherStrip4AVX512(&dst[0], &strip[0], &fields[0], words)
+	case cpu.X86.AVX512:
+		gatherStrip8AVX512(&dst[0], &strip[0], &fields[0], words)
+	case bits == 4:
+		gatherStrip4AVX2(&dst[0], &strip[0], &fields[0], words)
+	default:
+		gatherStrip8AVX2(&dst[0], &strip[0], &fields[0], words)
+	}
+}
+
+// fieldTurn is how many bits the words of a row are moved right that has field from in them, or turned right so that it becomes field to,
+// which spares the kernels of AVX-512 an instruction.
+func fieldTurn(from, to, bits int) int {
+	if cpu.X86.AVX512 {
+		return bits * (from - to) & 31
+	}
+	return bits * from
+}
+
 // transpose is transposeRows. ahead is how far in front of src is prefetched, in bytes.
 func transpose(dst, src []byte, stride, ahead int) {
 	words := len(dst) / tileRow
@@ -176,15 +207,6 @@ func transpose(dst, src []byte, stride, ahead int) {
 	if w < words {
 		transposeRows(dst[w*tileRow:], src[4*w:], stride)
 	}
-}
-
-// split is splitWords.
-func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
-	if cpu.X86.AVX512 {
-		splitHalvesAVX512(&rows[0][0], &rows[1][0], &words[0])
-		return
-	}
-	splitWords(rows, words)
 }
 
 // grouped is groupedRow.

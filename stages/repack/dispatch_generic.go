@@ -16,4 +16,11 @@ func single(dst, src []byte) { singleRow(dst, src) }
 
 func transpose(dst, src []byte, stride, _ int) { transposeRows(dst, src, stride) }
 
-func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) { splitWords(rows, words) }
+func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
+
+func gatherStrip(dst, strip []byte, fields []uint32, bits int) {
+	gatherStripRows(dst, strip, fields, bits)
+}
+
+// fieldTurn is how many bits the words of a row move right that has field from in them.
+func fieldTurn(from, _, bits int) int { return bits * from }

@@ -31,32 +31,23 @@ func (op mxfp4MarlinScales) Run(j *stages.Job) error {
 	if at := convert.FirstNonFinite(safetensors.F8E8M0, j.Src[0]); at >= 0 {
 		return convert.NonFinite(j.Inputs[0].Tensor, safetensors.F8E8M0, at)
 	}
-	fp4Scales(j)
+	fp4Scales(j, nil)
 	return nil
 }
 
 // fp4Scales transposes bytes [N, G] to the Job's G rows of N and puts the columns of each into the order that the kernels read FP4 scales
-// in. G and N are those of the Job, N a multiple of tileN.
-func fp4Scales(j *stages.Job) {
-	const most = 4 * blockWords // groups at a time: a word has the scales of four
-	groups := j.Rows
-	tmp := borrow(blockWords * tileRow)
+// in. G and N are those of the Job, N a multiple of tileN. change, when it is given, makes of every byte another one first, in place.
+func fp4Scales(j *stages.Job, change func([]byte)) {
+	strips := newScaleStrips(j.Stride, j.Rows, 1, &fp4Columns)
+	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
-	for c := 0; c < j.RowBytes; c += tileN {
-		strip := j.Src[0][c*groups : (c+tileN)*groups]
-		for g := 0; g < groups/4*4; g += most {
-			words := min(blockWords, (groups-g)/4)
-			transpose((*tmp)[:words*tileRow], strip[g:], groups, 0)
-			for w := range words {
-				at := (g+4*w)*j.Stride + c
-				fp4ScaleRows(j.Dst[at:at+3*j.Stride+tileN], j.Stride, (*[tileRow]byte)((*tmp)[w*tileRow:]))
-			}
+	for c := 0; c < j.RowBytes && j.Rows > 0; c += tileN {
+		strip := j.Src[0][c*j.Rows : (c+tileN)*j.Rows]
+		if change != nil {
+			copy(*tmp, strip)
+			change(*tmp)
+			strip = *tmp
 		}
-		for g := groups / 4 * 4; g < groups; g++ {
-			row := j.Row(g)[c : c+tileN]
-			for i := range row {
-				row[i] = strip[(i/8+fp4ScaleOrder[i%8])*groups+g]
-			}
-		}
+		strips.transpose(j.Dst[c:], strip)
 	}
 }

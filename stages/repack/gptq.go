@@ -84,16 +84,22 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	borrowed := borrow(j.RowBytes)
-	defer scratch.Put(borrowed)
-	tmp := *borrowed
-	per := 32 / op.bits
-	for i := range j.Rows {
-		for r := range tileK / per {
-			k := tileK*i + per*r
-			gather(tmp[4*n*r:4*n*(r+1)], j.Src[0], o.perm[k:k+per], op.bits)
+	words := j.Rows * op.bits / 2 // of a column of codes
+	size := words * tileRow
+	most := max(1, stripsBytes/max(1, size))
+	strips, fields := borrow(min(most, n/tileN)*size), o.fields(op.bits)
+	defer scratch.Put(strips)
+	for c := 0; c < n; c += most * tileN {
+		m := min(most, n/tileN-c/tileN)
+		for w := range words {
+			row := j.Src[0][4*(w*n+c):]
+			for s := range m {
+				copy((*strips)[s*size+w*tileRow:][:tileRow], row[s*tileRow:])
+			}
 		}
-		(&marlinRect{dst: j.Row(i), stride: j.Stride, rows: 1, n: n, src: tmp, total: j.Rows * j.RowBytes, soon: j.Soon}).repack(op.bits)
+		for s := range m {
+			op.repackStrip(j, c+s*tileN, (*strips)[s*size:(s+1)*size], fields)
+		}
 	}
 	return nil
 }

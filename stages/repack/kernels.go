@@ -8,7 +8,9 @@ package repack
 //	rowsMarlin                  BW           AVX2   rowsTile
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
+//	gatherStrip                 F            AVX2   gatherStripRows
 //	permutations                BW           AVX2   groupedRow, singleRow
+//	transposeScales             BW           AVX2   scaleStrips.generic
 //
 // dispatch_amd64.go chooses at each call, by what internal/cpu says.
 

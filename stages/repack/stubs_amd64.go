@@ -94,6 +94,30 @@ func gather8AVX512(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks i
 //go:noescape
 func gather8AVX2(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks int)
 
+// gatherStrip4AVX512 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip4AVX2 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip8AVX512 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip8AVX2 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
+
 // groupedAVX512 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
@@ -184,7 +208,26 @@ func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
 //go:noescape
 func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
 
-// splitHalvesAVX512 stores the lower halves of 64 words at low and the upper halves at high.
+// transposeScales1AVX512 transposes 64 bytes of each of 64 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
 //
 //go:noescape
-func splitHalvesAVX512(low *byte, high *byte, words *byte)
+func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales1AVX2 transposes 32 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales2AVX512 transposes 64 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales2AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales2AVX2 transposes 32 bytes of each of 16 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales2AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
