@@ -70,8 +70,11 @@ type Grid struct {
 	Layout stages.Layout
 	Kind   stages.Kind
 	Op     stages.Op
-	Rows   int64 // of one Module
-	Cols   int64 // elements in a row of the whole Output: what the last dim is
+	// OpFor makes the Op for another dtype (F32, F16 or BF16), for a Rule that asks for one. Nil for an Op that makes only DType, unless it does
+	// no more than to copy or cast.
+	OpFor func(to stages.DType) (stages.Op, error)
+	Rows  int64 // of one Module
+	Cols  int64 // elements in a row of the whole Output: what the last dim is
 	// Dims are the shape of one expert's share; nil means [Rows, Cols].
 	Dims []int64
 	// Width is what one Module contributes to a row, and Source what is read for it, both in bytes.
@@ -117,7 +120,7 @@ func (b *Builder) Grid(g Grid) {
 	if g.Shared {
 		members = 1
 	}
-	r := &grid{op: g.Op, rows: g.Rows, tensors: b.tensors(g.Part, members)}
+	r := &grid{op: g.Op, opFor: b.opFor(g.Suffix, g.OpFor), rows: g.Rows, tensors: b.tensors(g.Part, members)}
 	for _, m := range b.group.Modules[:members] {
 		col := column{off: r.stride, width: g.Width(m), src: g.Source(m)}
 		r.columns = append(r.columns, col)
@@ -213,7 +216,7 @@ func (b *Builder) Tall(t Tall) {
 	if t.Turned {
 		rows, cols = cols, rows
 	}
-	r := &tall{op: t.Op, opFor: b.opFor(t), row: cols * elementBytes(t.DType)}
+	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: cols * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
 		r.heights = append(r.heights, m.N)
 		if t.Turned {
@@ -232,14 +235,14 @@ func (b *Builder) Tall(t Tall) {
 	b.add(t.Suffix, t.DType, []int64{rows, cols}, stages.LayoutRaw, kind, each, each, r)
 }
 
-// opFor is t.OpFor with a look at what it makes.
-func (b *Builder) opFor(t Tall) func(stages.DType) (stages.Op, error) {
-	if t.OpFor == nil {
+// opFor is an Output's OpFor with a look at what it makes.
+func (b *Builder) opFor(suffix string, f func(to stages.DType) (stages.Op, error)) func(stages.DType) (stages.Op, error) {
+	if f == nil {
 		return nil
 	}
 	return func(to stages.DType) (stages.Op, error) {
-		op, err := t.OpFor(to)
-		if err == nil && !b.runsOne(t.Suffix, op) {
+		op, err := f(to)
+		if err == nil && !b.runsOne(suffix, op) {
 			err = errors.New("its format gives no Op for that")
 		}
 		return op, err

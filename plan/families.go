@@ -114,6 +114,11 @@ func rulesFor(modelTypes ...string) rules {
 	for i := 0; i < len(modelTypes) && !known; i++ {
 		f, known = familyOf(modelTypes[i])
 	}
+	return rulesOf(f, known)
+}
+
+// rulesOf are the rules of a Family, or all of them when it is not known.
+func rulesOf(f Family, known bool) rules {
 	r := rules{family: f, known: known, fused: f.fused}
 	applies := func(name string) bool { return !known || slices.Contains(f.Rules, name) }
 	for _, f := range fuseRules {

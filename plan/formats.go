@@ -11,7 +11,7 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}}
+var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, ggufFormat{}}
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
@@ -23,7 +23,6 @@ var recognised = []struct {
 }{
 	{"mxfp4", []string{"_blocks"}},
 	{"modelopt NVFP4", []string{".weight_scale_2"}},
-	{"gguf", nil},
 }
 
 // supported lists what is processed, for messages.
@@ -96,6 +95,11 @@ func (c *compiler) open(f Format, q *discover.QuantConfig) {
 		return
 	}
 	c.readers = readers
+	if n, ok := f.(Namer); ok {
+		family, notes := n.Naming()
+		c.rules = rulesOf(family, true)
+		c.plan.Notes = append(c.plan.Notes, notes...)
+	}
 }
 
 // mostReaders bounds the Readers of a checkpoint, each of which is asked about every tensor.

@@ -142,6 +142,7 @@ type grid struct {
 	// sides are further tensors that the Op reads whole, each listed as tensors are.
 	sides  [][]int32
 	checks []check
+	opFor  func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
 	// needs is the scan whose value the Op needs; nil for most.
 	needs *scan
 	// joint are lists as tensors is; the Op reads those of all members of its expert, whole, after the sides. With beside the place of the

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -29,7 +30,9 @@ const (
 // layoutVersions is how the bytes of each layout are ordered in this version of the program.
 var layoutVersions = map[stages.Layout]int{
 	stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1, stages.LayoutExllamaV2: 1,
-	stages.LayoutMarlinPlain: 1,
+	stages.LayoutMarlinPlain:      1,
+	stages.BlockLayout(gguf.Q4_0): 1, stages.BlockLayout(gguf.Q8_0): 1, stages.BlockLayout(gguf.Q4_K): 1, stages.BlockLayout(gguf.Q6_K): 1,
+	stages.BlockLayout(gguf.MXFP4): 1,
 }
 
 // LayoutVersion is the version of a layout that this program writes and reads; 0 when no Output can have this layout.
