@@ -306,8 +306,7 @@ func (b *Builder) Copy() stages.Op {
 	return fuse.Concat()
 }
 
-// name is that of an Output. One without a suffix has the Group's, and one whose suffix begins with "_" no dot before it, as the tensors of
-// modules have that are held in stacks.
+// name is that of an Output; one without a suffix has the Group's, and a suffix that begins with _ follows it without a dot.
 func (b *Builder) name(suffix string) string {
 	if suffix == "" || suffix[0] == '_' {
 		return b.group.Name + suffix

@@ -39,7 +39,7 @@ type compiler struct {
 	stacksDense denseStacks
 	inStacks    int      // Modules of stacks
 	noted       []string // formats of noteOnce
-	prefix      string   // of its Outputs' names
+	prefix      string   // of its Outputs' names: its own
 }
 
 // Marks in compiler.owner.
@@ -367,10 +367,7 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		return
 	}
 	if c.single != nil {
-		suffix, ok := strings.CutPrefix(name, c.prefix)
-		if !ok {
-			suffix = strings.TrimPrefix(name, strings.TrimSuffix(c.prefix, "."))
-		}
+		suffix := strings.TrimPrefix(strings.TrimPrefix(name, c.prefix), ".")
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name
 	}

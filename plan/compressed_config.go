@@ -30,7 +30,7 @@ type compressedFormat struct {
 }
 
 // compressedFormats are those that are processed. A new one adds its file and a line here.
-var compressedFormats = []compressedFormat{packQuantized, floatQuantized}
+var compressedFormats = []compressedFormat{packQuantized, floatQuantized, mxfp4Quantized}
 
 // compressedMethod is what configs call compressed-tensors.
 const compressedMethod = "compressed-tensors"

@@ -11,7 +11,7 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, ggufFormat{}}
+var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, mxfp4{}, ggufFormat{}}
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
@@ -21,7 +21,6 @@ var recognised = []struct {
 	name   string
 	suffix []string
 }{
-	{"mxfp4", []string{"_blocks"}},
 	{"modelopt NVFP4", []string{".weight_scale_2"}},
 }
 
@@ -146,8 +145,13 @@ func (c *compiler) unannounced(i int, method string) {
 			"give the checkpoint the config that its quantiser wrote")
 		return
 	}
-	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",
-		"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
+	expected, advice := "quantization_config in config.json, or quantize_config.json", "add the config file that the quantiser wrote"
+	for _, f := range c.formats {
+		if a, ok := f.(interface{ Announce() string }); ok && f.Name() == method {
+			expected, advice = a.Announce(), "add that: some releases come without it"
+		}
+	}
+	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how", expected, "", advice)
 }
 
 // quantisedBy tells which method a tensor gives away, by its name or by more than that.
@@ -163,8 +167,7 @@ func (c *compiler) quantisedBy(i int) (string, bool) {
 	}
 	for _, k := range recognised {
 		for _, s := range k.suffix {
-			base, ok := strings.CutSuffix(name, s)
-			if ok && (s != "_blocks" || c.exists(base+"_scales")) {
+			if strings.HasSuffix(name, s) {
 				return k.name, true
 			}
 		}

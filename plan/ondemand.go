@@ -39,7 +39,7 @@ type Quantised interface {
 func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 	c := newCompiler(in, opt)
 	c.single = &Single{Experts: q.Experts, Outputs: map[string]string{}}
-	c.prefix = q.Name + "."
+	c.prefix = q.Name
 	c.plan.Single = c.single
 	if in.Packed != nil {
 		c.requestPacked(q)

@@ -27,6 +27,8 @@ func decode() {
 	}
 	decodeFP8()
 	decodeFP4()
+	decodeGGUF()
+	transposeSquares()
 	rowsDequants()
 }
 

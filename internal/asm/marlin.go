@@ -20,6 +20,7 @@ func repack() {
 	gather(8)
 	gatherStrips(4)
 	gatherStrips(8)
+	copyStrips()
 	permutations()
 	rowsMarlins()
 	transposes()

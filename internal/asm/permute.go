@@ -191,6 +191,37 @@ func gatherStrips(bits int) {
 	}
 }
 
+// copyStrips emits the kernels that copy a strip of 64 columns out of longer packed rows.
+func copyStrips() {
+	for _, wide := range []bool{true, false} {
+		name, r, width, move := "copyStripAVX2", ys, 32, store(unaligned256)
+		if wide {
+			name, r, width, move = "copyStripAVX512", zs, 64, unaligned512
+		}
+		function(
+			name, "func(dst, src *byte, rows, stride, ahead int)",
+			name+" copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.",
+		)
+		Load(Param("dst"), RDI)
+		Load(Param("src"), RSI)
+		Load(Param("rows"), RCX)
+		Load(Param("stride"), R8)
+		Load(Param("ahead"), R9)
+		loop(name+"Row", RCX, func() {
+			for i := range 4 {
+				PREFETCHT0(plus(RSI, R9, 64*i))
+			}
+			for i := range gatherStripRow / width {
+				move(at(RSI, width*i), r[i])
+				move(r[i], at(RDI, width*i))
+			}
+			ADDQ(R8, RSI)
+			ADDQ(U32(gatherStripRow), RDI)
+		})
+		leave(false)
+	}
+}
+
 // gatherStrip emits one of them. parts are the registers that a row of 256 bytes takes.
 type gatherStrip struct {
 	bits, fields, parts int

@@ -17,13 +17,14 @@ func transposes() {
 // transposeLine: lanes rows at a time become lanes columns. Four words of each row are loaded at a time, those of rows 4l to 4l+3 into the
 // 128-bit lanes l of four registers, which costs no shuffles; then each lane is a 4x4 transpose.
 func transposeLine(name string, lanes int, r []VecPhysical, put store, insert func(lane int, m Mem, r VecPhysical)) {
-	function(name, "func(dst, src *byte, stride, ahead int)",
-		fmt.Sprintf("%s transposes %d words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.", name, lanes))
+	function(name, "func(dst, src *byte, stride, ahead, step int)",
+		fmt.Sprintf("%s transposes %d words of each of 64 rows, stride bytes apart, and prefetches 64 places, step bytes apart, from ahead bytes behind src on.", name, lanes))
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
 	Load(Param("stride"), R8)
 	Load(Param("ahead"), R9)
 	ADDQ(RSI, R9)
+	Load(Param("step"), R11)
 	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R10)
 	MOVQ(U32(uint32(64/lanes)), RCX)
 	// Rows 4l to 4l+3 are at the pointer of lane l, at one, two and three strides from it.
@@ -50,8 +51,8 @@ func transposeLine(name string, lanes int, r []VecPhysical, put store, insert fu
 			for lane := 1; lane < len(pointers); lane++ {
 				insert(lane, row(lane, i, 16*quarter), x[i])
 			}
-			PREFETCHT0(at(R9, 0)) // of lanes rows in all
-			ADDQ(R8, R9)
+			PREFETCHT0(at(R9, 0)) // lanes places in all
+			ADDQ(R11, R9)
 		}
 		VPUNPCKLDQ(x[1], x[0], t[0])
 		VPUNPCKHDQ(x[1], x[0], t[1])

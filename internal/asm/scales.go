@@ -55,29 +55,34 @@ func (k *scaleKernel) kernel() {
 			k.interleave(x[i], neighbours*i, part)
 			PREFETCHT0(at(R10, 4*k.dwords*(k.dwords*part+i)))
 		}
-		if k.wide {
-			x = transpose16(x, k.r[k.dwords])
-		} else {
-			x = transpose8(x, k.r[k.dwords])
-		}
-		MOVQ(RDI, RAX)
-		for lane := range k.dwords / 4 {
-			for d, m := range []Mem{at(RAX, 0), plus(RAX, R9, 0), {Base: RAX, Index: R9, Scale: 2}, plus(RAX, R12, 0)} {
-				if k.wide {
-					VMOVDQU32(x[4*lane+d], m)
-				} else {
-					VMOVDQU(x[4*lane+d], m)
-				}
-			}
-			if lane+1 < k.dwords/4 {
-				ADDQ(R13, RAX)
-			}
-		}
+		k.write(x)
 		if part+1 < neighbours {
 			LEAQ(Mem{Base: RDI, Index: R9, Scale: 4}, RDI)
 		}
 	}
 	leave(false)
+}
+
+// write transposes the dwords of x and writes them: the rows of a lane follow each other, those of the next are R13 further.
+func (k *scaleKernel) write(x []VecPhysical) {
+	if k.wide {
+		x = transpose16(x, k.r[k.dwords])
+	} else {
+		x = transpose8(x, k.r[k.dwords])
+	}
+	MOVQ(RDI, RAX)
+	for lane := range k.dwords / 4 {
+		for d, m := range []Mem{at(RAX, 0), plus(RAX, R9, 0), {Base: RAX, Index: R9, Scale: 2}, plus(RAX, R12, 0)} {
+			if k.wide {
+				VMOVDQU32(x[4*lane+d], m)
+			} else {
+				VMOVDQU(x[4*lane+d], m)
+			}
+		}
+		if lane+1 < k.dwords/4 {
+			ADDQ(R13, RAX)
+		}
+	}
 }
 
 // interleave makes the dwords of some rows, the first of which is row, of one part of every lane.
@@ -110,4 +115,75 @@ func (k *scaleKernel) interleave(to VecPhysical, row, part int) {
 	load(3, c)
 	bytes(c, b, b)
 	pick(part%2, VPUNPCKLWD, VPUNPCKHWD)(b, a, to)
+}
+
+// transposeSquares emits the kernels that transpose squares of elements of two or four bytes, a register each way.
+func transposeSquares() {
+	for _, size := range []int{2, 4} {
+		for _, k := range []*scaleKernel{{size: size, wide: true, dwords: 16, r: zs}, {size: size, dwords: 8, r: ys}} {
+			k.square()
+		}
+	}
+}
+
+func (k *scaleKernel) square() {
+	level := "AVX2"
+	if k.wide {
+		level = "AVX512"
+	}
+	side := 4 * k.dwords / k.size
+	name := fmt.Sprintf("transposeSquares%d%s", k.size, level)
+	function(
+		name, "func(dst, src *byte, squares, dstStride, srcStride int)",
+		fmt.Sprintf("%s transposes squares of %d x %d elements of %d bytes, which lie side by side in src and follow each other in dst.", name, side, side, k.size),
+	)
+	Load(Param("dst"), RDI)
+	Load(Param("src"), RSI)
+	Load(Param("squares"), RCX)
+	Load(Param("dstStride"), R9)
+	Load(Param("srcStride"), R10)
+	LEAQ(Mem{Base: R9, Index: R9, Scale: 2}, R12)
+	MOVQ(R9, R13) // the rows of dst that are of one lane
+	SHLQ(U8(map[int]uint8{4: 2, 2: 3}[k.size]), R13)
+	loop(name+"Square", RCX, func() {
+		parts := 4 / k.size
+		for part := range parts {
+			MOVQ(RSI, RBX)
+			x := append([]VecPhysical(nil), k.r[:k.dwords]...)
+			for i := range x {
+				k.pair(x[i], part, parts)
+			}
+			k.write(x)
+			if part+1 < parts {
+				LEAQ(Mem{Base: RDI, Index: R9, Scale: 4}, RDI)
+			}
+		}
+		LEAQ(Mem{Base: RAX, Index: R9, Scale: 4}, RDI) // behind the last lane of the last part
+		ADDQ(U32(uint32(4*k.dwords)), RSI)
+	})
+	leave(false)
+}
+
+// pair makes the dwords of the row at RBX, or of it and the next, of one part of every lane, and moves RBX behind them.
+func (k *scaleKernel) pair(to VecPhysical, part, parts int) {
+	load := func(to VecPhysical) {
+		if k.wide {
+			VMOVDQU32(at(RBX, 0), to)
+		} else {
+			VMOVDQU(at(RBX, 0), to)
+		}
+		ADDQ(R10, RBX)
+	}
+	if parts == 1 {
+		load(to)
+		return
+	}
+	a, b := k.r[k.dwords+1], k.r[k.dwords+2]
+	load(a)
+	load(b)
+	if part == 0 {
+		VPUNPCKLWD(b, a, to)
+	} else {
+		VPUNPCKHWD(b, a, to)
+	}
 }

@@ -57,6 +57,10 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = fp8Config(l.o.Format)
 	case FormatCompressed:
 		c["quantization_config"] = l.compressedConfig()
+	case FormatMXFP4:
+		c["quantization_config"] = mxfp4Config()
+	case FormatMXFP4Pack:
+		c["quantization_config"] = l.mxfp4PackConfig()
 	case FormatNone:
 	}
 	return c

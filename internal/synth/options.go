@@ -28,7 +28,7 @@ const (
 
 // Formats are the formats that Write knows, the default first.
 func Formats() []Format {
-	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatMXFP4, FormatMXFP4Pack}
 }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
@@ -40,7 +40,7 @@ type Options struct {
 	Layers int    // how many layers; 0 means as many as the model has
 	Format Format // empty means FormatGPTQ
 
-	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8
+	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8, and of MXFP4, whose have 4
 	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ, AWQ and compressed-tensors
 	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ and compressed-tensors
 
@@ -89,11 +89,14 @@ func (o Options) Validate() error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrOptions}, args...)...))
 	}
-	if _, err := FindModel(o.Model); err != nil {
+	m, err := FindModel(o.Model)
+	if err != nil {
 		faults = append(faults, err)
 	}
 	if !slices.Contains(Formats(), o.Format) {
 		fault("unknown format %q; known: %q", o.Format, Formats())
+	} else if err == nil && !m.Has(o.Format) {
+		fault("model %s does not come in format %s: %s is that of gpt-oss, which has no other but %s", m.Name, o.Format, FormatMXFP4, FormatNone)
 	}
 	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
 		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)

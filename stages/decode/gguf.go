@@ -96,10 +96,10 @@ func (op *ggufDequant) run(j *stages.Job, dst []byte, off, n int, values *[ggufC
 	for end := off + n; off < end; {
 		step := min(ggufChunk/op.elements*op.bytes, end-off)
 		v := values[:step/op.bytes*op.elements]
-		op.block.decode(v, src[off:off+step])
-		at := convert.FirstNonFinite(safetensors.F32, asBytes(v))
-		if at < 0 {
-			at = op.fromF32(dst[:len(v)*size], asBytes(v))
+		op.values(v, src[off:off+step])
+		at := op.fromF32(dst[:len(v)*size], asBytes(v))
+		if no := convert.FirstNonFinite(op.to, dst[:len(v)*size]); no >= 0 && (at < 0 || no < at) { // a value that was none before
+			at = no
 		}
 		if at >= 0 {
 			return op.fault(j, off+at/op.elements*op.bytes, v[at])

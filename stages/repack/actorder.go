@@ -88,6 +88,8 @@ const (
 	// stripsBytes is how much of a packed weight is taken at a time: in strips, which the second-level cache holds, because every row
 	// of them is read as often as it has codes, and those of a weight lie far apart.
 	stripsBytes = 256 << 10
+	// stripAhead is how many of their rows are taken at a time, and how far ahead they are prefetched.
+	stripAhead = 16
 	// mostFeatures is how many input features have their fields in 32 bits, with 8 bits each.
 	mostFeatures = 1 << 26
 )
@@ -116,6 +118,13 @@ func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, fields []uint3
 		(&marlinRect{
 			dst: j.Dst[at:end:end], stride: j.Stride, rows: rows, n: tileN, src: packed, total: j.Rows * j.RowBytes, soon: j.Soon,
 		}).repack(a.bits)
+	}
+}
+
+// copyStripRows copies rows of a strip out of longer rows, which begin stride bytes apart. It is the reference.
+func copyStripRows(dst, src []byte, stride int) {
+	for i := range len(dst) / tileRow {
+		copy(dst[i*tileRow:(i+1)*tileRow], src[i*stride:])
 	}
 }
 

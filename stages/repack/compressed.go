@@ -53,19 +53,26 @@ func repackRows(op stages.Op, j *stages.Job, bits int) error {
 // lineWords is how many words of a row of codes are transposed at a time: a cache line.
 const lineWords = 16
 
-// transposeBlock transposes words of a strip of tileN rows, from word w of each on. What is two lines further in each row is prefetched,
-// and at the rows' end the beginning of the next strip: so many rows are more streams than the hardware follows.
+// transposeBlock transposes words of a strip of tileN rows, from word w of each on. So many rows are more streams than the hardware follows.
+// Short ones, which lie close together, are prefetched in the order of the addresses while the strip before is transposed. Of long ones what
+// is two lines further in each row is, and at the rows' end the beginning of the next strip.
 func transposeBlock(dst, strip []byte, w, words int) {
 	for ; len(dst) > 0; w += lineWords {
 		n := min(len(dst), lineWords*tileRow)
-		ahead := 2 * 4 * lineWords
-		if w+2*lineWords >= words {
+		ahead, step := 2*4*lineWords, 4*words
+		switch {
+		case len(strip) <= closeRows:
+			ahead, step = len(strip)+w*tileRow-4*w, 4*lineWords
+		case w+2*lineWords >= words:
 			ahead += (tileN - 1) * 4 * words
 		}
-		transpose(dst[:n], strip[4*w:], 4*words, ahead)
+		transpose(dst[:n], strip[4*w:], 4*words, ahead, step)
 		dst = dst[n:]
 	}
 }
+
+// closeRows is how many bytes the rows of a strip may take to be prefetched in the order of their addresses: the second-level cache holds them.
+const closeRows = 128 << 10
 
 // transposeRows transposes words: src begins with tileN rows, stride bytes apart, whose first len(dst)/tileRow words become the rows of dst.
 // It is the reference.

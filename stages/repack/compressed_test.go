@@ -159,11 +159,11 @@ func TestTransposeKernels(t *testing.T) {
 					}
 					for _, atEnd := range []bool{false, true} {
 						if words == 0 {
-							transpose(nil, nil, stride, 0)
+							transpose(nil, nil, stride, 0, 0)
 							continue
 						}
 						dst := cputest.Guarded(t, make([]byte, len(want)), atEnd)
-						transpose(dst, cputest.Guarded(t, b, atEnd), stride, 1<<20)
+						transpose(dst, cputest.Guarded(t, b, atEnd), stride, 1<<20, 64)
 						if !bytes.Equal(dst, want) {
 							t.Errorf("%d words, stride %d: differs", words, stride)
 						}

@@ -190,8 +190,23 @@ func fieldTurn(from, to, bits int) int {
 	return bits * from
 }
 
-// transpose is transposeRows. ahead is how far in front of src is prefetched, in bytes.
-func transpose(dst, src []byte, stride, ahead int) {
+// copyStrip is copyStripRows. Rows that far apart are no stream for the hardware, so they are prefetched some rows ahead.
+func copyStrip(dst, src []byte, stride int) {
+	rows := len(dst) / tileRow
+	if !cpu.X86.AVX2 || rows == 0 {
+		copyStripRows(dst, src, stride)
+		return
+	}
+	_, _ = src[(rows-1)*stride+tileRow-1], dst[rows*tileRow-1] // the kernels trust these bounds
+	if cpu.X86.AVX512 {
+		copyStripAVX512(&dst[0], &src[0], rows, stride, stripAhead*stride)
+		return
+	}
+	copyStripAVX2(&dst[0], &src[0], rows, stride, stripAhead*stride)
+}
+
+// transpose is transposeRows. What it prefetches are places step bytes apart, a line for each row, from ahead bytes behind src on.
+func transpose(dst, src []byte, stride, ahead, step int) {
 	words := len(dst) / tileRow
 	if words == 0 {
 		return
@@ -199,10 +214,10 @@ func transpose(dst, src []byte, stride, ahead int) {
 	_, _ = src[(tileN-1)*stride+4*words-1], dst[words*tileRow-1] // the kernels trust these bounds
 	w := 0
 	for ; cpu.X86.AVX512 && words-w >= 16; w += 16 {
-		transpose16AVX512(&dst[w*tileRow], &src[4*w], stride, ahead)
+		transpose16AVX512(&dst[w*tileRow], &src[4*w], stride, ahead, step)
 	}
 	for ; cpu.X86.AVX2 && words-w >= 8; w += 8 {
-		transpose8AVX2(&dst[w*tileRow], &src[4*w], stride, ahead)
+		transpose8AVX2(&dst[w*tileRow], &src[4*w], stride, ahead, step)
 	}
 	if w < words {
 		transposeRows(dst[w*tileRow:], src[4*w:], stride)

@@ -14,7 +14,9 @@ func grouped(dst, src []byte) { groupedRow(dst, src) }
 
 func single(dst, src []byte) { singleRow(dst, src) }
 
-func transpose(dst, src []byte, stride, _ int) { transposeRows(dst, src, stride) }
+func copyStrip(dst, src []byte, stride int) { copyStripRows(dst, src, stride) }
+
+func transpose(dst, src []byte, stride, _, _ int) { transposeRows(dst, src, stride) }
 
 func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
 

@@ -91,10 +91,10 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	defer scratch.Put(strips)
 	for c := 0; c < n; c += most * tileN {
 		m := min(most, n/tileN-c/tileN)
-		for w := range words {
-			row := j.Src[0][4*(w*n+c):]
+		for w := 0; w < words; w += stripAhead {
+			rows := min(stripAhead, words-w)
 			for s := range m {
-				copy((*strips)[s*size+w*tileRow:][:tileRow], row[s*tileRow:])
+				copyStrip((*strips)[s*size+w*tileRow:][:rows*tileRow], j.Src[0][4*(w*n+c+s*tileN):], 4*n)
 			}
 		}
 		for s := range m {

@@ -9,6 +9,8 @@ package repack
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
 //	gatherStrip                 F            AVX2   gatherStripRows
+//	copyStrip                   F            AVX2   copyStripRows
+//	transpose                   F            AVX2   transposeRows
 //	permutations                BW           AVX2   groupedRow, singleRow
 //	transposeScales             BW           AVX2   scaleStrips.generic
 //

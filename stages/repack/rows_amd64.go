@@ -43,6 +43,3 @@ func (c *rowsColumn) repack() {
 		kernel(&c.dst[last*c.stride], &c.src[row-cpu.Line], 1, c.stride, row, ahead, 0)
 	}
 }
-
-// closeRows is how many bytes the rows of a column of tiles may take to be prefetched in the order of their addresses.
-const closeRows = 128 << 10

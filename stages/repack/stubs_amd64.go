@@ -118,6 +118,16 @@ func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
 //go:noescape
 func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
 
+// copyStripAVX512 copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.
+//
+//go:noescape
+func copyStripAVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+
+// copyStripAVX2 copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.
+//
+//go:noescape
+func copyStripAVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+
 // groupedAVX512 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
@@ -198,15 +208,15 @@ func rowsMarlin8AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStri
 //go:noescape
 func rowsMarlin8AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+// transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches 64 places, step bytes apart, from ahead bytes behind src on.
 //
 //go:noescape
-func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
+func transpose16AVX512(dst *byte, src *byte, stride int, ahead int, step int)
 
-// transpose8AVX2 transposes 8 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+// transpose8AVX2 transposes 8 words of each of 64 rows, stride bytes apart, and prefetches 64 places, step bytes apart, from ahead bytes behind src on.
 //
 //go:noescape
-func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
+func transpose8AVX2(dst *byte, src *byte, stride int, ahead int, step int)
 
 // transposeScales1AVX512 transposes 64 bytes of each of 64 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
 // AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
