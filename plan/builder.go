@@ -8,6 +8,7 @@ import (
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 	"github.com/coldload/coldload/stages/fuse"
+	"github.com/coldload/coldload/stages/repack"
 )
 
 // Builder is how a Format adds the Outputs of one Group.
@@ -17,7 +18,8 @@ type Builder struct {
 	layout stages.Layout
 	// suffixes are those of the Outputs so far.
 	suffixes []string
-	codes    bool // what Segments adds are codes
+	codes    bool            // what Segments adds are codes
+	padding  *stages.Padding // of the Output that Grid adds
 }
 
 // Layout is the one to compile for.
@@ -28,6 +30,9 @@ func (b *Builder) DType() stages.DType { return b.c.opt.DType }
 
 // FP8Exponent is Options.FP8Exponent: whether Marlin scales of FP8 weights hold the factor that the kernels leave out.
 func (b *Builder) FP8Exponent() stages.Exponent { return b.c.opt.FP8Exponent }
+
+// NoPad is Options.NoPad.
+func (b *Builder) NoPad() bool { return b.c.opt.NoPad }
 
 // WeightDType is the dtype of dequantised weights: the one asked for, else that of the model's config, else that of the scales.
 func (b *Builder) WeightDType(scales stages.DType) stages.DType {
@@ -77,6 +82,10 @@ type Grid struct {
 	Cols  int64 // elements in a row of the whole Output: what the last dim is
 	// Dims are the shape of one expert's share; nil means [Rows, Cols].
 	Dims []int64
+	// Row, when it is set, is the bytes of a row that one Op makes of all members: its Inputs are theirs, one after the other, then the Joint
+	// ones; Sides are for Ops of one member. A tensor may have fewer rows than Rows then, and fill the last in part: the Op makes the rest. Padding is that of the Output.
+	Row     int64
+	Padding *stages.Padding
 	// Width is what one Module contributes to a row, and Source what is read for it, both in bytes.
 	Width, Source func(m *Module) int64
 	// Sides are parts that the Op reads whole, after Part. Whole makes one Slab of all rows of a Module, for an Op that needs them all.
@@ -126,6 +135,9 @@ func (b *Builder) Grid(g Grid) {
 		r.columns = append(r.columns, col)
 		r.stride += col.width
 	}
+	if g.Row > 0 {
+		r.stride, r.joined = g.Row, true
+	}
 	for _, part := range g.Sides {
 		r.sides = append(r.sides, b.tensors(part, members))
 	}
@@ -149,12 +161,23 @@ func (b *Builder) Grid(g Grid) {
 	if dims == nil {
 		dims = []int64{g.Rows, g.Cols}
 	}
+	b.padding = g.Padding
 	b.add(g.Suffix, g.DType, dims, g.Layout, g.Kind, each, r.perSlab*r.stride, r)
+	b.padding = nil
 }
 
 // Floats adds an Output of floating-point values in rows of N elements, of which op makes to: scales, or a bias. dims is the shape of one
 // expert's share, [rows, N] or [N].
 func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) {
+	b.Grid(b.floats(suffix, part, dims, to, op, l, checks))
+}
+
+// TileFloats is Floats in the extents of s, which dims has.
+func (b *Builder) TileFloats(s *tileShape, suffix string, part int, dims []int64, to stages.DType, op stages.Op) {
+	b.Tiles(s, b.floats(suffix, part, dims, to, op, stages.LayoutMarlin, nil), repack.Padding{Bits: b.SourceDType(part).Bits(), Rows: 1})
+}
+
+func (b *Builder) floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) Grid {
 	from, kind, rows := b.SourceDType(part), stages.KindRepacked, int64(1)
 	if l == stages.LayoutRaw {
 		if kind = b.Kind(); kind == stages.KindKept && from != to {
@@ -164,12 +187,12 @@ func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType,
 	if len(dims) == 2 {
 		rows = dims[0]
 	}
-	b.Grid(Grid{
+	return Grid{
 		Suffix: suffix, Part: part, DType: to, Layout: l, Kind: kind, Op: op, Rows: rows, Dims: dims,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
 		Checks: checks,
-	})
+	}
 }
 
 // checks lists what the Checks look at.
@@ -329,6 +352,7 @@ func (b *Builder) add(suffix string, d stages.DType, dims []int64, l stages.Layo
 	}
 	b.c.add(stages.Output{
 		Name: b.name(suffix), DType: d, Shape: dims, Layout: l, Kind: k, Size: size, SlabBytes: min(slab, size),
+		Padding: b.padding,
 	}, r)
 }
 

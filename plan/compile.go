@@ -367,6 +367,9 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		return
 	}
 	if c.single != nil {
+		if o.Padding != nil {
+			c.single.Padding = o.Padding
+		}
 		suffix := strings.TrimPrefix(strings.TrimPrefix(name, c.prefix), ".")
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name
@@ -423,6 +426,7 @@ func (c *compiler) sumOutputs() {
 	for i := range c.plan.Outputs {
 		s.BytesOut += c.plan.Outputs[i].Size
 	}
+	s.Padded = c.padded()
 	for _, k := range c.kept {
 		s.Kept = append(s.Kept, *k)
 	}
@@ -433,6 +437,34 @@ func (c *compiler) sumOutputs() {
 	sort.Slice(s.Fused, func(i, j int) bool {
 		return s.Fused[i].Into+s.Fused[i].Members[0] < s.Fused[j].Into+s.Fused[j].Members[0]
 	})
+}
+
+// padded counts the modules that were filled up, by their extents.
+func (c *compiler) padded() []Padded {
+	by, seen := map[stages.Padding]*Padded{}, map[string]bool{}
+	for i := range c.plan.Outputs {
+		o := &c.plan.Outputs[i]
+		if o.Padding == nil {
+			continue
+		}
+		module, _ := cutLast(o.Name)
+		if seen[module] {
+			continue
+		}
+		seen[module] = true
+		p := by[*o.Padding]
+		if p == nil {
+			p = &Padded{Padding: *o.Padding, Example: module}
+			by[*o.Padding] = p
+		}
+		p.Groups++
+	}
+	list := make([]Padded, 0, len(by))
+	for _, p := range by {
+		list = append(list, *p)
+	}
+	slices.SortFunc(list, func(a, b Padded) int { return strings.Compare(a.Example, b.Example) })
+	return list
 }
 
 func (c *compiler) describeFamily() {

@@ -113,7 +113,12 @@ func TestCompressedOutputs(t *testing.T) {
 			ctO + ".weight_shape I64 [2] raw kept",
 			ctO + ".weight_zero_point I32 [16 8] raw kept",
 		}, "no act-order with zero points"},
-		{"no tiles", packed{k: 96, n: 40, bits: 4, groups: 3}, linear, plan.Options{}, []string{
+		{"filled up", packed{k: 96, n: 40, bits: 4, groups: 3, bias: true}, linear, plan.Options{}, []string{
+			ctO + ".bias BF16 [64] marlin repacked",
+			ctO + ".qweight I32 [8 128] marlin repacked",
+			ctO + ".scales BF16 [4 64] marlin repacked",
+		}, ""},
+		{"no tiles", packed{k: 96, n: 40, bits: 4, groups: 3}, linear, plan.Options{NoPad: true}, []string{
 			ctO + ".weight_packed I32 [40 12] raw kept",
 			ctO + ".weight_scale BF16 [40 3] raw kept",
 			ctO + ".weight_shape I64 [2] raw kept",

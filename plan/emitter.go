@@ -75,6 +75,9 @@ func (e *emitter) finish() *stages.Batch {
 	}
 	for i := range e.inputs {
 		in := &e.inputs[i]
+		if in.Extent.Len == 0 {
+			continue
+		}
 		in.Range = find(b.Ranges, in.Extent)
 		in.Off = in.Extent.Off - b.Ranges[in.Range].Off
 	}

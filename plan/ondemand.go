@@ -18,10 +18,11 @@ type Request struct {
 
 // Single is what a Plan of one module knows of it.
 type Single struct {
-	K, N    int64 // input and output features; of one expert when it is stacked
+	K, N    int64 // input and output features, without padding; of one expert when it is stacked
 	Experts int   // 0 when it is not stacked
 	// Bits and Group are those of the codes in the checkpoint: 0 when it has none, and Group -1 for one group over all of K.
 	Bits, Group int
+	Padding     *stages.Padding // nil for none
 	// Outputs are the names of the Outputs by suffix, as rules made them.
 	Outputs map[string]string
 	// Suffixes are the keys of Outputs, in the order in which they were made.
@@ -164,7 +165,8 @@ func (s *Single) fromShapes(in Input, list []int32) {
 		}
 		shapes[suffix] = shape
 		if suffix == "qweight" {
-			codes, _ = in.Packed.Output(int(t))
+			p := in.Packed.Output(int(t))
+			codes, s.Padding = p.Layout, p.Padding
 		}
 	}
 	matrix := func(suffix string) (rows, cols int64) {
@@ -182,6 +184,7 @@ func (s *Single) fromShapes(in Input, list []int32) {
 	s.N = n
 	if codes == stages.LayoutMarlin {
 		s.K, s.Bits = rows*16, int(cols*2/n)
+		defer s.unpad()
 	} else if _, zeros := matrix("qzeros"); zeros > 0 {
 		s.Bits = int(zeros * 32 / n)
 		s.K = rows * 32 / max(int64(s.Bits), 1)
@@ -201,6 +204,13 @@ func (s *Single) fromShapes(in Input, list []int32) {
 		s.Group = -1
 	case s.K%groups == 0:
 		s.Group = int(s.K / groups)
+	}
+}
+
+// unpad makes the features those of the module without its padding.
+func (s *Single) unpad() {
+	if s.Padding != nil {
+		s.N, s.K = s.Padding.Unpadded[0], s.Padding.Unpadded[1]
 	}
 }
 

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/coldload/coldload/safetensors"
@@ -36,11 +37,15 @@ func (o *packOutputs) marlin() string {
 	if reason := marlinHoldsZeros(o.spec.sym, o.spec.bits, o.spec.actOrder); reason != "" {
 		return reason
 	}
-	if reason := marlinHolds(o.g, o.spec.group, scalesTo, biasTo); reason != "" {
+	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, actOrder: o.spec.actOrder, scales: scalesTo, bias: biasTo})
+	if reason == "" && s.joined && !o.spec.sym {
+		reason = o.marlinZerosEnd()
+	}
+	if reason != "" {
 		return reason
 	}
-	perm := repack.Single
-	if o.groups() > 1 {
+	perm, groups := repack.Single, s.groups(o.spec.group)
+	if groups > 1 {
 		perm = repack.Grouped
 	}
 	op, err := repack.RowsMarlin(int(o.spec.bits))
@@ -53,27 +58,27 @@ func (o *packOutputs) marlin() string {
 			return err.Error()
 		}
 	}
-	if reason := o.marlinBias(biasTo); reason != "" {
+	if reason := o.marlinBias(&s, biasTo); reason != "" {
 		return reason
 	}
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 2 * 4 }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: packCodes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
+		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: true, Checks: o.checks(true),
-	})
-	o.b.Grid(Grid{
+	}, repack.Padding{Bits: int(16 * o.spec.bits)})
+	o.b.Tiles(&s, Grid{
 		Suffix: "scales", Part: packScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: scales, Rows: o.groups(), Cols: o.g.N(), Whole: true,
+		Op: scales, Rows: groups, Cols: s.N, Whole: true,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
-	})
+	}, repack.Padding{Bits: o.spec.scales.Bits()})
 	if !o.spec.sym {
 		zeros := func(m *Module) int64 { return m.N / 2 }
-		o.b.Grid(Grid{
+		o.b.Tiles(&s, Grid{
 			Suffix: "qzeros", Part: packZero, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-			Op: repack.RowsMarlinZeros(), Rows: o.groups(), Cols: o.g.N() / 8, Width: zeros, Source: zeros, Whole: true,
-		})
+			Op: repack.RowsMarlinZeros(), Rows: groups, Cols: s.N / 8, Width: zeros, Source: zeros, Whole: true,
+		}, repack.Padding{Bits: 4, Columns: 8})
 	}
 	if o.spec.actOrder {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())))
@@ -82,8 +87,18 @@ func (o *packOutputs) marlin() string {
 	return ""
 }
 
+// marlinZerosEnd says that zero points of a member end within a word, where those of the next would begin.
+func (o *packOutputs) marlinZerosEnd() string {
+	for _, m := range o.g.Modules[:len(o.g.Members)] {
+		if m.N%8 != 0 {
+			return fmt.Sprintf("zero points of %d output features end within a word, which is not padded", m.N)
+		}
+	}
+	return ""
+}
+
 // marlinBias adds the permuted bias, if there is one.
-func (o *packOutputs) marlinBias(to stages.DType) string {
+func (o *packOutputs) marlinBias(s *tileShape, to stages.DType) string {
 	if o.spec.bias == safetensors.Invalid {
 		return ""
 	}
@@ -91,11 +106,7 @@ func (o *packOutputs) marlinBias(to stages.DType) string {
 	if err != nil {
 		return err.Error()
 	}
-	o.b.Grid(Grid{
-		Suffix: "bias", Part: packBias, DType: to, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: 1, Dims: []int64{o.g.N()}, Source: o.bytesOf(packBias),
-		Width: func(m *Module) int64 { return m.N * elementBytes(to) },
-	})
+	o.b.TileFloats(s, "bias", packBias, []int64{s.N}, to, op)
 	return ""
 }
 

@@ -20,6 +20,8 @@ type Options struct {
 	ActOrder bool
 	// FP8Exponent says what Marlin scales of FP8 weights hold; empty is stages.ExponentFused.
 	FP8Exponent stages.Exponent
+	// NoPad keeps raw what the tiles of the layout do not fit, instead of filling it up with zeros.
+	NoPad bool
 	// Rules are asked about every Output, in order.
 	Rules []stages.Rule
 	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.
@@ -80,8 +82,9 @@ type Summary struct {
 	// LargestBatch is the most that a Batch costs at admission, in bytes, and LargestName what it makes.
 	LargestBatch int64
 	LargestName  string
-	Fused        []Fused // what became one, by the name that it got
-	Kept         []Kept  // what the layout cannot hold, by reason
+	Fused        []Fused  // what became one, by the name that it got
+	Padded       []Padded // what was filled up, by extents
+	Kept         []Kept   // what the layout cannot hold, by reason
 }
 
 // Fused is one way in which Modules became one, and how often.
@@ -92,6 +95,14 @@ type Fused struct {
 	Groups  int      `json:"groups"`  // results
 	Modules int      `json:"modules"` // parts
 	Example string   `json:"example"`
+}
+
+// Padded is one way in which Modules were filled up to whole tiles, and how often.
+type Padded struct {
+	stages.Padding
+
+	Groups  int    `json:"groups"`
+	Example string `json:"example"`
 }
 
 // Kept is one reason why Modules stay raw.

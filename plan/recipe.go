@@ -141,6 +141,7 @@ type grid struct {
 	tensors []int32  // expert by expert, members in order
 	// sides are further tensors that the Op reads whole, each listed as tensors are.
 	sides  [][]int32
+	joined bool // one Op makes a row of all members; a tensor may end before the rows do
 	checks []check
 	opFor  func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
 	// needs is the scan whose value the Op needs; nil for most.
@@ -177,7 +178,8 @@ func (r *grid) source(c Catalog, expert, member int, row, rows int64) source {
 	t := r.tensors[expert*len(r.columns)+member]
 	ext := c.Extent(int(t))
 	w := r.columns[member].src
-	return source{t, stages.Extent{Shard: ext.Shard, Off: ext.Off + row*w, Len: rows * w}}
+	from, to := min(row*w, ext.Len), min((row+rows)*w, ext.Len)
+	return source{t, stages.Extent{Shard: ext.Shard, Off: ext.Off + from, Len: to - from}}
 }
 
 func (r *grid) first(c Catalog, s int) stages.Extent {
@@ -219,6 +221,10 @@ func (r *grid) input(c Catalog, s int) (n need) {
 
 func (r *grid) emit(c Catalog, s int, e *emitter) {
 	expert, row, rows := r.locate(s)
+	if r.joined {
+		r.emitJoined(c, expert, row, rows, e)
+		return
+	}
 	var list [4]source
 	for m, col := range r.columns {
 		src := append(list[:0], r.source(c, expert, m, row, rows))
@@ -232,6 +238,24 @@ func (r *grid) emit(c Catalog, s int, e *emitter) {
 		}
 		e.needing(r.needs, r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, src...)
 	}
+	if row == 0 {
+		r.eachCheck(c, expert, func(op stages.Op, src []source) { e.check(op, src...) })
+	}
+}
+
+// emitJoined adds the Part that makes rows of all members.
+func (r *grid) emitJoined(c Catalog, expert int, row, rows int64, e *emitter) {
+	var list [8]source
+	src := list[:0]
+	for m := range r.columns {
+		src = append(src, r.source(c, expert, m, row, rows))
+	}
+	for i := range r.joint {
+		for _, t := range r.jointOf(expert, i) {
+			src = append(src, wholeTensor(c, t))
+		}
+	}
+	e.needing(r.needs, r.op, stages.Rect{RowBytes: r.stride, Stride: r.stride, Rows: rows}, src...)
 	if row == 0 {
 		r.eachCheck(c, expert, func(op stages.Op, src []source) { e.check(op, src...) })
 	}

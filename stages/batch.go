@@ -17,7 +17,7 @@ func Flat(off, n int64) Rect { return Rect{Off: off, RowBytes: n, Stride: n, Row
 // Input is a byte range that a Part reads, inside one of its Batch's fetched Ranges.
 type Input struct {
 	Tensor string // the source tensor, for errors
-	Extent Extent // where it lies in the Shard
+	Extent Extent // where it lies in the Shard; of no bytes where a Part makes nothing but padding
 	Range  int    // index into Batch.Ranges
 	Off    int64  // bytes from the start of that Range
 }
@@ -131,12 +131,13 @@ func (b *Batch) HeldBytes() int64 {
 	return b.Cost()
 }
 
-// Source is the bytes of the i-th Input of p. It is nil before the fetch stage and after the Views were released.
+// Source is the bytes of the i-th Input of p. It is nil before the fetch stage and after the Views were released, and for an Input of no
+// bytes.
 func (b *Batch) Source(p *Part, i int) []byte {
-	if b.Views == nil {
+	in := &p.Inputs[i]
+	if b.Views == nil || in.Extent.Len == 0 {
 		return nil
 	}
-	in := &p.Inputs[i]
 	v := b.Views.Bytes(in.Range)
 	return v[in.Off : in.Off+in.Extent.Len : in.Off+in.Extent.Len]
 }

@@ -58,7 +58,7 @@ func runPlan(ctx context.Context, e *env, o *planFlags, path string) error {
 		return context.Cause(ctx)
 	}
 	r := report.Plan{
-		Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget, NoFuse: opt.NoFuse, Strict: opt.Strict, ActOrder: opt.ActOrder,
+		Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget, NoFuse: opt.NoFuse, NoPad: opt.NoPad, Strict: opt.Strict, ActOrder: opt.ActOrder,
 		PlainExponent: opt.FP8Exponent == stages.ExponentPlain,
 	}
 	width, onTerminal := e.outTTY()
@@ -112,6 +112,7 @@ type planJSON struct {
 
 	Kinds  map[stages.Kind]report.KindTotal `json:"kinds"`
 	Fused  []plan.Fused                     `json:"fused"`
+	Padded []plan.Padded                    `json:"padded"`
 	Kept   []plan.Kept                      `json:"kept"`
 	Notes  []string                         `json:"notes"`
 	Faults []stages.Fault                   `json:"faults"`
@@ -126,7 +127,7 @@ func planObject(r report.Plan, err error) planJSON {
 		Outputs: len(p.Outputs), Parts: s.Parts, Batches: p.BatchCount(), BytesIn: s.BytesIn, Read: s.BytesRead, Scanned: s.Scanned, BytesOut: s.BytesOut,
 		Budget: r.Budget, LargestBatch: s.LargestBatch, LargestName: s.LargestName,
 		PredictedPeak: p.PredictedPeak(r.Budget, true), PeakNoResult: p.PredictedPeak(r.Budget, false), DiskBytes: p.DiskBytes(),
-		Kinds: report.Kinds(p.Outputs), Fused: notNil(s.Fused), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),
+		Kinds: report.Kinds(p.Outputs), Fused: notNil(s.Fused), Padded: notNil(s.Padded), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),
 	}
 	if err != nil {
 		o.Error = err.Error()
@@ -142,6 +143,8 @@ type outputJSON struct {
 	Layout stages.Layout `json:"layout"`
 	Kind   stages.Kind   `json:"kind"`
 	Bytes  int64         `json:"bytes"`
+	// Padding is that of its module, when it has some.
+	Padding *stages.Padding `json:"padding,omitempty"`
 }
 
 // outputList makes them one by one: there may be hundreds of thousands.
@@ -149,7 +152,7 @@ func outputList(outputs []stages.Output) iter.Seq[*outputJSON] {
 	return func(yield func(*outputJSON) bool) {
 		for i := range outputs {
 			o := &outputs[i]
-			j := outputJSON{Name: o.Name, DType: o.DType.String(), Shape: notNil(o.Shape), Layout: o.Layout, Kind: o.Kind, Bytes: o.Size}
+			j := outputJSON{Name: o.Name, DType: o.DType.String(), Shape: notNil(o.Shape), Layout: o.Layout, Kind: o.Kind, Bytes: o.Size, Padding: o.Padding}
 			if !yield(&j) {
 				return
 			}

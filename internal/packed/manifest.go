@@ -74,23 +74,24 @@ type File struct {
 
 // Output is an Output as it lies in the folder.
 type Output struct {
-	Name          string        `json:"name"`
-	DType         stages.DType  `json:"dtype"`
-	Shape         []int64       `json:"shape"`
-	Layout        stages.Layout `json:"layout"`
-	LayoutVersion int           `json:"layout_version"`
-	Kind          stages.Kind   `json:"kind"`
-	File          string        `json:"file"`
-	Offset        int64         `json:"offset"` // bytes from the start of the file
-	Bytes         int64         `json:"bytes"`
-	Digest        Digest        `json:"digest"`
-	SHA256        Sum           `json:"sha256,omitzero"` // of the whole Output, when it was asked for
+	Name          string          `json:"name"`
+	DType         stages.DType    `json:"dtype"`
+	Shape         []int64         `json:"shape"`
+	Layout        stages.Layout   `json:"layout"`
+	LayoutVersion int             `json:"layout_version"`
+	Kind          stages.Kind     `json:"kind"`
+	Padding       *stages.Padding `json:"padding,omitzero"`
+	File          string          `json:"file"`
+	Offset        int64           `json:"offset"` // bytes from the start of the file
+	Bytes         int64           `json:"bytes"`
+	Digest        Digest          `json:"digest"`
+	SHA256        Sum             `json:"sha256,omitzero"` // of the whole Output, when it was asked for
 }
 
 // Stage is the Output in the words of package stages.
 func (o *Output) Stage() stages.Output {
 	return stages.Output{
-		Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, Kind: o.Kind,
+		Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, Kind: o.Kind, Padding: o.Padding,
 		Size: o.Bytes, SlabBytes: o.Digest.SlabBytes,
 	}
 }

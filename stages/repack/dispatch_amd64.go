@@ -48,12 +48,13 @@ func (r *marlinRect) repack(bits int) {
 		r.generic(bits)
 		return
 	}
-	dst, src, packed := r.dst, r.src, 4*r.n
-	_, _ = dst[(r.rows-1)*r.stride+size-1], src[r.rows*size-1] // the kernel trusts these bounds
+	dst, src, packed := r.dst, r.src, r.between(4*r.n)
+	from := packed * bits / 2                                                 // from one row of tiles to the next, in src
+	_, _ = dst[(r.rows-1)*r.stride+size-1], src[r.sourceEnd(bits/2, 4*r.n)-1] // the kernel trusts these bounds
 	// A short row of tiles reads a run of packed rows that is prefetched as one stream, while the row before it is repacked. A long one
 	// would have left the first-level cache again, so there each packed row is a stream of its own.
-	ahead, gap, step := size, 4*tileN, 2*bits*tileN
-	if size > 64<<10 {
+	ahead, gap, step := from, 4*tileN, 2*bits*tileN
+	if size > 64<<10 || from != size {
 		ahead, gap, step = 2<<10, packed, 4*tileN
 	}
 	if size <= cpu.MaxCall {
@@ -61,7 +62,7 @@ func (r *marlinRect) repack(bits int) {
 			each = min(each, rows)
 			kernel(&dst[0], &src[0], r.n/tileN, each, r.stride, packed, ahead, gap, step)
 			if each < rows {
-				dst, src = dst[each*r.stride:], src[each*size:]
+				dst, src = dst[each*r.stride:], src[each*from:]
 			}
 		}
 		return
@@ -69,7 +70,7 @@ func (r *marlinRect) repack(bits int) {
 	tileBytes := 2 * bits * tileN
 	for i := range r.rows {
 		for t, tiles := 0, r.n/tileN; t < tiles; t += cpu.MaxCall / tileBytes {
-			kernel(&dst[i*r.stride+t*tileBytes], &src[i*size+4*tileN*t], min(cpu.MaxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
+			kernel(&dst[i*r.stride+t*tileBytes], &src[i*from+4*tileN*t], min(cpu.MaxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
 		}
 	}
 }
@@ -97,13 +98,13 @@ func (r *marlinRect) repackAWQ() {
 
 // runAWQ runs a kernel on all rows of some tiles, from the first on: steps of width tiles each.
 func (r *marlinRect) runAWQ(kernel awqKernel, width, first, steps int) {
-	size := 8 * r.n
-	_, _ = r.dst[(r.rows-1)*r.stride+size-1], r.src[r.rows*size-1] // the kernel trusts these bounds
+	size, apart := 8*r.n, r.between(r.n/2)
+	_, _ = r.dst[(r.rows-1)*r.stride+size-1], r.src[r.sourceEnd(16, r.n/2)-1] // the kernel trusts these bounds
 	each, most := max(cpu.MaxCall/size, 1), cpu.MaxCall/(8*tileN*width)
 	for row := 0; row < r.rows; row += each {
 		for step := 0; step < steps; step += most {
 			at := first + step*width
-			kernel(&r.dst[row*r.stride+8*tileN*at], &r.src[row*size+tileN/2*at], min(most, steps-step), min(each, r.rows-row), r.stride, r.n/2)
+			kernel(&r.dst[row*r.stride+8*tileN*at], &r.src[row*16*apart+tileN/2*at], min(most, steps-step), min(each, r.rows-row), r.stride, apart)
 		}
 	}
 }

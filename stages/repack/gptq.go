@@ -53,14 +53,24 @@ func marlinColumns(op stages.Op, j *stages.Job, bits int) (int, error) {
 	return n, nil
 }
 
-// marlinRow repacks the GPTQ rows of 16 input features, which lie one after another in src.
-func marlinRow(dst, src []byte, n, bits int) {
-	row := 4 * n
+// runWide is Run for columns that lie in longer packed rows, apart bytes from one to the next.
+func (op gptqMarlin) runWide(j *stages.Job, apart int) error {
+	n, err := marlinColumns(op, j, op.bits)
+	if err != nil {
+		return err
+	}
+	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0], apart: apart, soon: j.Soon}).repack(op.bits)
+	return nil
+}
+
+// marlinRow repacks the GPTQ rows of 16 input features, which lie apart bytes from one to the next in src.
+func marlinRow(dst, src []byte, n, apart, bits int) {
+	row := func(i int) []byte { return src[i*apart : i*apart+4*n] }
 	if bits == 4 {
-		marlin4Row(dst, src[:row], src[row:])
+		marlin4Row(dst, row(0), row(1))
 		return
 	}
-	marlin8Row(dst, &[4][]byte{src[:row], src[row : 2*row], src[2*row : 3*row], src[3*row:]})
+	marlin8Row(dst, &[4][]byte{row(0), row(1), row(2), row(3)})
 }
 
 // GPTQMarlinActOrder is GPTQMarlin for act-order: the input features are sorted by group first, stably.

@@ -33,5 +33,5 @@ func rowsTile(dst, src []byte, stride, bits int) {
 			binary.LittleEndian.PutUint32(packed[4*(w*tileN+c):], binary.LittleEndian.Uint32(row[4*w:]))
 		}
 	}
-	marlinRow(dst, packed[:4*words*tileN], tileN, bits)
+	marlinRow(dst, packed[:4*words*tileN], tileN, 4*tileN, bits)
 }

@@ -3,6 +3,7 @@ package repack
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/stages"
@@ -27,6 +28,14 @@ type marlinZeros struct{ ZeroLayout }
 func (marlinZeros) Phase() stages.Phase { return stages.PhaseRepack }
 func (marlinZeros) String() string      { return "permute zero points" }
 
+// ZeroPadding is the stored word that makes eight zero points of 0: what [Padding] fills with.
+func (l ZeroLayout) ZeroPadding() uint32 {
+	if l.OneLess {
+		return -0x1111_1111 & math.MaxUint32
+	}
+	return 0
+}
+
 // zeroBlock is the bytes of the zero points of 64 columns.
 const zeroBlock = 32
 
@@ -39,6 +48,14 @@ func (op marlinZeros) Run(j *stages.Job) error {
 	}
 	for i := range j.Rows {
 		op.row(j.Row(i), j.Src[0][i*j.RowBytes:(i+1)*j.RowBytes])
+	}
+	return nil
+}
+
+// runWide is Run for columns that lie in longer rows, apart bytes from one to the next.
+func (op marlinZeros) runWide(j *stages.Job, apart int) error {
+	for i := range j.Rows {
+		op.row(j.Row(i), j.Src[0][i*apart:][:j.RowBytes])
 	}
 	return nil
 }
