@@ -104,6 +104,7 @@ func (g *Group) N() int64 {
 type Checks struct {
 	Catalog  Catalog
 	Model    *discover.ModelConfig
+	Experts  int  // of a layer, as the model's config says; 0 when it does not
 	ActOrder bool // Options.ActOrder
 	faults   *faultList
 	views    *views
