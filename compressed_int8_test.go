@@ -114,14 +114,14 @@ func TestInt8IsGPTQ(t *testing.T) {
 			for _, opt := range []coldload.Options{
 				{}, {DType: safetensors.BF16}, {NoFuse: true}, {Layout: stages.LayoutDequant, DType: safetensors.F32}, {Layout: stages.LayoutDequant},
 			} {
-				sameMemory(t, fmt.Sprint(opt.Layout, opt.DType, opt.NoFuse), loadPath(t, build, opt), loadPath(t, reference, opt))
+				sameAsTwin(t, fmt.Sprint(opt.Layout, opt.DType, opt.NoFuse), loadPath(t, build, opt), loadPath(t, reference, opt))
 			}
 		})
 	}
 }
 
-// sameMemory compares what was loaded, byte for byte.
-func sameMemory(t *testing.T, name string, got, want *host.Memory) {
+// sameAsTwin compares what was loaded, byte for byte.
+func sameAsTwin(t *testing.T, name string, got, want *host.Memory) {
 	t.Helper()
 	n := 0
 	for out, w := range want.All() {

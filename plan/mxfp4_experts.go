@@ -39,7 +39,7 @@ func (r *mxfp4ExpertReader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4ExpertParts, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
+	return mxfp4Module(m, c, mxfp4ExpertParts, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one", safetensors.I8)
 }
 
 // Compile adds the Outputs for the layout asked for.
