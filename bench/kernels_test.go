@@ -85,8 +85,8 @@ func kernels(b *testing.B) []kernel {
 		return kernel{fmt.Sprintf("cast-%s-to-%s", from, to), must(decode.Cast(from, to)), 1, out, in, elements, nil, (in + out) / 2}
 	}
 	// scales has as many as a module with so many groups.
-	scales := func(name string, op stages.Op, groups, in, out int, elements func([]byte), sides ...[]byte) kernel {
-		return kernel{name, op, groups, out * n, groups * in * n, elements, sides, groups * n * (in + out) / 2}
+	scales := func(name string, op stages.Op, groups, in, out int, elements func([]byte)) kernel {
+		return kernel{name, op, groups, out * n, groups * in * n, elements, nil, groups * n * (in + out) / 2}
 	}
 	// decoded are weights of to, of bits each before.
 	decoded := func(name string, op stages.Op, bits int, elements func([]byte), sides ...[]byte) kernel {
