@@ -99,6 +99,7 @@ func (g *Group) N() int64 {
 // Checks collects faults while the tensors are looked at.
 type Checks struct {
 	Catalog  Catalog
+	Experts  int  // of a layer, as the model's config says; 0 when it does not
 	ActOrder bool // Options.ActOrder
 	faults   *faultList
 	views    *views

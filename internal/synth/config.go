@@ -61,7 +61,7 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = mxfp4Config()
 	case FormatMXFP4Pack:
 		c["quantization_config"] = l.mxfp4PackConfig()
-	case FormatNone:
+	case FormatNone, FormatGGUF, FormatGGUFQ4_0, FormatGGUFMXFP4:
 	}
 	return c
 }
@@ -106,6 +106,9 @@ func (l *lister) quantConfig() map[string]any {
 
 // documents are the JSON files beside the Shards.
 func (l *lister) documents() map[string]any {
+	if IsGGUF(l.o.Format) {
+		return nil // the metadata says all
+	}
 	d := map[string]any{"config.json": l.config()}
 	if l.o.Format == FormatGPTQ {
 		d["quantize_config.json"] = l.quantConfig()

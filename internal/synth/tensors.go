@@ -43,7 +43,11 @@ func list(o Options) (*lister, error) {
 		m.Layers = o.Layers
 	}
 	l := &lister{o: o, m: m, dense: map[string]bool{}}
-	l.model()
+	if IsGGUF(o.Format) {
+		l.ggufModel()
+	} else {
+		l.model()
+	}
 	return l, nil
 }
 
@@ -60,6 +64,9 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
+	if IsGGUF(l.o.Format) {
+		return l.ggufShards()
+	}
 	sorted := l.o.Order == OrderSorted || slices.Contains([]Format{FormatNone, FormatCompressed, FormatMXFP4, FormatMXFP4Pack}, l.o.Format)
 	specs := l.specs
 	if !sorted {
