@@ -62,6 +62,11 @@ func (b *Builder) SourceDType(part int) stages.DType {
 	return b.c.in.Catalog.DType(int(b.group.First().Tensors[part]))
 }
 
+// SourceShape is the shape of one part of the Group's first Module.
+func (b *Builder) SourceShape(part int) []int64 {
+	return shapeOf(b.c.in.Catalog, int(b.group.First().Tensors[part]))
+}
+
 // Grid describes an Output whose members lie side by side in rows.
 type Grid struct {
 	Suffix string // of the Output's name
@@ -217,6 +222,8 @@ type Tall struct {
 	Parts  []int // that the Op reads, whole
 	DType  stages.DType
 	Op     stages.Op
+	// Turned makes an Output of [K, N] elements: that of one member that the checkpoint has input-major, and that stays so.
+	Turned bool
 	// OpFor makes the Op for another dtype (F32, F16 or BF16), for a Rule that asks for one. Nil when DType is the only one.
 	OpFor  func(to stages.DType) (stages.Op, error)
 	Checks []Check
@@ -228,20 +235,27 @@ func (b *Builder) Tall(t Tall) {
 		return
 	}
 	m := b.group.First()
-	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: m.K * elementBytes(t.DType)}
+	rows, cols := b.group.N(), m.K
+	if t.Turned {
+		rows, cols = cols, rows
+	}
+	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: cols * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
 		r.heights = append(r.heights, m.N)
+		if t.Turned {
+			r.heights[0] = rows
+		}
 	}
 	for _, p := range t.Parts {
 		r.parts = append(r.parts, b.tensors(p, len(b.group.Members)))
 	}
 	r.checks = &grid{columns: make([]column, len(b.group.Members)), tensors: r.parts[0], checks: b.checks(t.Checks)}
-	each := r.row * b.group.N()
+	each := r.row * rows
 	kind := b.Kind()
 	if kind == stages.KindKept {
 		kind = stages.KindDequantised
 	}
-	b.add(t.Suffix, t.DType, []int64{b.group.N(), m.K}, stages.LayoutRaw, kind, each, each, r)
+	b.add(t.Suffix, t.DType, []int64{rows, cols}, stages.LayoutRaw, kind, each, each, r)
 }
 
 // opFor is an Output's OpFor with a look at what it makes.
