@@ -96,9 +96,10 @@ type Grid struct {
 	Checks []Check
 	// Needs is the scan whose value the Op gets as Job.Scanned.
 	Needs *Scan
-	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides. With Beside another Output of the
-	// Group, added just before, turns the first of them into bytes: the two are made together, so that they are read once.
-	Joint  []int
+	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides.
+	Joint []int
+	// Beside says that another Output of the Group, added just before, turns the first of Joint, or what is scanned, into bytes: this one is made
+	// where those lie, together with it, wherever its own bytes are. So Joint is read once, and a scan is not needed long before.
 	Beside bool
 }
 
@@ -109,7 +110,8 @@ type Scan struct{ scan }
 // of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
 func (b *Builder) Scan(part int, op stages.Op) *Scan {
 	b.runsOne("a scan", op)
-	return &Scan{scan{op: op, tensors: b.tensors(part, len(b.group.Members))}}
+	t := b.tensors(part, len(b.group.Members))
+	return &Scan{scan{op: op, tensors: t, first: firstOf(b.c.in.Catalog, t)}}
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
@@ -147,7 +149,7 @@ func (b *Builder) Grid(g Grid) {
 	for _, part := range g.Joint {
 		r.joint = append(r.joint, b.tensors(part, len(b.group.Members)))
 	}
-	r.beside = g.Beside && len(r.joint) > 0
+	r.beside = g.Beside && (len(r.joint) > 0 || r.needs != nil)
 	if !b.holds(g.Suffix, r) {
 		return
 	}

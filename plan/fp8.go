@@ -138,19 +138,10 @@ func (r *fp8Reader) Picks(c *Checks, i int32) bool {
 
 // Left looks at a tensor that no Module took: scales beside a dense weight mean nothing, all others must have their weight.
 func (r *fp8Reader) Left(c *Checks, i int32) Leftover {
-	name := c.Catalog.Name(int(i))
-	for _, part := range []string{r.scaling.part, r.Parts()[fp8Input]} {
-		base, ok := strings.CutSuffix(name, "."+part)
-		if !ok {
-			continue
-		}
-		if _, dense := c.Catalog.Lookup(base + ".weight"); dense {
-			return LeftoverMeaningless
-		}
-		c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "",
-			"the checkpoint is incomplete: get it again")
-		return LeftoverFaulty
+	if l := leftScale(c, i, r.scaling.part, r.Parts()[fp8Input]); l != LeftoverOther {
+		return l
 	}
+	name := c.Catalog.Name(int(i))
 	for _, suffix := range []string{"_scale_inv", "_scale", fp8FusedInput} {
 		scaled, ok := strings.CutSuffix(name, suffix)
 		if !ok {

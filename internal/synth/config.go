@@ -53,6 +53,8 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = l.quantConfig()
 	case FormatAWQ:
 		c["quantization_config"] = l.awqConfig()
+	case FormatNVFP4, FormatNVFP4Compressed:
+		c["quantization_config"] = l.nvfp4Config()
 	case FormatFP8, FormatFP8Tensor, FormatFP8Channel:
 		c["quantization_config"] = fp8Config(l.o.Format)
 	case FormatCompressed:

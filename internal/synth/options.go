@@ -30,6 +30,7 @@ const (
 func Formats() []Format {
 	return []Format{
 		FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatMXFP4, FormatMXFP4Pack,
+		FormatNVFP4, FormatNVFP4Compressed,
 		FormatGGUF, FormatGGUFQ4_0, FormatGGUFMXFP4,
 	}
 }

@@ -67,7 +67,9 @@ func (l *lister) shards() ([]Shard, error) {
 	if IsGGUF(l.o.Format) {
 		return l.ggufShards()
 	}
-	sorted := l.o.Order == OrderSorted || slices.Contains([]Format{FormatNone, FormatCompressed, FormatMXFP4, FormatMXFP4Pack}, l.o.Format)
+	sorted := l.o.Order == OrderSorted || slices.Contains([]Format{
+		FormatNone, FormatCompressed, FormatMXFP4, FormatMXFP4Pack, FormatNVFP4, FormatNVFP4Compressed,
+	}, l.o.Format)
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -206,7 +208,10 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case fp8Config(l.o.Format) != nil:
 		l.fp8(base, n, k, bias)
 		return
-	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed || l.o.Format == FormatMXFP4Pack:
+	case l.o.Format.nvfp4() && k%nvfp4Group == 0:
+		l.nvfp4(base, n, k, bias, input)
+		return
+	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed || l.o.Format == FormatMXFP4Pack || l.o.Format.nvfp4():
 		l.dense[modulePattern(base)] = true
 	case l.o.Format == FormatAWQ:
 		l.dense[base] = true
