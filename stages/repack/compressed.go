@@ -187,6 +187,9 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	defer scratch.Put(tmp)
 	for c := 0; c < n && groups > 0; c += tileN {
 		src := j.Src[0][c*groups*size : (c+tileN)*groups*size]
+		if err := op.finite(j, c*groups, src); err != nil {
+			return err
+		}
 		if op.from != op.to {
 			if at := op.cast(*tmp, src); at >= 0 {
 				return tooLarge(j, op.to, c*groups+at)
