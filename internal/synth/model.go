@@ -32,10 +32,10 @@ type Model struct {
 	OutBias bool // of the attention's output
 	Sinks   bool // a sink of attention for every head
 	QKNorm  QKNorm
-	MTP     bool // a layer behind the last predicts further tokens
-	MLA     *MLA // multi-head latent attention in place of q, k, v projections
+	MTP     bool    // a layer behind the last predicts further tokens
+	MLA     *MLA    // multi-head latent attention in place of q, k, v projections
 	Linear  *Linear // linear attention in some layers
-	MoE     *MoE // nil for a dense model
+	MoE     *MoE    // nil for a dense model
 
 	// Ignore are the linear layers that its maker leaves unquantised, as patterns of compressed-tensors ("re:..."); other formats have none.
 	Ignore []string

@@ -30,7 +30,7 @@ var models = []Model{
 		},
 	},
 	deepSeekV3("deepseek-v3", "DeepSeek-V3 without its MTP layer: MLA, 256 experts, 1 shared, first 3 of 61 layers dense"),
-	with(deepSeekV3("deepseek-v3-mtp", "DeepSeek-V3 and R1 as they are released, with the layer behind the last that predicts further tokens"), mtp),
+	with(deepSeekV3("deepseek-v3-mtp", "DeepSeek-V3 and R1 as they are released: with the MTP layer, behind the last"), mtp),
 	with(deepSeekV3("deepseek-v3.2", "DeepSeek-V3.2 as it is released: as V3, and its indexer of sparse attention"), mtp, func(m *Model) {
 		m.Arch, m.Type = "DeepseekV32ForCausalLM", "deepseek_v32"
 		m.MLA.IndexHeads, m.MLA.IndexHead = 64, 128
@@ -50,7 +50,7 @@ var models = []Model{
 		}),
 	},
 	kimiK2("kimi-k2", "Kimi-K2: MLA, 384 experts, 1 shared, first of 61 layers dense"),
-	with(kimiK2("kimi-k2.5", "the language model of Kimi-K2.5: as Kimi-K2, below language_model"), func(m *Model) {
+	with(kimiK2("kimi-k2.5", "Kimi-K2.5, its language model: as Kimi-K2"), func(m *Model) {
 		m.Arch, m.Type, m.TextType = "KimiK25ForConditionalGeneration", "kimi_k25", "kimi_k2"
 		m.Prefix, m.Head = "language_model.model.", "language_model.lm_head"
 	}),
@@ -61,7 +61,7 @@ var models = []Model{
 		QKVBias: true, MoE: deepSeekMoE(128, 1408, 1), Config: glmConfig(false, 1.0),
 	},
 	with(Model{
-		Name: "glm-4.5", About: "GLM-4.5 as it is released: q/k/v bias, q and k norms, 160 experts, 1 shared, first 3 of 92 layers dense, an MTP layer",
+		Name: "glm-4.5", About: "GLM-4.5 as it is released: 160 experts, 1 shared, first 3 of 92 layers dense, an MTP layer",
 		Arch: "Glm4MoeForCausalLM", Type: "glm4_moe",
 		Layers: 92, Hidden: 5120, Heads: 96, KVHeads: 8, HeadDim: 128, Inner: 12288, Vocab: 151552,
 		QKVBias: true, QKNorm: HeadQKNorm, MoE: deepSeekMoE(160, 1536, 3), Config: glmConfig(true, 2.5),
@@ -131,7 +131,7 @@ var models = []Model{
 		QKVBias: true, OutBias: true, Sinks: true, MoE: gptOSSMoE(128, 2880), Config: gptOSSConfig(36),
 	},
 	{
-		Name: "llama-4-scout", About: "the language model of Llama 4 Scout: 16 experts in tensors of all of them, input-major, 1 shared, 48 layers",
+		Name: "llama-4-scout", About: "Llama 4 Scout, its language model: 16 experts in tensors of all, input-major, 1 shared, 48 layers",
 		Arch: "Llama4ForConditionalGeneration", Type: "llama4", TextType: "llama4_text",
 		Prefix: "language_model.model.", Head: "language_model.lm_head",
 		Layers: 48, Hidden: 5120, Heads: 40, KVHeads: 8, HeadDim: 128, Inner: 8192, Vocab: 202048,
@@ -146,13 +146,13 @@ var models = []Model{
 		},
 	},
 	{
-		Name: "qwen3-vl-30b-a3b", About: "the language model of Qwen3-VL-MoE: 128 experts in tensors of all of them, input-major, 48 layers",
+		Name: "qwen3-vl-30b-a3b", About: "Qwen3-VL-MoE, its language model: 128 experts in tensors of all, input-major, 48 layers",
 		Arch: "Qwen3VLMoeForConditionalGeneration", Type: "qwen3_vl_moe", TextType: "qwen3_vl_moe_text", Prefix: "model.language_model.",
 		Layers: 48, Hidden: 2048, Heads: 32, KVHeads: 4, HeadDim: 128, Inner: 6144, Vocab: 151936,
 		QKNorm: HeadQKNorm, MoE: stackedMoE(128, 8, 768, InputMajor), Config: qwen3Config(262144, 5000000),
 	},
 	{
-		Name: "qwen3.5-35b-a3b", About: "the language model of Qwen3.5-MoE: 256 experts in tensors of all of them, output-major, 1 shared, linear attention in 3 of 4 layers",
+		Name: "qwen3.5-35b-a3b", About: "Qwen3.5-MoE, its language model: 256 experts in tensors of all, output-major, 40 layers",
 		Arch: "Qwen3_5MoeForConditionalGeneration", Type: "qwen3_5_moe", TextType: "qwen3_5_moe_text", Prefix: "model.language_model.",
 		Layers: 40, Hidden: 2048, Heads: 16, KVHeads: 2, HeadDim: 256, Inner: 512, Vocab: 248320,
 		QGate: true, QKNorm: HeadQKNorm, Linear: &Linear{KeyHeads: 16, KeyHead: 128, ValueHeads: 32, ValueHead: 128, Conv: 4},
