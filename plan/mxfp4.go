@@ -36,13 +36,29 @@ func (mxfp4) Announce() string {
 	return `"quantization_config": {"quant_method": "mxfp4"} in config.json`
 }
 
-// mxfp4Names are the ways in which the tensors of a stack are called.
-var mxfp4Names = []struct {
+// mxfp4Naming is one way in which the tensors of a stack are called.
+type mxfp4Naming struct {
 	raw          mxfp4Raw // after the name of the Group
 	gateUp, down string   // the last part of the Group's name
-}{
+}
+
+// mxfp4Names are all of them.
+var mxfp4Names = []mxfp4Naming{
 	{raw: mxfp4Raw{"_blocks", "_scales", "_bias"}, gateUp: fusedGateUp, down: fusedDown},
 	{raw: mxfp4Raw{"_weight.blocks", "_weight.scales", "_bias"}, gateUp: "mlp1", down: "mlp2"},
+}
+
+// other reports that a layer has tensor i of one of its two stacks, called name, and nothing of the other: half a layer must not load. What that
+// one lacks when some of it is there, or that it is dense, is seen where it is looked at.
+func (n mxfp4Naming) other(c *Checks, i int32, name, other string) {
+	scope, _ := cutLast(name)
+	other = scope + "." + other
+	for _, suffix := range append([]string{"", ".weight"}, n.raw[:]...) {
+		if _, there := c.Catalog.Lookup(other + suffix); there {
+			return
+		}
+	}
+	c.Fault(i, stages.CodeMember, "holds experts, but nothing of "+other+" is there", other+n.raw[mxfp4Codes], "", "the checkpoint is incomplete: get it again")
 }
 
 func (mxfp4) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
@@ -120,10 +136,12 @@ func (r *mxfp4Reader) Stack(c *Checks, i int32) (s Stack, ok bool) {
 		switch last {
 		case n.gateUp:
 			s.Pair = PairInterleaved
+			n.other(c, i, name, n.down)
 			if shape := shapeOf(c.Catalog, int(i)); len(shape) > 1 && shape[1]%2 != 0 {
 				c.Fault(i, stages.CodeShape, "has an odd number of rows", "the rows of gate and of up", formatShape(shape), "the checkpoint is damaged: get it again")
 			}
 		case n.down:
+			n.other(c, i, name, n.gateUp)
 		default:
 			c.Fault(i, stages.CodeUnsupported, "is quantised, but no layer of gpt-oss", "modules named "+n.gateUp+" and "+n.down, last,
 				"other layers are quantised by other methods: the config does not belong to these weights")
