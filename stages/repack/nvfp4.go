@@ -115,16 +115,16 @@ func nvfp4FactorOf(act stages.DType, scanned bool) (nvfp4Factor, error) {
 }
 
 // check wants as many inputs as the Op has: more than its own only where those say what the factor is.
-func (f *nvfp4Factor) check(op stages.Op, j *stages.Job) error {
+func (f *nvfp4Factor) check(op stages.Op, j *stages.Job, own int) error {
 	joint := f.act == safetensors.BF16 && !f.scanned
-	if n := len(j.Src); joint && n < 2 || !joint && n != 1 {
+	if n := len(j.Src); joint && n <= own || !joint && n != own {
 		return fmt.Errorf("%s: %d inputs", op, n)
 	}
 	return nil
 }
 
-// peak is the largest of the scales that the factor serves.
-func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
+// peak is the largest of the scales that the factor serves. own is how many inputs are the Op's own.
+func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job, own int) (byte, error) {
 	if f.scanned {
 		if j.Scanned >= nanE4M3 {
 			return 0, fmt.Errorf("%s: a scan found %d, which is no F8_E4M3", op, j.Scanned)
@@ -132,7 +132,7 @@ func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 		return byte(j.Scanned), nil
 	}
 	var peak byte
-	for i := 1; i < len(j.Src); i++ {
+	for i := own; i < len(j.Src); i++ {
 		var at int
 		if peak, at = peakE4M3(j.Src[i], peak); at >= 0 {
 			return 0, badScale(j, i, at)
@@ -146,7 +146,7 @@ func (f *nvfp4Factor) shift(op stages.Op, j *stages.Job) (int, error) {
 	if f.act == safetensors.F16 {
 		return 0, nil
 	}
-	peak, err := f.peak(op, j)
+	peak, err := f.peak(op, j, 1)
 	return nvfp4Shift(peak), err
 }
 
@@ -176,33 +176,64 @@ func (op *nvfp4MarlinScales) Run(j *stages.Job) error {
 	if j.RowBytes%tileN != 0 {
 		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, j.RowBytes, tileN)
 	}
-	if err := op.check(op, j); err != nil {
+	if err := op.check(op, j, 1); err != nil {
 		return err
 	}
 	if n := j.Rows * j.RowBytes; len(j.Src[0]) != n {
 		return fmt.Errorf("%s: input 0 has %d bytes, want %d", op, len(j.Src[0]), n)
 	}
-	own, at := peakE4M3(j.Src[0], 0)
-	if at >= 0 {
-		return badScale(j, 0, at)
+	m, err := op.look(j, 1)
+	if err != nil {
+		return err
 	}
-	shift := 0
+	fp4Scales(j, m.change)
+	return nil
+}
+
+// look finds out what scales of the first inputs become, and whether all of them can.
+func (op *nvfp4MarlinScales) look(j *stages.Job, inputs int) (*toS0E5M3, error) {
+	most, shift := byte(nanE4M3), 0
 	if op.act == safetensors.BF16 {
-		peak, err := op.peak(op, j)
+		peak, err := op.peak(op, j, inputs)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if own > peak {
-			return &stages.DataError{
-				Tensor: j.Inputs[0].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
-				Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(peak)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
+		most, shift = peak, nvfp4Shift(peak)
+	}
+	for i := range inputs {
+		own, at := peakE4M3(j.Src[i], 0)
+		switch {
+		case at >= 0:
+			return nil, badScale(j, i, at)
+		case own > most:
+			return nil, &stages.DataError{
+				Tensor: j.Inputs[i].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
+				Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(most)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
 				Advice: "leave the checkpoint alone while it is read",
 			}
 		}
-		shift = nvfp4Shift(peak)
 	}
-	m := newS0E5M3(shift)
-	fp4Scales(j, m.change)
+	return newS0E5M3(shift), nil
+}
+
+// settle is look for several members at once: Padded makes their tiles one by one.
+func (op *nvfp4MarlinScales) settle(j *stages.Job, inputs int) (stages.Op, error) {
+	if err := op.check(op, j, inputs); err != nil {
+		return nil, err
+	}
+	m, err := op.look(j, inputs)
+	return &nvfp4MarlinTiles{nvfp4MarlinScales: op, made: m}, err
+}
+
+// nvfp4MarlinTiles makes tiles of scales that were looked at. Only the first input is of the tiles.
+type nvfp4MarlinTiles struct {
+	*nvfp4MarlinScales
+
+	made *toS0E5M3
+}
+
+func (op *nvfp4MarlinTiles) Run(j *stages.Job) error {
+	fp4Scales(j, op.made.change)
 	return nil
 }
 
@@ -271,7 +302,7 @@ func (op *nvfp4MarlinGlobal) String() string {
 }
 
 func (op *nvfp4MarlinGlobal) Run(j *stages.Job) error {
-	if err := op.check(op, j); err != nil {
+	if err := op.check(op, j, 1); err != nil {
 		return err
 	}
 	if len(j.Src[0]) != 4 || j.Rows != 1 || j.RowBytes != 4 {
