@@ -54,7 +54,7 @@ var ossNames = []ossNaming{
 func (n *ossNaming) other(c *Checks, i int32, name, other string) {
 	scope, _ := cutLast(name)
 	other = scope + "." + other
-	for _, suffix := range append([]string{"", ".weight"}, n.raw[:]...) {
+	for _, suffix := range append([]string{n.weight, ".weight"}, n.raw[:]...) {
 		if _, there := c.Catalog.Lookup(other + suffix); there {
 			return
 		}
