@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/coldload/coldload/plan"
@@ -45,6 +46,22 @@ func TestTurnedExpertsOfRealSizes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTurnedExpertsOfOddSizes: shapes that no model has, which a sparse file of any size can claim, cost no time.
+func TestTurnedExpertsOfOddSizes(t *testing.T) {
+	const scope = "model.layers.0.mlp.experts."
+	for _, x := range []struct{ hidden, inner int64 }{{1 << 27, 1}, {1<<27 + 1, 1}, {8, 1 << 27}, {1<<27 + 29, 1<<25 + 35}} {
+		cat := newCatalog([]stages.Tensor{
+			{Name: scope + "down_proj", DType: safetensors.BF16, Shape: []int64{3, x.inner, x.hidden}},
+			{Name: scope + "gate_up_proj", DType: safetensors.BF16, Shape: []int64{3, x.hidden, 2 * x.inner}},
+		})
+		in := newConfigs(t).input(t, cat, map[string]any{"model_type": "qwen3_vl_moe", "text_config": map[string]any{"hidden_size": x.hidden}})
+		_, err := plan.Make(in, plan.Options{})
+		if err == nil || !strings.Contains(err.Error(), "cannot be turned") || !strings.Contains(err.Error(), "--no-fuse") {
+			t.Errorf("%+v: %v", x, err)
+		}
 	}
 }
 

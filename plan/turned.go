@@ -25,15 +25,19 @@ const (
 	mostTurned = 64 << 20
 	// turnedPart is about how much of a source one Part turns, in bytes: several workers share a module.
 	turnedPart = 4 << 20
+	// mostPieces bounds the pieces that Slabs of a part of a module are read in, of one module: the largest that are known have some 100,000.
+	mostPieces = 1 << 22
 )
 
-// turnedRows is how many of n rows of row bytes make a Slab.
+// turnedRows is how many of n rows of row bytes make a Slab: an even share of them. Rows that have none make one Slab each.
 func turnedRows(n, row int64) int64 {
-	shares := max((n*row+mostTurned-1)/mostTurned, 1)
-	for n%shares != 0 {
-		shares++
+	const mostShares = 1 << 14
+	for shares := max((n*row+mostTurned-1)/mostTurned, 1); shares < min(n, mostShares); shares++ {
+		if n%shares == 0 {
+			return n / shares
+		}
 	}
-	return n / shares
+	return 1
 }
 
 func (r *turned) slabsEach() int { return int(r.n / r.perSlab) }
@@ -90,13 +94,20 @@ func (b *Builder) Transposed(suffix string, part int, want stages.DType) {
 		return
 	}
 	m := b.group.First()
+	cannot := func(expected string) {
+		b.c.checks.ModuleFault(m, stages.CodeShape, "cannot be turned", expected, fmt.Sprintf("[%d, %d]", m.K, m.N), "use --no-fuse to keep it as it is")
+	}
 	if _, ok := castSize(b.c.in.Catalog.Extent(int(m.Tensors[part])).Len, from, to); !ok || m.N <= 0 || m.K <= 0 {
-		b.c.checks.ModuleFault(m, stages.CodeShape, "cannot be turned", "weights of less than 2^63 bytes", fmt.Sprintf("[%d, %d]", m.K, m.N), "use --no-fuse to keep it as it is")
+		cannot("weights of less than 2^63 bytes")
 		return
 	}
 	r := &turned{
 		op: op, tensors: b.tensors(part, len(b.group.Members)), n: m.N, k: m.K, from: elementBytes(from), to: elementBytes(to),
 		perSlab: turnedRows(m.N, max(elementBytes(from), elementBytes(to))*m.K),
+	}
+	if r.perSlab < r.n && int64(r.slabsEach()) > mostPieces/r.k {
+		cannot(fmt.Sprintf("a matrix that slabs of %d MiB take in %d pieces or less", mostTurned>>20, mostPieces))
+		return
 	}
 	row := m.K * r.to
 	kind := b.Kind()
