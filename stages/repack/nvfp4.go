@@ -80,6 +80,18 @@ func badScale(j *stages.Job, input, at int) error {
 
 // peakE4M3 is the largest byte of b or peak, whichever is larger, and the place of the first that is negative or no number; -1 for none.
 func peakE4M3(b []byte, peak byte) (_ byte, bad int) {
+	largest, done := largestE4M3(b)
+	if largest >= nanE4M3 {
+		return peakBytes(b, peak)
+	}
+	if peak, bad = peakBytes(b[done:], max(peak, largest)); bad >= 0 {
+		bad += done
+	}
+	return peak, bad
+}
+
+// peakBytes is peakE4M3. It is the reference.
+func peakBytes(b []byte, peak byte) (_ byte, bad int) {
 	const lanes, tops = 0x0101_0101_0101_0101, 0x8080_8080_8080_8080
 	for i := 0; i < len(b); {
 		// Whatever is larger than peak sets the first bit of its sum, or has it.
@@ -123,7 +135,7 @@ func (f *nvfp4Factor) check(op stages.Op, j *stages.Job) error {
 	return nil
 }
 
-// peak is the largest of the scales that the factor serves.
+// peak is the largest of the scales that the factor serves; 0 without one.
 func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 	if f.scanned {
 		if j.Scanned >= nanE4M3 {
@@ -143,9 +155,6 @@ func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 
 // shift is the logarithm of the factor.
 func (f *nvfp4Factor) shift(op stages.Op, j *stages.Job) (int, error) {
-	if f.act == safetensors.F16 {
-		return 0, nil
-	}
 	peak, err := f.peak(op, j)
 	return nvfp4Shift(peak), err
 }
@@ -182,38 +191,42 @@ func (op *nvfp4MarlinScales) Run(j *stages.Job) error {
 	if n := j.Rows * j.RowBytes; len(j.Src[0]) != n {
 		return fmt.Errorf("%s: input 0 has %d bytes, want %d", op, len(j.Src[0]), n)
 	}
-	own, at := peakE4M3(j.Src[0], 0)
-	if at >= 0 {
-		return badScale(j, 0, at)
+	peak, err := op.peak(op, j)
+	if err != nil {
+		return err
 	}
-	shift := 0
-	if op.act == safetensors.BF16 {
-		peak, err := op.peak(op, j)
-		if err != nil {
-			return err
-		}
-		if own > peak {
-			return &stages.DataError{
-				Tensor: j.Inputs[0].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
-				Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(peak)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
-				Advice: "leave the checkpoint alone while it is read",
-			}
-		}
-		shift = nvfp4Shift(peak)
+	m := newS0E5M3(nvfp4Shift(peak))
+	if op.act == safetensors.F16 {
+		peak = nanE4M3 - 1 // no factor is made for the largest
 	}
-	m := newS0E5M3(shift)
-	fp4Scales(j, m.change)
-	return nil
+	return fp4Scales(j, func(first int, strip, tmp []byte) ([]byte, error) {
+		switch own, at := m.change(tmp, strip); {
+		case at >= 0:
+			return nil, badScale(j, 0, first+at)
+		case own > peak:
+			return nil, changedScale(j, own, peak)
+		}
+		return tmp, nil
+	})
+}
+
+// changedScale is the error for a scale that is larger than the largest that a scan found.
+func changedScale(j *stages.Job, own, peak byte) error {
+	return &stages.DataError{
+		Tensor: j.Inputs[0].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
+		Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(peak)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
+		Advice: "leave the checkpoint alone while it is read",
+	}
 }
 
 // toS0E5M3 changes scales to their bytes.
 type toS0E5M3 struct {
 	table [256]byte
-	add   uint64 // to normal numbers, in every lane
+	add   byte // to normal numbers
 }
 
 func newS0E5M3(shift int) *toS0E5M3 {
-	m := &toS0E5M3{add: uint64(byte(biasS0E5M3+8*shift)) * 0x0101_0101_0101_0101}
+	m := &toS0E5M3{add: byte(biasS0E5M3 + 8*shift)}
 	for c := range byte(nanE4M3) {
 		if b := s0e5m3(c, shift); b >= leastS0E5M3 {
 			m.table[c] = b
@@ -222,22 +235,25 @@ func newS0E5M3(shift int) *toS0E5M3 {
 	return m
 }
 
-// change handles scales that are in range for the shift. Eight at a time are normal numbers most of the time.
-func (m *toS0E5M3) change(b []byte) {
-	const tops, normal = 0x8080_8080_8080_8080, normalE4M3 * 0x0101_0101_0101_0101
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		if x&tops != 0 || ((x|tops)-normal)&tops != tops { // -0, or below the normal numbers
-			for k, c := range b[i : i+8] {
-				b[i+k] = m.table[c]
-			}
-			continue
-		}
-		binary.LittleEndian.PutUint64(b[i:], x+m.add)
+// change makes the bytes of the scales in src, which are in range for the shift, and finds the largest, as peakE4M3 does. What it makes where
+// a scale is no positive number is undefined.
+func (m *toS0E5M3) change(dst, src []byte) (peak byte, bad int) {
+	largest, done := m.changeLines(dst, src)
+	if largest >= nanE4M3 {
+		return peakBytes(src, 0)
 	}
-	for k, c := range b[i:] {
-		b[i+k] = m.table[c]
+	m.changeBytes(dst[done:], src[done:])
+	if peak, bad = peakBytes(src[done:], largest); bad >= 0 {
+		bad += done
+	}
+	return peak, bad
+}
+
+// changeBytes makes the bytes of scales. It is the reference.
+func (m *toS0E5M3) changeBytes(dst, src []byte) {
+	dst = dst[:len(src)]
+	for i, c := range src {
+		dst[i] = m.table[c]
 	}
 }
 
