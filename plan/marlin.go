@@ -14,6 +14,7 @@ const marlinTile = 64
 // marlinAsk is what a format asks of the Marlin kernels for a Group.
 type marlinAsk struct {
 	group        int64        // input features that share a scale; -1: all of them
+	own          bool         // the kernels of this format have groups of that size, which others have not
 	partial      bool         // the last group may be filled in part
 	actOrder     bool         // the input features of a group lie anywhere
 	scales, bias stages.DType // Invalid: none, or none that is not looked at elsewhere
@@ -30,7 +31,7 @@ func (b *Builder) marlinHolds(ask marlinAsk) (tileShape, string) {
 		return tileShape{}, "Marlin takes F16 or BF16 scales, these are " + ask.scales.String() + " (use --dtype f16 or bf16)"
 	case ask.bias == safetensors.F32:
 		return tileShape{}, "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
-	case !marlinGroup(group) && m.K > group:
+	case !ask.own && !marlinGroup(group) && m.K > group:
 		return tileShape{}, fmt.Sprintf("Marlin has groups of 32, 64, 128 or all, not %d", group)
 	case m.K%span != 0 && !ask.partial:
 		return tileShape{}, fmt.Sprintf("%d input features are no whole groups of %d", m.K, group)

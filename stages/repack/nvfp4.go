@@ -127,16 +127,16 @@ func nvfp4FactorOf(act stages.DType, scanned bool) (nvfp4Factor, error) {
 }
 
 // check wants as many inputs as the Op has: more than its own only where those say what the factor is.
-func (f *nvfp4Factor) check(op stages.Op, j *stages.Job) error {
+func (f *nvfp4Factor) check(op stages.Op, j *stages.Job, own int) error {
 	joint := f.act == safetensors.BF16 && !f.scanned
-	if n := len(j.Src); joint && n < 2 || !joint && n != 1 {
+	if n := len(j.Src); joint && n <= own || !joint && n != own {
 		return fmt.Errorf("%s: %d inputs", op, n)
 	}
 	return nil
 }
 
-// peak is the largest of the scales that the factor serves; 0 without one.
-func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
+// peak is the largest of the scales that the factor serves; 0 without one. own is how many inputs are the Op's own.
+func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job, own int) (byte, error) {
 	if f.scanned {
 		if j.Scanned >= nanE4M3 {
 			return 0, fmt.Errorf("%s: a scan found %d, which is no F8_E4M3", op, j.Scanned)
@@ -144,7 +144,7 @@ func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 		return byte(j.Scanned), nil
 	}
 	var peak byte
-	for i := 1; i < len(j.Src); i++ {
+	for i := own; i < len(j.Src); i++ {
 		var at int
 		if peak, at = peakE4M3(j.Src[i], peak); at >= 0 {
 			return 0, badScale(j, i, at)
@@ -155,7 +155,7 @@ func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 
 // shift is the logarithm of the factor.
 func (f *nvfp4Factor) shift(op stages.Op, j *stages.Job) (int, error) {
-	peak, err := f.peak(op, j)
+	peak, err := f.peak(op, j, 1)
 	return nvfp4Shift(peak), err
 }
 
@@ -185,38 +185,80 @@ func (op *nvfp4MarlinScales) Run(j *stages.Job) error {
 	if j.RowBytes%tileN != 0 {
 		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, j.RowBytes, tileN)
 	}
-	if err := op.check(op, j); err != nil {
+	if err := op.check(op, j, 1); err != nil {
 		return err
 	}
 	if n := j.Rows * j.RowBytes; len(j.Src[0]) != n {
 		return fmt.Errorf("%s: input 0 has %d bytes, want %d", op, len(j.Src[0]), n)
 	}
-	peak, err := op.peak(op, j)
+	m, most, err := op.maker(j, 1)
 	if err != nil {
 		return err
 	}
-	m := newS0E5M3(nvfp4Shift(peak))
-	if op.act == safetensors.F16 {
-		peak = nanE4M3 - 1 // no factor is made for the largest
-	}
 	return fp4Scales(j, func(first int, strip, tmp []byte) ([]byte, error) {
-		switch own, at := m.change(tmp, strip); {
-		case at >= 0:
-			return nil, badScale(j, 0, first+at)
-		case own > peak:
-			return nil, changedScale(j, own, peak)
-		}
-		return tmp, nil
+		own, at := m.change(tmp, strip)
+		return tmp, wantScales(j, 0, first, own, most, at)
 	})
 }
 
-// changedScale is the error for a scale that is larger than the largest that a scan found.
-func changedScale(j *stages.Job, own, peak byte) error {
-	return &stages.DataError{
-		Tensor: j.Inputs[0].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
-		Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(peak)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
-		Advice: "leave the checkpoint alone while it is read",
+// maker makes what changes scales, with the largest that there may be. inputs are the Op's own.
+func (op *nvfp4MarlinScales) maker(j *stages.Job, inputs int) (m *toS0E5M3, most byte, err error) {
+	peak, err := op.peak(op, j, inputs)
+	if err != nil {
+		return nil, 0, err
 	}
+	m = newS0E5M3(nvfp4Shift(peak))
+	if op.act == safetensors.F16 {
+		return m, nanE4M3 - 1, nil // no factor is made for the largest
+	}
+	return m, peak, nil
+}
+
+// wantScales is the error for scales of an input, from first on, of which own is the largest, at most most, or that at is bad; nil for neither.
+func wantScales(j *stages.Job, input, first int, own, most byte, at int) error {
+	switch {
+	case at >= 0:
+		return badScale(j, input, first+at)
+	case own > most:
+		return &stages.DataError{
+			Tensor: j.Inputs[input].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
+			Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(most)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
+			Advice: "leave the checkpoint alone while it is read",
+		}
+	}
+	return nil
+}
+
+// settle looks at several members at once: Padded makes their tiles one by one.
+func (op *nvfp4MarlinScales) settle(j *stages.Job, inputs int) (stages.Op, error) {
+	if err := op.check(op, j, inputs); err != nil {
+		return nil, err
+	}
+	m, most, err := op.maker(j, inputs)
+	if err != nil {
+		return nil, err
+	}
+	for i := range inputs {
+		own, at := peakE4M3(j.Src[i], 0)
+		if err := wantScales(j, i, 0, own, most, at); err != nil {
+			return nil, err
+		}
+	}
+	return &nvfp4MarlinTiles{nvfp4MarlinScales: op, made: m}, nil
+}
+
+// nvfp4MarlinTiles makes tiles of scales that were looked at. Only the first input is of the tiles.
+type nvfp4MarlinTiles struct {
+	*nvfp4MarlinScales
+
+	made *toS0E5M3
+}
+
+func (op *nvfp4MarlinTiles) Run(j *stages.Job) error {
+	return fp4Scales(j, func(_ int, strip, tmp []byte) ([]byte, error) {
+		op.made.change(tmp, strip)
+		return tmp, nil
+	})
 }
 
 // toS0E5M3 changes scales to their bytes.
@@ -287,7 +329,7 @@ func (op *nvfp4MarlinGlobal) String() string {
 }
 
 func (op *nvfp4MarlinGlobal) Run(j *stages.Job) error {
-	if err := op.check(op, j); err != nil {
+	if err := op.check(op, j, 1); err != nil {
 		return err
 	}
 	if len(j.Src[0]) != 4 || j.Rows != 1 || j.RowBytes != 4 {
