@@ -24,6 +24,7 @@ func repack() {
 	transposes()
 	transposedScales()
 	scalesOfNVFP4()
+	exllama()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

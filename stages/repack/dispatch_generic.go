@@ -25,3 +25,7 @@ func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
 func largestE4M3([]byte) (largest byte, done int) { return 0, 0 }
 
 func (*toS0E5M3) changeLines(_, _ []byte) (largest byte, done int) { return 0, 0 }
+
+func exllamaLines(_, _ []byte, _ int, _ bool) (done int) { return 0 }
+
+func exllama3Lines(_, _ []byte, _, _ int, _ bool) (done int) { return 0 }

@@ -16,6 +16,7 @@ import "cmp"
 //	permutations                BW           AVX2   groupedRow, singleRow
 //	transposeScales             BW           AVX2   scaleStrips.generic
 //	peakE4M3                    BW           AVX2   peakBytes
+//	exllama                     BW           AVX2   exllamaRow, exllama3Rows
 //	changeE4M3                  BW           AVX2   toS0E5M3.changeBytes, peakBytes
 //
 // dispatch_amd64.go chooses at each call, by what internal/cpu says.

@@ -10734,3 +10734,1043 @@ changeE4M3AVX2Line:
 	MOVB         AL, ret+40(FP)
 	VZEROUPPER
 	RET
+
+DATA exllamaBytes<>+0(SB)/1, $0x00
+DATA exllamaBytes<>+1(SB)/1, $0x02
+DATA exllamaBytes<>+2(SB)/1, $0x01
+DATA exllamaBytes<>+3(SB)/1, $0x03
+DATA exllamaBytes<>+4(SB)/1, $0x04
+DATA exllamaBytes<>+5(SB)/1, $0x06
+DATA exllamaBytes<>+6(SB)/1, $0x05
+DATA exllamaBytes<>+7(SB)/1, $0x07
+DATA exllamaBytes<>+8(SB)/1, $0x08
+DATA exllamaBytes<>+9(SB)/1, $0x0a
+DATA exllamaBytes<>+10(SB)/1, $0x09
+DATA exllamaBytes<>+11(SB)/1, $0x0b
+DATA exllamaBytes<>+12(SB)/1, $0x0c
+DATA exllamaBytes<>+13(SB)/1, $0x0e
+DATA exllamaBytes<>+14(SB)/1, $0x0d
+DATA exllamaBytes<>+15(SB)/1, $0x0f
+DATA exllamaBytes<>+16(SB)/1, $0x00
+DATA exllamaBytes<>+17(SB)/1, $0x02
+DATA exllamaBytes<>+18(SB)/1, $0x01
+DATA exllamaBytes<>+19(SB)/1, $0x03
+DATA exllamaBytes<>+20(SB)/1, $0x04
+DATA exllamaBytes<>+21(SB)/1, $0x06
+DATA exllamaBytes<>+22(SB)/1, $0x05
+DATA exllamaBytes<>+23(SB)/1, $0x07
+DATA exllamaBytes<>+24(SB)/1, $0x08
+DATA exllamaBytes<>+25(SB)/1, $0x0a
+DATA exllamaBytes<>+26(SB)/1, $0x09
+DATA exllamaBytes<>+27(SB)/1, $0x0b
+DATA exllamaBytes<>+28(SB)/1, $0x0c
+DATA exllamaBytes<>+29(SB)/1, $0x0e
+DATA exllamaBytes<>+30(SB)/1, $0x0d
+DATA exllamaBytes<>+31(SB)/1, $0x0f
+DATA exllamaBytes<>+32(SB)/1, $0x00
+DATA exllamaBytes<>+33(SB)/1, $0x02
+DATA exllamaBytes<>+34(SB)/1, $0x01
+DATA exllamaBytes<>+35(SB)/1, $0x03
+DATA exllamaBytes<>+36(SB)/1, $0x04
+DATA exllamaBytes<>+37(SB)/1, $0x06
+DATA exllamaBytes<>+38(SB)/1, $0x05
+DATA exllamaBytes<>+39(SB)/1, $0x07
+DATA exllamaBytes<>+40(SB)/1, $0x08
+DATA exllamaBytes<>+41(SB)/1, $0x0a
+DATA exllamaBytes<>+42(SB)/1, $0x09
+DATA exllamaBytes<>+43(SB)/1, $0x0b
+DATA exllamaBytes<>+44(SB)/1, $0x0c
+DATA exllamaBytes<>+45(SB)/1, $0x0e
+DATA exllamaBytes<>+46(SB)/1, $0x0d
+DATA exllamaBytes<>+47(SB)/1, $0x0f
+DATA exllamaBytes<>+48(SB)/1, $0x00
+DATA exllamaBytes<>+49(SB)/1, $0x02
+DATA exllamaBytes<>+50(SB)/1, $0x01
+DATA exllamaBytes<>+51(SB)/1, $0x03
+DATA exllamaBytes<>+52(SB)/1, $0x04
+DATA exllamaBytes<>+53(SB)/1, $0x06
+DATA exllamaBytes<>+54(SB)/1, $0x05
+DATA exllamaBytes<>+55(SB)/1, $0x07
+DATA exllamaBytes<>+56(SB)/1, $0x08
+DATA exllamaBytes<>+57(SB)/1, $0x0a
+DATA exllamaBytes<>+58(SB)/1, $0x09
+DATA exllamaBytes<>+59(SB)/1, $0x0b
+DATA exllamaBytes<>+60(SB)/1, $0x0c
+DATA exllamaBytes<>+61(SB)/1, $0x0e
+DATA exllamaBytes<>+62(SB)/1, $0x0d
+DATA exllamaBytes<>+63(SB)/1, $0x0f
+GLOBL exllamaBytes<>(SB), RODATA|NOPTR, $64
+
+// func exllama2AVX512(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·exllama2AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+	VPBROADCASTD evenCodes2<>+0(SB), Z28
+
+exllama2AVX512Line:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x02, Z0, Z1
+	VPANDD     Z28, Z0, Z0
+	VPSRLD     $0x02, Z0, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z28, Z1, Z1
+	VPSRLD     $0x02, Z1, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX512Line
+	VZEROUPPER
+	RET
+
+DATA nibblePairs<>+0(SB)/4, $0x10011001
+GLOBL nibblePairs<>(SB), RODATA|NOPTR, $4
+
+DATA evenCodes2<>+0(SB)/4, $0x33333333
+GLOBL evenCodes2<>(SB), RODATA|NOPTR, $4
+
+// func exllama3AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX512F
+TEXT ·exllama3AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Z31
+	VPBROADCASTD codes3by2<>+0(SB), Z30
+	VPBROADCASTD codes3by4<>+0(SB), Z29
+	VPBROADCASTD codes3by5<>+0(SB), Z28
+	VPBROADCASTD bit15<>+0(SB), Z27
+	VPBROADCASTD bit31<>+0(SB), Z26
+
+exllama3AVX512Line:
+	VMOVDQU32  (SI), Z0
+	VMOVDQU32  (SI)(R9*1), Z1
+	VMOVDQU32  (SI)(R9*2), Z2
+	VPSRLD     $0x03, Z0, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z0, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0b, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x02, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVDQU32  Z6, (DI)
+	VPSRLD     $0x1e, Z0, Z3
+	VPSLLD     $0x02, Z1, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0c, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x01, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVDQU32  Z6, (DI)(R8*1)
+	VPSRLD     $0x1c, Z1, Z3
+	VPSLLD     $0x04, Z2, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0d, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPANDD     Z26, Z2, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVDQU32  Z6, (DI)(R8*2)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama3AVX512Line
+	VZEROUPPER
+	RET
+
+DATA codes3<>+0(SB)/4, $0x071c71c7
+GLOBL codes3<>(SB), RODATA|NOPTR, $4
+
+DATA codes3by2<>+0(SB)/4, $0x0703f03f
+GLOBL codes3by2<>(SB), RODATA|NOPTR, $4
+
+DATA codes3by4<>+0(SB)/4, $0x07000fff
+GLOBL codes3by4<>(SB), RODATA|NOPTR, $4
+
+DATA codes3by5<>+0(SB)/4, $0x00007fff
+GLOBL codes3by5<>(SB), RODATA|NOPTR, $4
+
+DATA bit15<>+0(SB)/4, $0x00008000
+GLOBL bit15<>(SB), RODATA|NOPTR, $4
+
+DATA bit31<>+0(SB)/4, $0x80000000
+GLOBL bit31<>(SB), RODATA|NOPTR, $4
+
+// func exllama4AVX512(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·exllama4AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+
+exllama4AVX512Line:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x04, Z0, Z1
+	VPANDD     Z31, Z0, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z31, Z1, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX512Line
+	VZEROUPPER
+	RET
+
+// func exllama2AVX2(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2
+TEXT ·exllama2AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+	VPBROADCASTD evenCodes2<>+0(SB), Y12
+
+exllama2AVX2Line:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX2Line
+	VZEROUPPER
+	RET
+
+// func exllama3AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX2
+TEXT ·exllama3AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Y15
+	VPBROADCASTD codes3by2<>+0(SB), Y14
+	VPBROADCASTD codes3by4<>+0(SB), Y13
+	VPBROADCASTD codes3by5<>+0(SB), Y12
+	VPBROADCASTD bit15<>+0(SB), Y11
+	VPBROADCASTD bit31<>+0(SB), Y10
+
+exllama3AVX2Line:
+	VMOVDQU (SI), Y0
+	VMOVDQU (SI)(R9*1), Y1
+	VMOVDQU (SI)(R9*2), Y2
+	VPSRLD  $0x03, Y0, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y0, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0b, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x02, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, (DI)
+	VPSRLD  $0x1e, Y0, Y3
+	VPSLLD  $0x02, Y1, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0c, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x01, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, (DI)(R8*1)
+	VPSRLD  $0x1c, Y1, Y3
+	VPSLLD  $0x04, Y2, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0d, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y10, Y2, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, (DI)(R8*2)
+	VMOVDQU 32(SI), Y0
+	VMOVDQU 32(SI)(R9*1), Y1
+	VMOVDQU 32(SI)(R9*2), Y2
+	VPSRLD  $0x03, Y0, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y0, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0b, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x02, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, 32(DI)
+	VPSRLD  $0x1e, Y0, Y3
+	VPSLLD  $0x02, Y1, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0c, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x01, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, 32(DI)(R8*1)
+	VPSRLD  $0x1c, Y1, Y3
+	VPSLLD  $0x04, Y2, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0d, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y10, Y2, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, 32(DI)(R8*2)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, DI
+	DECQ    CX
+	JNZ     exllama3AVX2Line
+	VZEROUPPER
+	RET
+
+// func exllama4AVX2(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2
+TEXT ·exllama4AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+
+exllama4AVX2Line:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX2Line
+	VZEROUPPER
+	RET
+
+// func exllama2AVX512NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·exllama2AVX512NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+	VPBROADCASTD evenCodes2<>+0(SB), Z28
+
+exllama2AVX512NTLine:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x02, Z0, Z1
+	VPANDD     Z28, Z0, Z0
+	VPSRLD     $0x02, Z0, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z28, Z1, Z1
+	VPSRLD     $0x02, Z1, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama3AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·exllama3AVX512NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Z31
+	VPBROADCASTD codes3by2<>+0(SB), Z30
+	VPBROADCASTD codes3by4<>+0(SB), Z29
+	VPBROADCASTD codes3by5<>+0(SB), Z28
+	VPBROADCASTD bit15<>+0(SB), Z27
+	VPBROADCASTD bit31<>+0(SB), Z26
+
+exllama3AVX512NTLine:
+	VMOVDQU32  (SI), Z0
+	VMOVDQU32  (SI)(R9*1), Z1
+	VMOVDQU32  (SI)(R9*2), Z2
+	VPSRLD     $0x03, Z0, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z0, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0b, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x02, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVNTDQ   Z6, (DI)
+	VPSRLD     $0x1e, Z0, Z3
+	VPSLLD     $0x02, Z1, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0c, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x01, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVNTDQ   Z6, (DI)(R8*1)
+	VPSRLD     $0x1c, Z1, Z3
+	VPSLLD     $0x04, Z2, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0d, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPANDD     Z26, Z2, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVNTDQ   Z6, (DI)(R8*2)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama3AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama4AVX512NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·exllama4AVX512NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+
+exllama4AVX512NTLine:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x04, Z0, Z1
+	VPANDD     Z31, Z0, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z31, Z1, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama2AVX2NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·exllama2AVX2NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+	VPBROADCASTD evenCodes2<>+0(SB), Y12
+
+exllama2AVX2NTLine:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama3AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·exllama3AVX2NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Y15
+	VPBROADCASTD codes3by2<>+0(SB), Y14
+	VPBROADCASTD codes3by4<>+0(SB), Y13
+	VPBROADCASTD codes3by5<>+0(SB), Y12
+	VPBROADCASTD bit15<>+0(SB), Y11
+	VPBROADCASTD bit31<>+0(SB), Y10
+
+exllama3AVX2NTLine:
+	VMOVDQU  (SI), Y0
+	VMOVDQU  (SI)(R9*1), Y1
+	VMOVDQU  (SI)(R9*2), Y2
+	VPSRLD   $0x03, Y0, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y0, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0b, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x02, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, (DI)
+	VPSRLD   $0x1e, Y0, Y3
+	VPSLLD   $0x02, Y1, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0c, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x01, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, (DI)(R8*1)
+	VPSRLD   $0x1c, Y1, Y3
+	VPSLLD   $0x04, Y2, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0d, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y10, Y2, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, (DI)(R8*2)
+	VMOVDQU  32(SI), Y0
+	VMOVDQU  32(SI)(R9*1), Y1
+	VMOVDQU  32(SI)(R9*2), Y2
+	VPSRLD   $0x03, Y0, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y0, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0b, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x02, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, 32(DI)
+	VPSRLD   $0x1e, Y0, Y3
+	VPSLLD   $0x02, Y1, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0c, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x01, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, 32(DI)(R8*1)
+	VPSRLD   $0x1c, Y1, Y3
+	VPSLLD   $0x04, Y2, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0d, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y10, Y2, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, 32(DI)(R8*2)
+	ADDQ     $0x00000040, SI
+	ADDQ     $0x00000040, DI
+	DECQ     CX
+	JNZ      exllama3AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama4AVX2NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·exllama4AVX2NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+
+exllama4AVX2NTLine:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET

@@ -301,3 +301,69 @@ func changeE4M3AVX512(dst *byte, src *byte, lines int, small *byte, add uint64) 
 //
 //go:noescape
 func changeE4M3AVX2(dst *byte, src *byte, lines int, small *byte, add uint64) uint8
+
+// exllama2AVX512 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama2AVX512(dst *byte, src *byte, lines int)
+
+// exllama3AVX512 shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+//
+//go:noescape
+func exllama3AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX512 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama4AVX512(dst *byte, src *byte, lines int)
+
+// exllama2AVX2 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama2AVX2(dst *byte, src *byte, lines int)
+
+// exllama3AVX2 shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+//
+//go:noescape
+func exllama3AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX2 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama4AVX2(dst *byte, src *byte, lines int)
+
+// exllama2AVX512NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama2AVX512NT(dst *byte, src *byte, lines int)
+
+// exllama3AVX512NT shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama3AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX512NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama4AVX512NT(dst *byte, src *byte, lines int)
+
+// exllama2AVX2NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama2AVX2NT(dst *byte, src *byte, lines int)
+
+// exllama3AVX2NT shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama3AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX2NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama4AVX2NT(dst *byte, src *byte, lines int)
