@@ -126,6 +126,12 @@ func (c *compiler) findUnannounced() {
 
 // unannounced reports a tensor that gives a method away which no file names.
 func (c *compiler) unannounced(i int, method string) {
+	if c.in.Quant != nil && method == c.method {
+		_, part := cutLast(c.in.Catalog.Name(i))
+		c.checks.Fault(int32(i), stages.CodeConfig, "is of none of the formats of "+method+" that "+c.in.Quant.Where+" names for its module", "", "."+part,
+			"give the checkpoint the config that its quantiser wrote")
+		return
+	}
 	if c.in.Quant != nil {
 		c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised in another way than "+c.in.Quant.Where+" says", c.method, method,
 			"give the checkpoint the config that its quantiser wrote")
