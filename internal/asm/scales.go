@@ -129,7 +129,9 @@ func (k *scaleKernel) interleave(to VecPhysical, row, part int) {
 // transposeSquares emits the kernels that transpose squares of elements of two or four bytes, a register each way.
 func transposeSquares() {
 	for _, size := range []int{2, 4} {
-		for _, k := range []*scaleKernel{{size: size, wide: true, dwords: 16, r: zs}, {size: size, dwords: 8, r: ys}} {
+		for _, k := range []*scaleKernel{
+			{size: size, wide: true, dwords: 16, r: zs}, {size: size, wide: true, nt: true, dwords: 16, r: zs}, {size: size, dwords: 8, r: ys},
+		} {
 			k.square()
 		}
 	}
@@ -141,11 +143,12 @@ func (k *scaleKernel) square() {
 		level = "AVX512"
 	}
 	side := 4 * k.dwords / k.size
-	name := fmt.Sprintf("transposeSquares%d%s", k.size, level)
-	function(
-		name, "func(dst, src *byte, squares, dstStride, srcStride int)",
-		fmt.Sprintf("%s transposes squares of %d x %d elements of %d bytes, which lie side by side in src and follow each other in dst.", name, side, side, k.size),
-	)
+	name := suffix(fmt.Sprintf("transposeSquares%d%s", k.size, level), k.nt)
+	doc := fmt.Sprintf("%s transposes squares of %d x %d elements of %d bytes, which lie side by side in src and follow each other in dst.", name, side, side, k.size)
+	if k.nt {
+		doc = name + " is the same with non-temporal stores: dst and dstStride are multiples of 64."
+	}
+	function(name, "func(dst, src *byte, squares, dstStride, srcStride int)", doc)
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
 	Load(Param("squares"), RCX)
@@ -170,7 +173,7 @@ func (k *scaleKernel) square() {
 		LEAQ(Mem{Base: RAX, Index: R9, Scale: 4}, RDI) // behind the last lane of the last part
 		ADDQ(U32(uint32(4*k.dwords)), RSI)
 	})
-	leave(false)
+	leave(k.nt)
 }
 
 // pair makes the dwords of the row at RBX, or of it and the next, of one part of every lane, and moves RBX behind them.
