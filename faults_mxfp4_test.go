@@ -1,6 +1,7 @@
 package coldload_test
 
 import (
+	"fmt"
 	"maps"
 	"testing"
 
@@ -227,7 +228,11 @@ func TestMXFP4Loads(t *testing.T) {
 		{
 			name: "OpenAI's names, dequantised", build: mxfp4With(mxfp4Config, original), opt: coldload.Options{Layout: stages.LayoutDequant},
 			check: func(l loaded) {
-				l.names(mlp0+"mlp1.weight", mlp0+"mlp1.bias", mlp0+"mlp2.weight", mlp0+"mlp2.bias", "block.0.attn.qkv.weight")
+				l.names(mlp0+"mlp1_weight", mlp0+"mlp1_bias", mlp0+"mlp2_weight", mlp0+"mlp2_bias", "block.0.attn.qkv.weight")
+				x, _ := l.mem.Lookup(mlp0 + "mlp2_weight") // [E, N, K] in OpenAI's own code
+				if fmt.Sprint(x.Shape) != "[2 128 64]" {
+					l.t.Errorf("mlp2_weight: %v", x.Shape)
+				}
 			},
 		},
 		{

@@ -345,8 +345,8 @@ func checkMXFP4(t *testing.T, s synTensors, m synth.Model, marlin, dense outputs
 	hidden, inner := m.Hidden, m.MoE.Inner
 	for i := range m.Layers {
 		scope := fmt.Sprintf("model.layers.%d.mlp.experts.", i)
-		mxWant{scope + "gate_up_proj", s.mxExperts(scope + "gate_up_proj"), roundUp(2*inner, 256), roundUp(hidden, 256)}.check(t, marlin, dense)
-		mxWant{scope + "down_proj", s.mxExperts(scope + "down_proj"), roundUp(hidden, 256), roundUp(inner, 128)}.check(t, marlin, dense)
+		mxWant{scope + "gate_up_proj", s.mxExperts(scope + "gate_up_proj"), roundUp(2*inner, 256), roundUp(hidden, 256), true}.check(t, marlin, dense)
+		mxWant{scope + "down_proj", s.mxExperts(scope + "down_proj"), roundUp(hidden, 256), roundUp(inner, 128), true}.check(t, marlin, dense)
 	}
 }
 

@@ -34,6 +34,9 @@ func (b *Builder) FP8Exponent() stages.Exponent { return b.c.opt.FP8Exponent }
 // NoPad is Options.NoPad.
 func (b *Builder) NoPad() bool { return b.c.opt.NoPad }
 
+// Single reports whether the Group is a module that a caller asks for by itself, and that has the names and the orientation [N, K] of all modules then.
+func (b *Builder) Single() bool { return b.c.single != nil }
+
 // WeightDType is the dtype of dequantised weights: the one asked for, else that of the model's config, else that of the scales.
 func (b *Builder) WeightDType(scales stages.DType) stages.DType {
 	for _, d := range []stages.DType{b.DType(), b.ModelDType()} {

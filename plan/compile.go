@@ -17,29 +17,29 @@ type compiler struct {
 	opt  Options
 	plan *Plan
 
-	faults      faultList
-	checks      Checks
-	rules       rules
-	formats     []Format
-	method      string
-	readers     []Reader // of the quantised Modules; none when there are none
-	modules     []*Module
-	views       *views    // in.Catalog
-	stacks      []stacked // whose Modules are among modules
-	owner       []int32   // per tensor: index into modules, or one of the marks below
-	groups      []*Group  // in file order of their first tensor
-	groupOf     []int32   // per module: index into groups, or -1
-	names       map[string]struct{}
-	fused       map[string]*Fused // by members and name
-	kept        map[string]*Kept
-	dropped     []recipe // of Outputs that a rule does not want
-	suffixes    []string // of the Outputs of one Group
-	added       int      // Outputs that were asked for, dropped ones too
-	single      *Single  // of a Plan of one module, else nil
-	stacksDense denseStacks
-	inStacks    int      // Modules of stacks
-	noted       []string // formats of noteOnce
-	prefix      string   // of its Outputs' names: its own
+	faults     faultList
+	checks     Checks
+	rules      rules
+	formats    []Format
+	method     string
+	readers    []Reader // of the quantised Modules; none when there are none
+	modules    []*Module
+	views      *views    // in.Catalog
+	stacks     []stacked // whose Modules are among modules
+	owner      []int32   // per tensor: index into modules, or one of the marks below
+	groups     []*Group  // in file order of their first tensor
+	groupOf    []int32   // per module: index into groups, or -1
+	names      map[string]struct{}
+	fused      map[string]*Fused // by members and name
+	kept       map[string]*Kept
+	dropped    []recipe   // of Outputs that a rule does not want
+	suffixes   []string   // of the Outputs of one Group
+	added      int        // Outputs that were asked for, dropped ones too
+	single     *Single    // of a Plan of one module, else nil
+	denseStack denseStack // that is asked for
+	inStacks   int        // Modules of stacks
+	noted      []string   // formats of noteOnce
+	prefix     string     // of its Outputs' names: its own
 }
 
 // Marks in compiler.owner.
@@ -61,7 +61,6 @@ func newCompiler(in Input, opt Options) *compiler {
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
 	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, Experts: in.Model.NumExperts, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
-	c.stacksDense.c = c
 	c.rules = rulesFor(in.Model.ModelType, in.Model.TextModelType)
 	return c
 }
@@ -202,7 +201,7 @@ func (c *compiler) left(i int32) Leftover {
 // The readers of Modules that are not quantised.
 const (
 	isDense      = int32(-2)
-	isDenseStack = int32(-3) // of those that lie in tensors of all experts
+	isDenseStack = int32(-3) // of those that lie in a tensor of all experts
 )
 
 // addModule collects the tensors of a Module and has its Reader, an index into readers or isDense, check them.
@@ -231,16 +230,14 @@ func (c *compiler) readerAt(reader int32) Reader {
 	case isDense:
 		return dense{}
 	case isDenseStack:
-		return &c.stacksDense
+		return c.denseStack
 	}
 	return c.readers[reader]
 }
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
-	if !c.opt.NoFuse { // which leaves such tensors as they are
-		c.findStacks(isDenseStack)
-	}
+	c.checkDenseStacks()
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue

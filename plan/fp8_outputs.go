@@ -136,9 +136,11 @@ func (o *fp8Outputs) vector(suffix string, part int, to stages.DType, op stages.
 	})
 }
 
-// names are the suffixes of the Outputs of a module that is not repacked: those of its parts, and of a stack what its tensors end in.
+// names are the suffixes of the Outputs of a module that is not repacked: those of its parts, and of a stack what its tensors end in. A caller who
+// asks for one module dequantised gets the names of all modules.
 func (o *fp8Outputs) names() []string {
-	if o.m.InStack() && o.b.Layout() != stages.LayoutMarlin {
+	module := o.b.Layout() == stages.LayoutDequant && o.b.Single() && !o.spec.turned
+	if o.m.InStack() && o.b.Layout() != stages.LayoutMarlin && !module {
 		return []string{fp8Weight: "", fp8Scale: o.r.fusedScale(), fp8Bias: fusedBias, fp8Input: fp8FusedInput}
 	}
 	return o.r.Parts()

@@ -25,8 +25,7 @@ func (r *fp8Reader) fusedScale() string { return "_" + strings.TrimPrefix(r.scal
 func (r *fp8Reader) Stack(c *Checks, i int32) (Stack, bool) {
 	name := c.Catalog.Name(int(i))
 	scope, last := cutLast(name)
-	_, parent := cutLast(scope)
-	if last != fusedGateUp && last != fusedDown || parent != expertsScope || c.Catalog.DType(int(i)) != safetensors.F8E4M3 {
+	if !isFusedName(scope, last) || c.Catalog.DType(int(i)) != safetensors.F8E4M3 {
 		return Stack{}, false
 	}
 	r.orient(c, scope, i)
@@ -58,7 +57,7 @@ func (r *fp8Reader) orient(c *Checks, scope string, i int32) {
 			scope+"."+fusedGateUp+" and "+scope+"."+fusedDown, "", "the checkpoint is incomplete: get it again")
 		return
 	}
-	turned, problem := orient(m.gu, m.d, c.Model.HiddenSize, f)
+	turned, problem := m.orient(c.Model.HiddenSize, f)
 	square := r.scaling.blocks.Rows == r.scaling.blocks.Cols
 	switch {
 	case problem != "":

@@ -54,10 +54,10 @@ func mxfp4Open(g *compressedGroup) Reader {
 //	weight_packed U8 [N, K/2]   weight_scale U8 or F8_E8M0 [N, K/32]   bias [N], optional
 type mxfp4PackReader struct{ where string }
 
-// mxfp4PackParts are the suffixes of a Module's tensors.
-var mxfp4PackParts = mxfp4Raw{"weight_packed", "weight_scale", "bias"}
+// mxfp4PackNames are the suffixes of a Module's tensors, and of its Outputs.
+var mxfp4PackNames = mxfp4Names{raw: [3]string{"weight_packed", "weight_scale", "bias"}, weight: "weight", bias: "bias"}
 
-func (*mxfp4PackReader) Parts() []string { return mxfp4PackParts[:] }
+func (*mxfp4PackReader) Parts() []string { return mxfp4PackNames.raw[:] }
 
 func (r *mxfp4PackReader) Module(m *Module, c *Checks) bool {
 	if _, ok := c.Catalog.Lookup(m.Base + ".weight"); ok {
@@ -72,7 +72,7 @@ func (r *mxfp4PackReader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4PackParts, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
+	return mxfp4Module(m, c, mxfp4PackNames, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
 }
 
 // Compile adds the Outputs for the layout asked for.

@@ -14,16 +14,16 @@ var mxfp4Experts = fp8ExpertFormat{dtype: "fp4", scale: "scale", open: func(wher
 //	weight I8 [N, K/2]   scale F8_E8M0 or U8 [N, K/32]   bias [N], optional
 type mxfp4ExpertReader struct{ where string }
 
-// mxfp4ExpertParts are the suffixes of a Module's tensors.
-var mxfp4ExpertParts = mxfp4Raw{"weight", "scale", "bias"}
+// mxfp4ExpertNames are the suffixes of a Module's tensors, and of its Outputs.
+var mxfp4ExpertNames = mxfp4Names{raw: [3]string{"weight", "scale", "bias"}, weight: "weight", bias: "bias"}
 
-func (*mxfp4ExpertReader) Parts() []string { return mxfp4ExpertParts[:] }
+func (*mxfp4ExpertReader) Parts() []string { return mxfp4ExpertNames.raw[:] }
 
 // Picks reports whether a .weight is of packed codes: bytes beside a scale.
 func (*mxfp4ExpertReader) Picks(c *Checks, i int32) bool {
 	d := c.Catalog.DType(int(i))
 	name := c.Catalog.Name(int(i))
-	_, scale := c.Catalog.Lookup(name[:len(name)-len(mxfp4ExpertParts[mxfp4Codes])] + mxfp4ExpertParts[mxfp4Scales])
+	_, scale := c.Catalog.Lookup(name[:len(name)-len(mxfp4ExpertNames.raw[mxfp4Codes])] + mxfp4ExpertNames.raw[mxfp4Scales])
 	return scale && (d == safetensors.I8 || d == safetensors.U8)
 }
 
@@ -39,7 +39,7 @@ func (r *mxfp4ExpertReader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4ExpertParts, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one", safetensors.I8)
+	return mxfp4Module(m, c, mxfp4ExpertNames, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one", safetensors.I8)
 }
 
 // Compile adds the Outputs for the layout asked for.

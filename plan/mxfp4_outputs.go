@@ -20,14 +20,19 @@ const (
 	mxfp4Bias
 )
 
-// mxfp4Raw is what a format calls the parts of a Module in the checkpoint: what comes after the Group's name, see Builder.name.
-type mxfp4Raw [3]string
+// mxfp4Names is what a format calls things after the Group's name, see Builder.name.
+type mxfp4Names struct {
+	raw [3]string // the parts of a Module in the checkpoint
+	// weight and bias are those of a model without codes, which dequantised Modules are; inputMajor says that its weights are [K, N].
+	weight, bias string
+	inputMajor   bool
+}
 
 // mxfp4Spec is what the Modules of one Group must have in common.
 type mxfp4Spec struct {
 	scales stages.DType
 	bias   stages.DType // Invalid for none
-	raw    mxfp4Raw
+	names  mxfp4Names
 	// blocks says that it is a stack of gpt-oss: its codes have an axis more, [N, K/32, 16], and its tiles are always filled up.
 	blocks bool
 }
@@ -59,10 +64,10 @@ func (s mxfp4Spec) Differs(other Spec) (what, expected, found string) {
 
 // mxfp4Module checks the dtypes of a Module's tensors, and the shapes of all but the codes, which have told K and N. advice is for what is missing
 // or does not fit, also are dtypes that the codes may have besides U8.
-func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string, also ...stages.DType) bool {
+func mxfp4Module(m *Module, c *Checks, names mxfp4Names, blocks bool, advice string, also ...stages.DType) bool {
 	if codes := m.Tensors[mxfp4Codes]; !m.Has(mxfp4Scales) {
 		c.Fault(codes, stages.CodeMember, "is there, but the scales of its module are missing",
-			strings.TrimSuffix(c.Catalog.Name(int(codes)), raw[mxfp4Codes])+raw[mxfp4Scales], "", advice)
+			strings.TrimSuffix(c.Catalog.Name(int(codes)), names.raw[mxfp4Codes])+names.raw[mxfp4Scales], "", advice)
 		return false
 	}
 	bytes, floats := []stages.DType{safetensors.U8, safetensors.F8E8M0}, []stages.DType{safetensors.BF16, safetensors.F16, safetensors.F32}
@@ -82,7 +87,7 @@ func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string,
 			ok = false
 		}
 	}
-	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), raw: raw, blocks: blocks}
+	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), names: names, blocks: blocks}
 	if m.Has(mxfp4Bias) {
 		spec.bias = c.Catalog.DType(int(m.Tensors[mxfp4Bias]))
 	}
@@ -177,15 +182,32 @@ func (o *mxfp4Outputs) tiles() (s tileShape, reason string) {
 	return o.g.padded(up(o.g.N(), 2*inner), up(o.m.K, hidden), false)
 }
 
-// dequant makes floating-point weights [N, K]: rows that the checkpoint has interleaved stay so.
+// dequant makes floating-point weights, named and turned as the model has them without codes: those of gpt-oss are [K, N], with the columns of gate
+// and up interleaved. A caller who asks for one module gets [N, K] whatever the model has. Source: LAYOUTS A5.
 func (o *mxfp4Outputs) dequant() string {
+	names, opFor := o.spec.names, decode.MXFP4Dequant
+	switch {
+	case o.b.Single():
+		names = mxfp4Names{weight: "weight", bias: "bias"}
+	case names.inputMajor:
+		opFor = decode.MXFP4DequantTurned
+	}
 	to := o.b.WeightDType(safetensors.BF16) // which holds every weight
-	op, err := decode.MXFP4Dequant(to)
+	op, err := opFor(to)
 	if err != nil {
 		return err.Error() + " (use --dtype f32, f16 or bf16)"
 	}
-	o.b.Tall(Tall{Suffix: "weight", Parts: []int{mxfp4Codes, mxfp4Scales}, DType: to, Op: op, OpFor: decode.MXFP4Dequant})
-	o.bias("bias", to)
+	if names.inputMajor {
+		o.b.turned(turnedOutput{
+			suffix: names.weight, rows: o.m.K, cols: o.m.N, to: to, kind: stages.KindStacked, opFor: opFor,
+			parts: []turnedPart{
+				{o.b.tensors(mxfp4Codes, 1), decode.MXFP4Group, decode.MXFP4Group / 2}, {o.b.tensors(mxfp4Scales, 1), decode.MXFP4Group, 1},
+			},
+		})
+	} else {
+		o.b.Tall(Tall{Suffix: names.weight, Parts: []int{mxfp4Codes, mxfp4Scales}, DType: to, Op: op, OpFor: opFor})
+	}
+	o.bias(names.bias, to)
 	return ""
 }
 
@@ -196,14 +218,14 @@ func (o *mxfp4Outputs) raw() string {
 	if o.spec.blocks {
 		dims = []int64{o.g.N(), groups, decode.MXFP4Group / 2}
 	}
-	o.b.Codes(o.spec.raw[mxfp4Codes], mxfp4Codes, dims)
+	o.b.Codes(o.spec.names.raw[mxfp4Codes], mxfp4Codes, dims)
 	size := func(m *Module) int64 { return m.N * groups }
 	o.b.Grid(Grid{
-		Suffix: o.spec.raw[mxfp4Scales], Part: mxfp4Scales, DType: o.spec.scales, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
+		Suffix: o.spec.names.raw[mxfp4Scales], Part: mxfp4Scales, DType: o.spec.scales, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
 		Rows: 1, Dims: []int64{o.g.N(), groups}, Width: size, Source: size,
 		Checks: []Check{{Part: mxfp4Scales, Op: decode.CheckFinite(safetensors.F8E8M0)}},
 	})
-	o.bias(o.spec.raw[mxfp4Bias], o.b.DType())
+	o.bias(o.spec.names.raw[mxfp4Bias], o.b.DType())
 	return ""
 }
 
