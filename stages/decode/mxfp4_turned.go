@@ -72,7 +72,7 @@ func (op *mxfp4Turned) Run(j *stages.Job) error {
 				}
 				return err
 			}
-			transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size)
+			transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size, false)
 		}
 	}
 	return nil
