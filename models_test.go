@@ -305,10 +305,9 @@ func synCases() map[string]synCase {
 	return cases
 }
 
-// inOne reports whether all experts of a layer are in one tensor, which tests of their own compare.
+// inOne reports whether all experts of a layer are in one tensor that is quantised, which tests of their own compare.
 func (c synCase) inOne() bool {
-	e := c.model.MoE
-	return e != nil && (e.Joined || e.Stacks != synth.NoStacks && (c.o.Format == synth.FormatNone || c.o.Format == synth.FormatFP8 && e.StackedFP8))
+	return c.o.Format == synth.FormatMXFP4 || c.o.Format == synth.FormatFP8 && c.model.MoE != nil && c.model.MoE.StackedFP8
 }
 
 // TestEveryModelLoads loads every model in small, with the names that it has, and compares all that comes of it with the formulas of the layouts.

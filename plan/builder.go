@@ -110,11 +110,16 @@ type Grid struct {
 type Scan struct{ scan }
 
 // Scan has op look at a part of every Module of the Group, whole, and say in Job.Found what it found: the value of the scan is the largest
-// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
+// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes. When
+// op is a [stages.Sufficer] the Modules of the first expert are looked at first, and the others only if that is not enough.
 func (b *Builder) Scan(part int, op stages.Op) *Scan {
 	b.runsOne("a scan", op)
 	t := b.tensors(part, len(b.group.Members))
-	return &Scan{scan{op: op, tensors: t, first: firstOf(b.c.in.Catalog, t)}}
+	s := &Scan{scan{op: op, tensors: t, first: firstOf(b.c.in.Catalog, t)}}
+	if o, ok := op.(stages.Sufficer); ok {
+		s.enough, s.ahead = o.Enough(), min(len(b.group.Members), len(t))
+	}
+	return s
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that

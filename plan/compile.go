@@ -492,11 +492,15 @@ func (c *compiler) measure() {
 			return
 		}
 		cost := b.Cost() + staging
-		s.BytesRead += b.InBytes
-		if b.IsScan() {
+		if b.Spare {
+			s.Spare += b.InBytes
+		} else {
+			s.BytesRead += b.InBytes
+			s.Parts += len(b.Parts)
+		}
+		if b.IsScan() && !b.Spare {
 			s.Scanned += b.InBytes
 		}
-		s.Parts += len(b.Parts)
 		if cost > s.LargestBatch {
 			s.LargestBatch, s.LargestOut = cost, b.OutBytes
 			s.LargestName = firstName(b)

@@ -84,7 +84,7 @@ type compressedConfig struct {
 // compressedTargets are entries of `targets` or `ignore`: names of modules, patterns of names, and classes of modules.
 type compressedTargets struct {
 	names    map[string]bool
-	patterns []*regexp.Regexp
+	patterns alike
 	class    bool // one of the names is that of a class: it has no dot
 }
 
@@ -208,6 +208,7 @@ func compressedReadTargets(c *ConfigReader, key string) (t compressedTargets) {
 		c.faults = append(c.faults, *f)
 	}
 	t.names = map[string]bool{}
+	var patterns []*regexp.Regexp
 	for _, entry := range list {
 		pattern, isPattern := strings.CutPrefix(entry, "re:")
 		switch {
@@ -221,15 +222,16 @@ func compressedReadTargets(c *ConfigReader, key string) (t compressedTargets) {
 					"a regular expression without look-around and back-references", "", "rewrite the pattern")
 				continue
 			}
-			t.patterns = append(t.patterns, re)
+			patterns = append(patterns, re)
 		}
 	}
+	t.patterns = newAlike(patterns)
 	return t
 }
 
 // matches reports whether the entries name a module, or have a pattern that its name begins with.
 func (t *compressedTargets) matches(base string) bool {
-	return t.names[base] || slices.ContainsFunc(t.patterns, func(re *regexp.Regexp) bool { return re.MatchString(base) })
+	return t.names[base] || t.patterns.match(base)
 }
 
 // scope covers the Modules of one group.

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/coldload/coldload/internal/packed"
@@ -167,5 +168,12 @@ func (c *compiler) exists(name string) bool {
 
 // formatShape prints dims as a header does: [32, 256].
 func formatShape(dims []int64) string {
-	return strings.ReplaceAll(fmt.Sprint(dims), " ", ", ")
+	b := append(make([]byte, 0, 64), '[')
+	for i, d := range dims {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = strconv.AppendInt(b, d, 10)
+	}
+	return string(append(b, ']'))
 }

@@ -264,17 +264,19 @@ func (r *fp8Reader) shapes(m *Module, c *Checks, turned bool) bool {
 		}
 		shape := formatShape(shapeOf(c.Catalog, int(t)))
 		var want []string
-		problem := "has the wrong shape"
 		switch part {
 		case fp8Scale:
 			want = r.scaleShapes(m, turned)
-			problem = fmt.Sprintf("%s says scales of %s over %s", r.where, describeBlocks(r.scaling.blocks), formatShape([]int64{m.N, m.K}))
 		case fp8Bias:
 			want = []string{formatShape([]int64{m.N})}
 		case fp8Input:
 			want = []string{"[]", "[1]"}
 		}
 		if !slices.Contains(want, shape) {
+			problem := "has the wrong shape"
+			if part == fp8Scale {
+				problem = fmt.Sprintf("%s says scales of %s over %s", r.where, describeBlocks(r.scaling.blocks), formatShape([]int64{m.N, m.K}))
+			}
 			c.Fault(t, stages.CodeShape, problem, strings.Join(want, " or "), shape, "")
 			ok = false
 		}

@@ -200,7 +200,7 @@ func (r *int8Reader) shapes(m *Module, c *Checks) bool {
 		if t == none {
 			continue
 		}
-		if s := shapeOf(c.Catalog, int(t)); formatShape(s) != formatShape(want[part]) {
+		if s := shapeOf(c.Catalog, int(t)); !slices.Equal(s, want[part]) {
 			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with a weight of %d x %d, group size %d", n, k, p.group),
 				formatShape(want[part]), formatShape(s), "correct `group_size` or `strategy` in "+r.where+", or get the checkpoint again")
 			ok = false

@@ -23,6 +23,8 @@ const (
 	normalE4M3  = 0x08 // the least normal number
 	biasS0E5M3  = 0x78 // what a normal number grows by, and by 8 for each power of two
 	leastS0E5M3 = 0x80 // the byte of 2
+
+	enoughE4M3 = 0x77 // 240, the least that leaves the factor at 1
 )
 
 // s0e5m3 is the byte of the scale c, a positive F8_E4M3, times 2^shift. Source: LAYOUTS C4.3.
@@ -49,13 +51,14 @@ func nvfp4Shift(peak byte) int {
 // NVFP4Peak makes the Op of a scan: it finds the largest of the scales of NVFP4 modules. A scale that is negative or no number is a
 // *stages.DataError.
 //
-// Input: one, scales F8_E4M3. Found: the largest, as its byte.
+// Input: one, scales F8_E4M3. Found: the largest, as its byte. Enough is one with which the factor is 1, as it is with all larger ones.
 func NVFP4Peak() stages.Op { return nvfp4Peak{} }
 
 type nvfp4Peak struct{}
 
 func (nvfp4Peak) Phase() stages.Phase { return stages.PhaseRepack }
 func (nvfp4Peak) String() string      { return "find the largest NVFP4 scale" }
+func (nvfp4Peak) Enough() uint64      { return enoughE4M3 }
 
 func (op nvfp4Peak) Run(j *stages.Job) error {
 	if len(j.Src) != 1 {
@@ -208,8 +211,8 @@ func (op *nvfp4MarlinScales) maker(j *stages.Job, inputs int) (m *toS0E5M3, most
 		return nil, 0, err
 	}
 	m = newS0E5M3(nvfp4Shift(peak))
-	if op.act == safetensors.F16 {
-		return m, nanE4M3 - 1, nil // no factor is made for the largest
+	if op.act == safetensors.F16 || peak >= enoughE4M3 {
+		return m, nanE4M3 - 1, nil // the factor is 1, whatever is larger
 	}
 	return m, peak, nil
 }

@@ -313,6 +313,28 @@ func TestNVFP4Golden(t *testing.T) {
 	optest.WantGolden(t, "NVFP4 scale bytes", out, 0x30B00054, "47be27ed4578ffaa")
 }
 
+// TestEnoughScale: what a scan calls enough is the least scale that leaves the factor at 1, and no larger scale is refused when it was found.
+func TestEnoughScale(t *testing.T) {
+	enough, ok := NVFP4Peak().(stages.Sufficer)
+	if !ok {
+		t.Fatal("a scan for the largest of all")
+	}
+	for c := range byte(nanE4M3) {
+		if got := slowFactor(safetensors.BF16, []byte{c}) == 1; got != (uint64(c) >= enough.Enough()) && c != 0 {
+			t.Errorf("scale %#x leaves the factor: %v", c, got)
+		}
+	}
+	scales := nvfp4Scale(rand.New(rand.NewPCG(4, 4)), 64*3, 0x7E)
+	scales[100] = 0x7E
+	want := slowNVFP4Scales(scales, 64, 1)
+	for _, found := range []uint64{enough.Enough(), 0x7E} {
+		j := &stages.Job{Dst: make([]byte, len(scales)), Rows: 3, RowBytes: 64, Stride: 64, Src: [][]byte{scales}, Inputs: make([]stages.Input, 1), Scanned: found}
+		if err := mustNVFP4Scales(t, safetensors.BF16, true).Run(j); err != nil || string(j.Dst) != string(want) {
+			t.Errorf("after %#x: %v", found, err)
+		}
+	}
+}
+
 // FuzzPeak compares the quick look for the largest scale with a loop.
 func FuzzPeak(f *testing.F) {
 	f.Add([]byte{1, 2, 0x80, 0x7E}, byte(0))
