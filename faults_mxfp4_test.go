@@ -120,6 +120,8 @@ func TestMXFP4ShapeFaults(t *testing.T) {
 	refuses(t, []row{
 		b("no scales", stages.CodeMember, without("gate_up_proj_scales"), "gate_up_proj_blocks", "gate_up_proj_scales", "are missing"),
 		b("no blocks", stages.CodeMember, without("down_proj_blocks"), "down_proj_scales", "blocks are missing", "down_proj_blocks"),
+		b("nothing of down", stages.CodeMember, ossStack("gate_up_proj", 128), "gate_up_proj_blocks", "nothing of", "down_proj_blocks"),
+		b("nothing of gate and up", stages.CodeMember, ossStack("down_proj", 64), "down_proj_blocks", "nothing of", "gate_up_proj_blocks"),
 		b("scales of another shape", stages.CodeShape, with(exponents(expertsAt+"down_proj_scales", 120, 2, 128, 4)), "128 x 64 codes in groups of 32", "[128, 2]", "[128, 4]"),
 		b("scales of another dtype", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_scales", safetensors.F8E4M3, 1, 2, 128, 2)), "U8 or F8_E8M0", "F8_E4M3"),
 		b("signed blocks", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_blocks", safetensors.I8, 1, 2, 128, 2, 16)), "wrong dtype", "U8", "I8"),

@@ -36,14 +36,30 @@ func (mxfp4) Announce() string {
 	return `"quantization_config": {"quant_method": "mxfp4"} in config.json`
 }
 
-// ossNames are the ways in which the tensors of a stack are called. The weights of OpenAI's own code are output-major.
-var ossNames = []struct {
+// ossNaming is one way in which the tensors of a stack are called.
+type ossNaming struct {
 	mxfp4Names
 
 	gateUp, down string // the last part of the Group's name
-}{
+}
+
+// ossNames are all of them. The weights of OpenAI's own code are output-major.
+var ossNames = []ossNaming{
 	{mxfp4Names{raw: [3]string{"_blocks", "_scales", "_bias"}, bias: "_bias", inputMajor: true}, fusedGateUp, fusedDown},
 	{mxfp4Names{raw: [3]string{"_weight.blocks", "_weight.scales", "_bias"}, weight: "_weight", bias: "_bias"}, "mlp1", "mlp2"},
+}
+
+// other reports that a layer has tensor i of one of its two stacks, called name, and nothing of the other: half a layer must not load. What that
+// one lacks when some of it is there, or that it is dense, is seen where it is looked at.
+func (n *ossNaming) other(c *Checks, i int32, name, other string) {
+	scope, _ := cutLast(name)
+	other = scope + "." + other
+	for _, suffix := range append([]string{n.weight, ".weight"}, n.raw[:]...) {
+		if _, there := c.Catalog.Lookup(other + suffix); there {
+			return
+		}
+	}
+	c.Fault(i, stages.CodeMember, "holds experts, but nothing of "+other+" is there", other+n.raw[mxfp4Codes], "", "the checkpoint is incomplete: get it again")
 }
 
 func (mxfp4) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
@@ -121,10 +137,12 @@ func (r *mxfp4Reader) Stack(c *Checks, i int32) (s Stack, ok bool) {
 		switch last {
 		case n.gateUp:
 			s.Pair = PairInterleaved
+			n.other(c, i, name, n.down)
 			if shape := shapeOf(c.Catalog, int(i)); len(shape) > 1 && shape[1]%2 != 0 {
 				c.Fault(i, stages.CodeShape, "has an odd number of rows", "the rows of gate and of up", formatShape(shape), "the checkpoint is damaged: get it again")
 			}
 		case n.down:
+			n.other(c, i, name, n.gateUp)
 		default:
 			c.Fault(i, stages.CodeUnsupported, "is quantised, but no layer of gpt-oss", "modules named "+n.gateUp+" and "+n.down, last,
 				"other layers are quantised by other methods: the config does not belong to these weights")
