@@ -187,6 +187,33 @@ func (b *Builder) TileFloats(s *tileShape, suffix string, part int, dims []int64
 	b.Tiles(s, b.floats(suffix, part, dims, to, op, stages.LayoutMarlin, nil), repack.Padding{Bits: b.SourceDType(part).Bits(), Rows: 1})
 }
 
+// KeptFloats is Floats in the checkpoint's own order: cast to want where that is given and possible, and checked to be finite.
+func (b *Builder) KeptFloats(suffix string, part int, dims []int64, want stages.DType) {
+	to, op, _ := b.cast(part, want)
+	b.Floats(suffix, part, dims, to, op, stages.LayoutRaw, []Check{{Part: part, Op: decode.CheckFinite(b.SourceDType(part))}})
+}
+
+// cast is how a part gets the dtype that is wanted in its own order: the dtype, the Op, and what an Output of it is. What cannot be cast stays.
+func (b *Builder) cast(part int, want stages.DType) (to stages.DType, op stages.Op, kind stages.Kind) {
+	from, kind := b.SourceDType(part), b.Kind()
+	to, op, err := castTo(from, want)
+	switch {
+	case err != nil || from == to:
+		return from, b.Copy(), kind
+	case kind == stages.KindKept:
+		kind = stages.KindCast
+	}
+	return to, op, kind
+}
+
+// wanted is the dtype that a part of dtype from gets in a kernel's layout; Invalid, of a part that is not there, stays what it is.
+func (b *Builder) wanted(from stages.DType) stages.DType {
+	if from == safetensors.Invalid || keeps(b.DType()) {
+		return from
+	}
+	return b.DType()
+}
+
 func (b *Builder) floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) Grid {
 	from, kind, rows := b.SourceDType(part), stages.KindRepacked, int64(1)
 	if l == stages.LayoutRaw {

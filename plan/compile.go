@@ -60,7 +60,7 @@ func newCompiler(in Input, opt Options) *compiler {
 		plan:  &Plan{catalog: v, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, Experts: in.Model.NumExperts, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
+	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
 	c.rules = rulesFor(in.Model.ModelType, in.Model.TextModelType)
 	return c
 }

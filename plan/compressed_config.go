@@ -131,7 +131,7 @@ func (config *compressedConfig) readGroups(c *ConfigReader) (readers []*scoped) 
 	}
 	format := c.Text("", "format")
 	for _, m := range groups.Members() {
-		g, faults := compressedReadGroup(c.where, groups, m.Key, format)
+		g, faults := compressedReadGroup(c.where, groups, m, format)
 		if len(faults) == 0 {
 			readers = append(readers, &scoped{Reader: g.format.open(g), covers: config.scope(g)})
 			faults = slices.Concat(g.Faults(), g.weights.Faults())
@@ -160,15 +160,12 @@ func compressedNothing(c *ConfigReader, key string) {
 
 // compressedReadGroup reads what all formats share of one entry of config_groups; format is the whole checkpoint's, which the entry's own goes
 // before.
-func compressedReadGroup(where string, groups *discover.Object, key, format string) (*compressedGroup, []stages.Fault) {
-	o, _, f := groups.Object(key)
-	if f == nil && o == nil {
-		f = groups.Wrong(key, "an object")
-	}
+func compressedReadGroup(where string, groups *discover.Object, m discover.Member, format string) (*compressedGroup, []stages.Fault) {
+	o, f := groups.Nested(m)
 	if f != nil {
 		return nil, []stages.Fault{*f}
 	}
-	g := &compressedGroup{ConfigReader: NewConfigReader(o, fmt.Sprintf("%s: config_groups: %q", where, key))}
+	g := &compressedGroup{ConfigReader: NewConfigReader(o, fmt.Sprintf("%s: config_groups: %q", where, m.Key))}
 	g.only(compressedGroupKeys)
 	if g.Has("output_activations") {
 		g.Unsupported("output_activations", "quantised", "weights and input activations")

@@ -412,10 +412,6 @@ func TestKimiAtFullSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	took := time.Since(start)
-	t.Logf("%d tensors in %s, %d modules", cat.Len(), took, p.Summary.Modules)
+	t.Logf("%d tensors in %s, %d modules", cat.Len(), time.Since(start), p.Summary.Modules)
 	checkMade(t, p, made{60, "mlp.experts.gate_up_proj.scales", "[384 224 4096]"}, o.Format)
-	if took > 20*time.Second { // a tenth of it is usual; a machine may be busy
-		t.Errorf("planning took %s", took)
-	}
 }

@@ -180,7 +180,7 @@ func (r *fp8Reader) leftAlone(c *Checks, i int32) Leftover {
 	t, found := c.Catalog.Lookup(base + ".weight")
 	switch {
 	case !ok:
-	case found && slices.Contains(denseDTypes, c.Catalog.DType(t)) && c.Catalog.DType(int(i)) == safetensors.F8E8M0:
+	case found && isFloat(c.Catalog.DType(t)) && c.Catalog.DType(int(i)) == safetensors.F8E8M0:
 		return LeftoverMeaningless
 	case found && c.Catalog.DType(t) == safetensors.F8E4M3:
 		c.Fault(i, stages.CodeMismatch, "is a second scale of a weight", "one", c.Catalog.Name(int(i)), "remove the one that is wrong")
@@ -234,25 +234,11 @@ func (r *fp8Reader) members(m *Module, c *Checks) bool {
 	for part, dtypes := range [][]stages.DType{
 		fp8Weight: {safetensors.F8E4M3}, fp8Scale: append(floats[:3:3], safetensors.F8E8M0), fp8Bias: floats, fp8Input: floats,
 	} {
-		t := m.Tensors[part]
-		if t == none {
-			continue
-		}
-		if d := c.Catalog.DType(int(t)); !slices.Contains(dtypes, d) {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(dtypes), d.String(), "")
+		if m.Has(part) && !c.hasDType(m.Tensors[part], dtypes) {
 			ok = false
 		}
 	}
 	return ok
-}
-
-// oneOf names dtypes.
-func oneOf(dtypes []stages.DType) string {
-	names := make([]string, len(dtypes))
-	for i, d := range dtypes {
-		names[i] = d.String()
-	}
-	return strings.Join(names, " or ")
 }
 
 // shapes checks the tensors beside the weight against its shape and the config.

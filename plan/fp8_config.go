@@ -113,6 +113,11 @@ func fp8Strategy(w *ConfigReader) (b stages.Blocks) {
 		b.Rows = 1
 	case "block":
 		b = fp8BlockSize(w, "block_structure")
+	case "group":
+		if w.Int(0, "group_size") == 32 {
+			strategy = "group of 32 values (MXFP8)"
+		}
+		w.Unsupported("strategy", strategy, "tensor, channel and block")
 	default:
 		w.Unsupported("strategy", strategy, "tensor, channel and block")
 	}

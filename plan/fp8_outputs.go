@@ -148,12 +148,8 @@ func (o *fp8Outputs) names() []string {
 
 // floats is vector of values in their order, cast where that is possible and wanted, and checked to be finite.
 func (o *fp8Outputs) floats(part int, n int64, want stages.DType) {
-	from := o.b.SourceDType(part)
-	to, op, err := castTo(from, want)
-	if err != nil || from == to {
-		to, op = from, o.b.Copy()
-	}
-	o.vector(o.names()[part], part, to, op, stages.LayoutRaw, n, []Check{{Part: part, Op: decode.CheckFinite(from)}})
+	to, op, _ := o.b.cast(part, want)
+	o.vector(o.names()[part], part, to, op, stages.LayoutRaw, n, []Check{{Part: part, Op: decode.CheckFinite(o.b.SourceDType(part))}})
 }
 
 // inputScale keeps the scales of static activations, one for every member: no kernel of weights needs them, but an engine may.

@@ -113,14 +113,14 @@ func (ggufReader) Module(m *Module, c *Checks) bool {
 
 // ggufExperts checks that weights of all experts of a layer are those of as many as the metadata says.
 func ggufExperts(c *Checks, i int32) bool {
-	if !strings.HasSuffix(c.Catalog.Name(int(i)), "_exps.weight") || c.Experts == 0 {
+	if !strings.HasSuffix(c.Catalog.Name(int(i)), "_exps.weight") || c.Model.NumExperts == 0 {
 		return true
 	}
 	shape := shapeOf(c.Catalog, int(i))
-	if len(shape) == 3 && shape[0] == int64(c.Experts) {
+	if len(shape) == 3 && shape[0] == int64(c.Model.NumExperts) {
 		return true
 	}
-	c.Fault(i, stages.CodeConfig, "has not as many experts as the metadata says (expert_count)", fmt.Sprintf("[%d, ..., ...]", c.Experts), formatShape(shape),
+	c.Fault(i, stages.CodeConfig, "has not as many experts as the metadata says (expert_count)", fmt.Sprintf("[%d, ..., ...]", c.Model.NumExperts), formatShape(shape),
 		"the file is damaged or was made wrongly: get it again")
 	return false
 }

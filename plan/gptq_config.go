@@ -139,8 +139,8 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 	if negative {
 		return o, true
 	}
-	values, ok, f := dynamic.Object(m.Key)
-	if f != nil || !ok {
+	values, f := dynamic.Nested(m)
+	if f != nil {
 		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: %q is no object", m.Key), "an object of overrides", string(m.Value), "")
 		return o, false
 	}

@@ -122,7 +122,7 @@ func (*int8Reader) Left(c *Checks, i int32) Leftover {
 		case !found:
 			c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "",
 				"the checkpoint is incomplete: get it again")
-		case slices.Contains(denseDTypes, c.Catalog.DType(t)):
+		case isFloat(c.Catalog.DType(t)):
 			return LeftoverMeaningless
 		default:
 			c.Fault(i, stages.CodeConfig, "belongs to a weight of another dtype than its format has", "I8", c.Catalog.DType(t).String(),
@@ -132,9 +132,6 @@ func (*int8Reader) Left(c *Checks, i int32) Leftover {
 	}
 	return LeftoverOther
 }
-
-// denseDTypes are those of weights that are not quantised.
-var denseDTypes = []stages.DType{safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16}
 
 func (r *int8Reader) Module(m *Module, c *Checks) bool {
 	if !r.members(m, c) || !r.shapes(m, c) {

@@ -39,7 +39,7 @@ func (b *Builder) marlinHolds(ask marlinAsk) (tileShape, string) {
 	reason := marlinFits(b.group, group)
 	switch {
 	case reason == "":
-		return b.group.unpadded(), ""
+		return b.group.padded(b.group.N(), m.K, false)
 	case b.NoPad():
 		return tileShape{}, reason + " (padding is off)"
 	case ask.actOrder:
@@ -166,12 +166,6 @@ func (s *tileShape) groups(group int64) int64 {
 		return 1
 	}
 	return (s.K + group - 1) / group
-}
-
-// unpadded is the shape of a Group as it is.
-func (g *Group) unpadded() tileShape {
-	s, _ := g.padded(g.N(), g.First().K, false)
-	return s
 }
 
 // padded is the shape of a Group that is filled up to n output and k input features. The members lie one after the other, or each at the

@@ -92,10 +92,7 @@ func modelOptReadLayers(c *ConfigReader) (Reader, []stages.Fault) {
 	of := map[string]int{} // by Module: index into readers
 	said := map[string]int{}
 	for _, m := range layers.Members() {
-		entry, _, f := layers.Object(m.Key)
-		if f == nil && entry == nil {
-			f = layers.Wrong(m.Key, "an object")
-		}
+		entry, f := layers.Nested(m)
 		if f != nil {
 			return nil, append(c.Faults(), *f)
 		}

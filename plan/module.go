@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/discover"
@@ -104,10 +106,23 @@ func (g *Group) N() int64 {
 type Checks struct {
 	Catalog  Catalog
 	Model    *discover.ModelConfig
-	Experts  int  // of a layer, as the model's config says; 0 when it does not
 	ActOrder bool // Options.ActOrder
 	faults   *faultList
 	views    *views
+}
+
+// hasDType reports a tensor that has none of the dtypes.
+func (c *Checks) hasDType(t int32, want []stages.DType) bool {
+	d := c.Catalog.DType(int(t))
+	if slices.Contains(want, d) {
+		return true
+	}
+	names := make([]string, len(want))
+	for i, d := range want {
+		names[i] = d.String()
+	}
+	c.Fault(t, stages.CodeShape, "has the wrong dtype", strings.Join(names, " or "), d.String(), "")
+	return false
 }
 
 // Find is the tensor of that name, for all experts that it holds; NoSlice when there is none.

@@ -64,15 +64,7 @@ func (r *mxfp4PackReader) Module(m *Module, c *Checks) bool {
 		c.ModuleFault(m, stages.CodeMismatch, "has a quantised and a dense weight", ".weight_packed or .weight", "both", "remove one of them")
 		return false
 	}
-	codes := m.Tensors[mxfp4Codes]
-	n, bytes, ok := shape2(c.Catalog, int(codes))
-	if !ok || n <= 0 || bytes <= 0 || n > 1<<40 || bytes > 1<<40 || bytes%(decode.MXFP4Group/2) != 0 {
-		c.Fault(codes, stages.CodeShape, "is no matrix of MXFP4 codes", "[out_features, in_features/2], in_features a multiple of 32",
-			formatShape(shapeOf(c.Catalog, int(codes))), "the checkpoint is damaged, or "+r.where+" belongs to another one")
-		return false
-	}
-	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4PackNames, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
+	return mxfp4Matrix(m, c, mxfp4PackNames, r.where)
 }
 
 // Compile adds the Outputs for the layout asked for.

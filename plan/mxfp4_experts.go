@@ -2,8 +2,6 @@ package plan
 
 import (
 	"github.com/coldload/coldload/safetensors"
-	"github.com/coldload/coldload/stages"
-	"github.com/coldload/coldload/stages/decode"
 )
 
 // mxfp4Experts are MXFP4 experts of an FP8 checkpoint, one by one: DeepSeek-V4's. Source: LAYOUTS B.
@@ -31,15 +29,7 @@ func (*mxfp4ExpertReader) Picks(c *Checks, i int32) bool {
 func (*mxfp4ExpertReader) Left(*Checks, int32) Leftover { return LeftoverOther }
 
 func (r *mxfp4ExpertReader) Module(m *Module, c *Checks) bool {
-	codes := m.Tensors[mxfp4Codes]
-	n, bytes, ok := shape2(c.Catalog, int(codes))
-	if !ok || n <= 0 || bytes <= 0 || n > 1<<40 || bytes > 1<<40 || bytes%(decode.MXFP4Group/2) != 0 {
-		c.Fault(codes, stages.CodeShape, "is no matrix of MXFP4 codes", "[out_features, in_features/2], in_features a multiple of 32",
-			formatShape(shapeOf(c.Catalog, int(codes))), "the checkpoint is damaged, or "+r.where+" belongs to another one")
-		return false
-	}
-	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4ExpertNames, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one", safetensors.I8)
+	return mxfp4Matrix(m, c, mxfp4ExpertNames, r.where, safetensors.I8)
 }
 
 // Compile adds the Outputs for the layout asked for.

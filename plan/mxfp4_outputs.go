@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/coldload/coldload/safetensors"
@@ -62,6 +61,19 @@ func (s mxfp4Spec) Differs(other Spec) (what, expected, found string) {
 	return "format", s.String(), fmt.Sprint(other)
 }
 
+// mxfp4Matrix checks a Module whose codes are [N, K/2]. where is the config, for messages; also is as for mxfp4Module.
+func mxfp4Matrix(m *Module, c *Checks, names mxfp4Names, where string, also ...stages.DType) bool {
+	codes := m.Tensors[mxfp4Codes]
+	n, bytes, ok := shape2(c.Catalog, int(codes))
+	if !ok || n <= 0 || bytes <= 0 || n > 1<<40 || bytes > 1<<40 || bytes%(decode.MXFP4Group/2) != 0 {
+		c.Fault(codes, stages.CodeShape, "is no matrix of MXFP4 codes", "[out_features, in_features/2], in_features a multiple of 32",
+			formatShape(shapeOf(c.Catalog, int(codes))), "the checkpoint is damaged, or "+where+" belongs to another one")
+		return false
+	}
+	m.N, m.K = n, 2*bytes
+	return mxfp4Module(m, c, names, false, "the checkpoint is incomplete, or "+where+" belongs to another one", also...)
+}
+
 // mxfp4Module checks the dtypes of a Module's tensors, and the shapes of all but the codes, which have told K and N. advice is for what is missing
 // or does not fit, also are dtypes that the codes may have besides U8.
 func mxfp4Module(m *Module, c *Checks, names mxfp4Names, blocks bool, advice string, also ...stages.DType) bool {
@@ -74,7 +86,7 @@ func mxfp4Module(m *Module, c *Checks, names mxfp4Names, blocks bool, advice str
 	ok := true
 	for part, want := range [][]stages.DType{mxfp4Codes: append(bytes[:1:1], also...), mxfp4Scales: bytes, mxfp4Bias: floats} {
 		if m.Has(part) {
-			ok = hasDType(c, m.Tensors[part], want) && ok
+			ok = c.hasDType(m.Tensors[part], want) && ok
 		}
 	}
 	for part, want := range [][]int64{mxfp4Scales: {m.N, m.K / decode.MXFP4Group}, mxfp4Bias: {m.N}} {
@@ -93,16 +105,6 @@ func mxfp4Module(m *Module, c *Checks, names mxfp4Names, blocks bool, advice str
 	}
 	m.Spec = spec
 	return ok
-}
-
-// hasDType reports a tensor that has none of the dtypes.
-func hasDType(c *Checks, t int32, want []stages.DType) bool {
-	d := c.Catalog.DType(int(t))
-	if !slices.Contains(want, d) {
-		c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(want), d.String(), "")
-		return false
-	}
-	return true
 }
 
 // mxfp4Outputs makes the Outputs of one Group of MXFP4 Modules.
@@ -231,13 +233,7 @@ func (o *mxfp4Outputs) raw() string {
 
 // bias adds the bias in its own order, cast where that is wanted and possible, when there is one.
 func (o *mxfp4Outputs) bias(suffix string, want stages.DType) {
-	from := o.spec.bias
-	if from == safetensors.Invalid {
-		return
+	if o.spec.bias != safetensors.Invalid {
+		o.b.KeptFloats(suffix, mxfp4Bias, []int64{o.g.N()}, want)
 	}
-	to, op, err := castTo(from, want)
-	if err != nil || from == to {
-		to, op = from, o.b.Copy()
-	}
-	o.b.Floats(suffix, mxfp4Bias, []int64{o.g.N()}, to, op, stages.LayoutRaw, []Check{{Part: mxfp4Bias, Op: decode.CheckFinite(from)}})
 }

@@ -106,12 +106,7 @@ func (r *nvfp4Reader) members(m *Module, c *Checks) bool {
 	for part, dtypes := range [][]stages.DType{
 		nvfp4Codes: {safetensors.U8}, nvfp4Scale: {safetensors.F8E4M3}, nvfp4Global: {safetensors.F32}, nvfp4Bias: floats, nvfp4Input: floats,
 	} {
-		t := m.Tensors[part]
-		if t == none {
-			continue
-		}
-		if d := c.Catalog.DType(int(t)); !slices.Contains(dtypes, d) {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(dtypes), d.String(), "")
+		if m.Has(part) && !c.hasDType(m.Tensors[part], dtypes) {
 			ok = false
 		}
 	}

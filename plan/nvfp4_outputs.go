@@ -140,14 +140,9 @@ func (o *nvfp4Outputs) raw() string {
 
 // bias adds the bias in its order, cast where that is possible and wanted.
 func (o *nvfp4Outputs) bias(want stages.DType) {
-	if o.spec.bias == safetensors.Invalid {
-		return
+	if o.spec.bias != safetensors.Invalid {
+		o.b.KeptFloats("bias", nvfp4Bias, []int64{o.g.N()}, want)
 	}
-	to, op, err := castTo(o.spec.bias, want)
-	if err != nil || to == o.spec.bias {
-		to, op = o.spec.bias, o.b.Copy()
-	}
-	o.b.Floats("bias", nvfp4Bias, []int64{o.g.N()}, to, op, stages.LayoutRaw, []Check{{Part: nvfp4Bias, Op: decode.CheckFinite(o.spec.bias)}})
 }
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them, each member with its own scales.

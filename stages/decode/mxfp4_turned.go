@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -72,7 +73,7 @@ func (op *mxfp4Turned) Run(j *stages.Job) error {
 				}
 				return err
 			}
-			transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size)
+			transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size, !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream)
 		}
 	}
 	return nil

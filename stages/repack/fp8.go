@@ -39,10 +39,11 @@ func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, expo
 	}
 	toF32, ok := convert.ScalesToF32(from)
 	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	if !ok || !ok2 {
+	widen, ok3 := convert.Func(to, safetensors.F32)
+	if !ok || !ok2 || !ok3 {
 		return nil, errNoCast(from, to)
 	}
-	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, members: members, toF32: toF32, fromF32: fromF32}
+	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, members: members, toF32: toF32, fromF32: fromF32, widen: widen}
 	switch {
 	case exponent == stages.ExponentPlain:
 	case to == safetensors.F16:
@@ -60,6 +61,7 @@ type fp8MarlinScales struct {
 	members        []Member // empty: one, whose columns are all
 	factor         float32  // of the value once it is cast: exact
 	toF32, fromF32 convert.Kernel
+	widen          convert.Kernel // from to F32 again
 }
 
 func (*fp8MarlinScales) Phase() stages.Phase { return stages.PhaseRepack }
@@ -95,6 +97,10 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 		}
 		off += 2 * len(src) / size
 	}
+	if len(op.members) == 0 && op.blocks.Rows == 1 && n%tileN == 0 {
+		op.transpose(j, cast)
+		return nil
+	}
 	clear(row)
 	for g := range groups {
 		off := 0
@@ -108,6 +114,14 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 		clear(j.Row(g))
 	}
 	return nil
+}
+
+// transpose is for scales of single output features: they are a matrix, [N, G].
+func (op *fp8MarlinScales) transpose(j *stages.Job, cast []byte) {
+	strips := newScaleStrips(j, 2, op.perm.columns())
+	for c := 0; c < j.RowBytes/2 && j.Rows > 0; c += tileN {
+		strips.transpose(j.Dst[2*c:], cast[2*c*j.Rows:2*(c+tileN)*j.Rows])
+	}
 }
 
 // groups checks the sources of members in rows of n columns, and returns how many groups of input features they have scales for.
@@ -135,14 +149,21 @@ func (op *fp8MarlinScales) groups(j *stages.Job, members []Member, n int) (group
 
 // spread repeats every scale of a group, groups of them apart, for the output features of its block.
 func (op *fp8MarlinScales) spread(row, cast []byte, groups int) {
-	each := len(row) / 2
+	each := len(row)
 	if op.blocks.Rows > 0 {
-		each = int(op.blocks.Rows)
+		each = min(2*int(op.blocks.Rows), len(row))
 	}
-	for i := range len(row) / 2 {
-		copy(row[2*i:2*i+2], cast[2*(i/each*groups):])
+	for block := 0; len(row) > 0; block++ {
+		run := row[:min(each, len(row))]
+		for done := copy(run, cast[2*block*groups:][:2]); done < len(run); done *= 2 {
+			copy(run[done:], run[:done])
+		}
+		row = row[len(run):]
 	}
 }
+
+// fp8Piece is how many scales are cast at a time, in the first-level cache.
+const fp8Piece = 1024
 
 // cast fills dst with the scales of one input as they are to be, in the order of the file.
 func (op *fp8MarlinScales) cast(j *stages.Job, input int, dst []byte) error {
@@ -151,24 +172,32 @@ func (op *fp8MarlinScales) cast(j *stages.Job, input int, dst []byte) error {
 	if i := convert.FirstNonFinite(op.from, src); i >= 0 {
 		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
-	var wide [4]byte
-	for i := range len(src) / size {
-		op.toF32(wide[:], src[i*size:(i+1)*size])
-		out := dst[2*i : 2*i+2]
-		if op.fromF32(out, wide[:]) >= 0 {
-			return tooLarge(j, op.to, i)
+	borrowed := borrow(4 * fp8Piece)
+	defer scratch.Put(borrowed)
+	for first, all := 0, len(src)/size; first < all; first += fp8Piece {
+		n := min(fp8Piece, all-first)
+		wide, out := (*borrowed)[:4*n], dst[2*first:2*(first+n)]
+		op.toF32(wide, src[first*size:(first+n)*size])
+		if at := op.fromF32(out, wide); at >= 0 {
+			return tooLarge(j, op.to, first+at)
 		}
 		if op.factor == 1 {
 			continue
 		}
-		u := binary.LittleEndian.Uint16(out)
-		value := convert.F16ToF32(u)
-		if op.to == safetensors.BF16 {
-			value = convert.BF16ToF32(u)
+		op.widen(wide, out)
+		for at := 0; at < len(wide); at += 4 {
+			v := math.Float32frombits(binary.LittleEndian.Uint32(wide[at:]))
+			binary.LittleEndian.PutUint32(wide[at:], math.Float32bits(v*op.factor))
 		}
-		binary.LittleEndian.PutUint32(wide[:], math.Float32bits(value*op.factor))
-		if op.fromF32(out, wide[:]) >= 0 || math.IsInf(float64(value*op.factor), 0) {
-			return op.tooLargeFused(j, i, value)
+		at := op.fromF32(out, wide)
+		if no := convert.FirstNonFinite(safetensors.F32, wide); no >= 0 && (at < 0 || no < at) {
+			at = no
+		}
+		if at >= 0 {
+			op.toF32(wide, src[first*size:(first+n)*size])
+			op.fromF32(out, wide)
+			op.widen(wide, out)
+			return op.tooLargeFused(j, first+at, math.Float32frombits(binary.LittleEndian.Uint32(wide[4*at:])))
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package repack
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/coldload/coldload/stages"
 )
@@ -112,18 +113,26 @@ const noMember = -1
 
 // pieces cuts the row where the tiles of one member begin and end.
 func (p *Padding) pieces() (list []piece) {
-	for at := 0; at < p.N; at += tileN {
-		t := piece{at: at, n: tileN, member: noMember, empty: true}
+	cuts := []int{0, p.N}
+	for _, m := range p.Members {
+		for _, at := range []int{m.At, m.At + m.N} {
+			cuts = append(cuts, at/tileN*tileN, (at+tileN-1)/tileN*tileN)
+		}
+	}
+	slices.Sort(cuts)
+	cuts = slices.Compact(cuts)
+	for i, at := range cuts[:len(cuts)-1] {
+		t := piece{at: at, n: cuts[i+1] - at, member: noMember, empty: true}
 		for i, m := range p.Members {
-			if m.At < at+tileN && at < m.At+m.N {
+			if m.At < at+t.n && at < m.At+m.N {
 				t.empty = false
-				if m.At <= at && at+tileN <= m.At+m.N {
+				if m.At <= at && at+t.n <= m.At+m.N {
 					t.member = i
 				}
 			}
 		}
 		if last := len(list) - 1; last >= 0 && list[last].member == t.member && list[last].empty == t.empty {
-			list[last].n += tileN
+			list[last].n += t.n
 			continue
 		}
 		list = append(list, t)

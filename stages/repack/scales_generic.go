@@ -1,5 +1,10 @@
 package repack
 
+import (
+	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/stages"
+)
+
 // columnOrder is an order of the columns of a tile: column i of the result is column columnOrder[i] of what is put into order.
 type columnOrder [tileN]int
 
@@ -31,15 +36,18 @@ func (p Permutation) columns() *columnOrder {
 type scaleStrips struct {
 	stride       int // of the destination
 	groups, size int
+	stream       bool       // whole lines go past the caches
 	rows         [tileN]int // where the row begins, in a strip, that becomes column i
 
 	narrow [64 * 64]byte // rows of a strip that has few groups
 }
 
-func newScaleStrips(stride, groups, size int, order *columnOrder) *scaleStrips {
-	s := &scaleStrips{stride: stride, groups: groups, size: size}
+// newScaleStrips is for the rows of a Job's destination.
+func newScaleStrips(j *stages.Job, size int, order *columnOrder) *scaleStrips {
+	s := &scaleStrips{stride: j.Stride, groups: j.Rows, size: size}
+	s.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && j.Stride%cpu.Line == 0
 	for i, r := range order {
-		s.rows[i] = r * groups * size
+		s.rows[i] = r * s.groups * size
 	}
 	return s
 }
