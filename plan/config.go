@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -95,6 +96,6 @@ func (r *ConfigReader) Unsupported(key string, found any, supported string) {
 
 func (r *ConfigReader) add(code stages.Code, problem, expected, found, advice string) {
 	r.faults = append(r.faults, stages.Fault{
-		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: advice,
+		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: cmp.Or(advice, generalAdvice[code]),
 	})
 }
