@@ -11,8 +11,9 @@ const (
 	mostLayers  = 1 << 12 // no model comes near
 	mostModules = 1 << 10 // of a layer, without experts
 	mostTowers  = 16
-	fewLayers   = 3 // that are alike, before one that differs is worth a note
-	mostLacking = 5 // notes
+	mostName    = 256 // bytes of a module's name within its layer
+	fewLayers   = 3   // that are alike, before one that differs is worth a note
+	mostLacking = 5   // notes
 )
 
 // layerSet is a set of layers by number. It grows as numbers are added.
@@ -49,7 +50,7 @@ func (s layerSet) firstWithout(other layerSet) int {
 
 // layerModule is a module of layers: "self_attn.o_proj", or what holds several: "self_attn".
 type layerModule struct {
-	name, scope string // the scope is the first component of the name, "" when that is all of it
+	name, scope string // the scope is what comes before the last component of the name
 	layers      layerSet
 }
 
@@ -102,7 +103,7 @@ func layerOf(name string) (at, n int, rest string, ok bool) {
 		return 0, 0, "", false
 	}
 	n, ok = expertNumber(number)
-	return at, n, rest, ok && n < mostLayers
+	return at, n, rest, ok && n < mostLayers && len(rest) <= mostName
 }
 
 // add remembers that layer n has the module of a tensor, without those of experts: they are counted where they become one. ok is false when there
@@ -118,8 +119,9 @@ func (t *tower) add(n int, rest string) (ok bool) {
 		m = t.module(module)
 	}
 	m.layers.add(n)
-	if m.scope != "" {
-		t.byName[m.scope].layers.add(n)
+	for m.scope != "" {
+		m = t.byName[m.scope]
+		m.layers.add(n)
 	}
 	return len(t.modules) <= mostModules
 }
@@ -127,11 +129,9 @@ func (t *tower) add(n int, rest string) (ok bool) {
 // module adds a module that was not seen, and what holds it.
 func (t *tower) module(name string) *layerModule {
 	m := &layerModule{name: name}
-	if scope, _, nested := strings.Cut(name, "."); nested {
-		m.scope = scope
-		if t.byName[scope] == nil {
-			t.module(scope)
-		}
+	m.scope, _ = cutLast(name)
+	if m.scope != "" && t.byName[m.scope] == nil {
+		t.module(m.scope)
 	}
 	t.modules = append(t.modules, m)
 	t.byName[name] = m

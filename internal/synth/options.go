@@ -93,7 +93,7 @@ func (o Options) withDefaults() Options {
 
 // choices are the options that not every format has.
 type choices struct {
-	bits                  []int // the code widths; none when the format has but one, and no option
+	bits                 []int // the code widths; none when the format has but one, and no option
 	group, descAct, asym bool
 }
 
