@@ -81,7 +81,7 @@ func (r *ConfigReader) only(known []string, over ...string) {
 
 // saysNothing reports a value that is null, false or empty.
 func saysNothing(m discover.Member) bool {
-	switch m.Value.Kind() {
+	switch m.Value.Kind() { //nolint:exhaustive // the others say something
 	case 'n', 'f':
 		return true
 	case '"', '[', '{':
