@@ -19,11 +19,13 @@ const (
 // layerSet is a set of layers by number. It grows as numbers are added.
 type layerSet []uint64
 
-func (s *layerSet) add(n int) {
-	if grow := n/64 + 1 - len(*s); grow > 0 {
-		*s = append(*s, make([]uint64, grow)...)
+// with is the set with layer n, in the same memory when that is enough.
+func (s layerSet) with(n int) layerSet {
+	if grow := n/64 + 1 - len(s); grow > 0 {
+		s = append(s, make([]uint64, grow)...)
 	}
-	(*s)[n/64] |= 1 << (n % 64)
+	s[n/64] |= 1 << (n % 64)
+	return s
 }
 
 func (s layerSet) has(n int) bool { return n/64 < len(s) && s[n/64]>>(n%64)&1 != 0 }
@@ -109,7 +111,7 @@ func layerOf(name string) (at, n int, rest string, ok bool) {
 // add remembers that layer n has the module of a tensor, without those of experts: they are counted where they become one. ok is false when there
 // are too many.
 func (t *tower) add(n int, rest string) (ok bool) {
-	t.layers.add(n)
+	t.layers = t.layers.with(n)
 	if strings.Contains(rest, ".experts.") {
 		return true
 	}
@@ -118,10 +120,10 @@ func (t *tower) add(n int, rest string) (ok bool) {
 	if m == nil {
 		m = t.module(module)
 	}
-	m.layers.add(n)
+	m.layers = m.layers.with(n)
 	for m.scope != "" {
 		m = t.byName[m.scope]
-		m.layers.add(n)
+		m.layers = m.layers.with(n)
 	}
 	return len(t.modules) <= mostModules
 }
