@@ -148,10 +148,22 @@ func (c *compiler) findQuantised() {
 		}
 		if base, r := c.marked(int32(i)); r != none {
 			c.addModule(base, r)
+			c.noteUnsure(base, c.readers[r])
 		}
 	}
 	c.findLeftovers()
 	c.findUnannounced()
+}
+
+// noteUnsure notes the first Module of which the config may be read to say that it is not quantised.
+func (c *compiler) noteUnsure(base string, r Reader) {
+	s, ok := r.(*scoped)
+	if !ok || s.unsure == nil {
+		return
+	}
+	if text := s.unsure(base); text != "" {
+		c.noteOnce("%s: entries are taken for whole components of names, and the tensors decide", text)
+	}
 }
 
 // marked is the Module that a tensor marks, and its Reader; none when it marks none.

@@ -43,9 +43,11 @@ func (fp8) MarksTensor(c Catalog, i int) bool {
 
 func (fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
+	c.only(fp8Keys, fp8OverKeys...)
 	r := &fp8Reader{where: q.Where, scaling: fp8Native(c)}
 	r.alternatives(c)
-	return r, c.Faults()
+	// transformers leaves out modules whose name begins or ends with an entry.
+	return without(r, c.where, readParts(c, false, "modules_to_not_convert", "ignored_layers")...), c.Faults()
 }
 
 // fp8Reader reads Modules whose weights are F8_E4M3 values with scales.
