@@ -12,6 +12,8 @@ func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweigh
 
 func grouped(dst, src []byte) { groupedRow(dst, src) }
 
+func groupedStream(dst, src []byte) { groupedRow(dst, src) }
+
 func single(dst, src []byte) { singleRow(dst, src) }
 
 func spreadStrip(strip, src []byte, stride, bits int) { spreadRows(strip, src, stride, bits) }

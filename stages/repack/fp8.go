@@ -207,18 +207,20 @@ func (op *fp8MarlinScales) value(b []byte) float32 {
 func (op *fp8MarlinScales) fuse(b []byte) int {
 	const lanes, signs = 0x0001_0001_0001_0001, 0x8000_8000_8000_8000
 	add, i := uint64(op.step)*lanes, 0
-	// Four at a time, the factor is added to the exponents of numbers that are normal and stay finite: with normal added, or large, these set
+	// Eight at a time, the factor is added to the exponents of numbers that are normal and stay finite: with normal added, or large, these set
 	// the upper bit of their 16, or do not.
 	normal, large := (0x8000-uint64(op.normal))*lanes, (0x8000+uint64(op.step)-uint64(op.infinite))*lanes
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		if m := x &^ signs; (m+normal)&^(m+large)&signs != signs {
-			if at := op.fuseEach(b[i : i+8]); at >= 0 {
+	for ; i+16 <= len(b); i += 16 {
+		x, y := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+8:])
+		m, n := x&^signs, y&^signs
+		if (m+normal)&^(m+large)&(n+normal)&^(n+large)&signs != signs {
+			if at := op.fuseEach(b[i : i+16]); at >= 0 {
 				return i/2 + at
 			}
 			continue
 		}
 		binary.LittleEndian.PutUint64(b[i:], x+add)
+		binary.LittleEndian.PutUint64(b[i+8:], y+add)
 	}
 	if at := op.fuseEach(b[i:]); at >= 0 {
 		return i/2 + at

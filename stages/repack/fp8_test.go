@@ -175,7 +175,7 @@ func TestFP8MarlinScalesFaults(t *testing.T) {
 	}
 }
 
-// TestFP8MarlinFuse: every finite number among others times the factor, four at a time, is what the formula makes of it.
+// TestFP8MarlinFuse: every finite number among others times the factor, eight at a time, is what the formula makes of it.
 func TestFP8MarlinFuse(t *testing.T) {
 	for _, to := range []stages.DType{safetensors.F16, safetensors.BF16} {
 		op, ok := mustOp(t)(FP8MarlinScales(stages.Blocks{}, safetensors.F32, to, Single, stages.ExponentFused)).(*fp8MarlinScales)
@@ -186,11 +186,11 @@ func TestFP8MarlinFuse(t *testing.T) {
 			if h&op.infinite == op.infinite {
 				continue
 			}
-			b := make([]byte, 10) // four and one
-			for i := range 5 {
+			b := make([]byte, 18) // eight and one
+			for i := range 9 {
 				binary.LittleEndian.PutUint16(b[2*i:], op.normal)
 			}
-			at := int(h % 5)
+			at := int(h % 9)
 			binary.LittleEndian.PutUint16(b[2*at:], h)
 			want, bad := bytes.Clone(b), -1
 			for i := 0; i < len(b) && bad < 0; i += 2 {

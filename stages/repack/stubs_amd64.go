@@ -163,6 +163,11 @@ func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride in
 //go:noescape
 func groupedAVX512(dst *byte, src *byte, blocks int)
 
+// groupedAVX512NT is the same with non-temporal stores: dst is a multiple of 64.
+//
+//go:noescape
+func groupedAVX512NT(dst *byte, src *byte, blocks int)
+
 // groupedAVX2 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
