@@ -231,11 +231,10 @@ func (op *fp8MarlinScales) fuse(b []byte) int {
 // fuseEach is fuse, one by one. It is the reference.
 func (op *fp8MarlinScales) fuseEach(b []byte) int {
 	for i := 0; i < len(b); i += 2 {
-		h, v := uint16(0), op.value(b[i:])*op.factor
+		v := op.value(b[i:]) * op.factor
+		h := convert.F32ToBF16(v)
 		if op.to == safetensors.F16 {
 			h = convert.F32ToF16(v)
-		} else {
-			h = convert.F32ToBF16(v)
 		}
 		if h&^0x8000 >= op.infinite {
 			return i / 2
