@@ -24,6 +24,8 @@ func transpose(dst, src []byte, stride, _, _ int) { transposeRows(dst, src, stri
 
 func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
 
+func (*scaleStrips) finish() {}
+
 func largestE4M3([]byte) (largest byte, done int) { return 0, 0 }
 
 func (*toS0E5M3) changeLines(_, _ []byte) (largest byte, done int) { return 0, 0 }

@@ -119,6 +119,7 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 // transpose is for scales of single output features: they are a matrix, [N, G].
 func (op *fp8MarlinScales) transpose(j *stages.Job, cast []byte) {
 	strips := newScaleStrips(j, 2, op.perm.columns())
+	defer strips.finish()
 	for c := 0; c < j.RowBytes/2 && j.Rows > 0; c += tileN {
 		strips.transpose(j.Dst[2*c:], cast[2*c*j.Rows:2*(c+tileN)*j.Rows])
 	}

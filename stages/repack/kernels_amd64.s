@@ -6874,6 +6874,12 @@ transpose8AVX2Rows:
 	VZEROUPPER
 	RET
 
+// func fence()
+// Requires: MMX+
+TEXT ·fence(SB), NOSPLIT, $0
+	SFENCE
+	RET
+
 // func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·transposeScales1AVX512(SB), NOSPLIT, $0-48
@@ -9117,7 +9123,6 @@ TEXT ·transposeScales1AVX512NT(SB), NOSPLIT, $0-48
 	VMOVNTDQ    Z12, (AX)(R9*1)
 	VMOVNTDQ    Z10, (AX)(R9*2)
 	VMOVNTDQ    Z15, (AX)(R12*1)
-	SFENCE
 	VZEROUPPER
 	RET
 
@@ -10410,7 +10415,6 @@ TEXT ·transposeScales2AVX512NT(SB), NOSPLIT, $0-48
 	VMOVNTDQ    Z12, (AX)(R9*1)
 	VMOVNTDQ    Z10, (AX)(R9*2)
 	VMOVNTDQ    Z15, (AX)(R12*1)
-	SFENCE
 	VZEROUPPER
 	RET
 
