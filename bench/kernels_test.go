@@ -137,6 +137,7 @@ func kernels(b *testing.B) []kernel {
 		decoded("rows8-to-BF16", rows(8), 8, random, scalesOf),
 		decoded("fp8-to-BF16", must(decode.FP8Dequant(stages.Blocks{Rows: 128, Cols: 128}, bf16, bf16)), 8, smallBytes, make([]byte, 2*n/128*k/128)),
 		decoded("mxfp4-to-BF16", must(decode.MXFP4Dequant(bf16)), 4, random, bytes.Repeat([]byte{0x75}, n*k/32)),
+		{"mxfp4-turned-to-BF16", must(decode.MXFP4DequantTurned(bf16)), k, 2 * n, k * n / 2, random, [][]byte{bytes.Repeat([]byte{0x75}, n*k/32)}, k * n * 20 / 16},
 		decoded("nvfp4-to-BF16", must(decode.NVFP4Dequant(false, bf16)), 4, random, bytes.Repeat([]byte{0x35}, n*k/16), one),
 		blocks(gguf.Q4_0),
 		blocks(gguf.Q8_0),

@@ -35,20 +35,26 @@ func permutations() {
 		idx = append(idx, 8*(i%8)+i/8)
 	}
 	grouped := wordsTable("groupedWords", idx)
-	start("groupedAVX512", "transposes 8x8 elements of 16 bits, blocks times.")
-	VMOVDQU64(grouped, Z2)
-	VMOVDQU64(grouped.Offset(64), Z3)
-	loop("grouped512", RCX, func() {
-		VMOVDQU64(at(RSI, 0), Z0)
-		VMOVDQU64(at(RSI, 64), Z1)
-		VMOVDQA64(Z0, Z4)
-		VPERMT2W(Z1, Z2, Z0)
-		VPERMT2W(Z1, Z3, Z4)
-		VMOVDQU64(Z0, at(RDI, 0))
-		VMOVDQU64(Z4, at(RDI, 64))
-		next(128)
-	})
-	leave(false)
+	for _, nt := range []bool{false, true} {
+		name, doc, put := suffix("groupedAVX512", nt), "transposes 8x8 elements of 16 bits, blocks times.", store(unaligned512)
+		if nt {
+			doc, put = "is the same with non-temporal stores: dst is a multiple of 64.", nonTemporal
+		}
+		start(name, doc)
+		VMOVDQU64(grouped, Z2)
+		VMOVDQU64(grouped.Offset(64), Z3)
+		loop(name+"Block", RCX, func() {
+			VMOVDQU64(at(RSI, 0), Z0)
+			VMOVDQU64(at(RSI, 64), Z1)
+			VMOVDQA64(Z0, Z4)
+			VPERMT2W(Z1, Z2, Z0)
+			VPERMT2W(Z1, Z3, Z4)
+			put(Z0, at(RDI, 0))
+			put(Z4, at(RDI, 64))
+			next(128)
+		})
+		leave(nt)
+	}
 
 	start("groupedAVX2", "transposes 8x8 elements of 16 bits, blocks times.")
 	loop("grouped256", RCX, func() {

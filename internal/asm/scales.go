@@ -10,6 +10,9 @@ import (
 
 // transposedScales emits the kernels that transpose scales of one or two bytes and put their columns into another order.
 func transposedScales() {
+	function("fence", "func()", "fence makes non-temporal stores visible before anything that follows.")
+	SFENCE()
+	RET()
 	for _, size := range []int{1, 2} {
 		for _, nt := range []bool{false, true} {
 			(&scaleKernel{size: size, wide: true, nt: nt, dwords: 16, r: zs, name: suffix(fmt.Sprintf("transposeScales%dAVX512", size), nt)}).kernel()
@@ -36,7 +39,7 @@ func (k *scaleKernel) kernel() {
 		"AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.",
 	}
 	if k.nt {
-		doc = []string{k.name + " is the same with non-temporal stores: dst and stride are multiples of 64."}
+		doc = []string{k.name + " is the same with non-temporal stores, which are for fence to end: dst and stride are multiples of 64."}
 	}
 	function(k.name, "func(dst, src *byte, rows *int, mask uint64, stride, next int)", doc...)
 	Load(Param("dst"), RDI)
@@ -66,7 +69,7 @@ func (k *scaleKernel) kernel() {
 			LEAQ(Mem{Base: RDI, Index: R9, Scale: 4}, RDI)
 		}
 	}
-	leave(k.nt)
+	leave(false)
 }
 
 // write transposes the dwords of x and writes them: the rows of a lane follow each other, those of the next are R13 further.

@@ -186,6 +186,7 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 		return err
 	}
 	strips := newScaleStrips(j, 2, op.perm.columns())
+	defer strips.finish()
 	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
 	for c := 0; c < n && groups > 0; c += tileN {

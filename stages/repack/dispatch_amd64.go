@@ -241,6 +241,15 @@ func grouped(dst, src []byte) {
 	}
 }
 
+// groupedStream is groupedRow for a destination that goes past the caches, if it is whole lines.
+func groupedStream(dst, src []byte) {
+	if cpu.X86.AVX512 && cpu.ToLine(dst) == 0 {
+		permute(groupedAVX512NT, dst, src, 128)
+	} else {
+		grouped(dst, src)
+	}
+}
+
 // single is singleRow.
 func single(dst, src []byte) {
 	switch f := &cpu.X86; {

@@ -12,6 +12,8 @@ func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweigh
 
 func grouped(dst, src []byte) { groupedRow(dst, src) }
 
+func groupedStream(dst, src []byte) { groupedRow(dst, src) }
+
 func single(dst, src []byte) { singleRow(dst, src) }
 
 func spreadStrip(strip, src []byte, stride, bits int) { spreadRows(strip, src, stride, bits) }
@@ -21,6 +23,8 @@ func (t *tileColumn) repack() { t.generic() }
 func transpose(dst, src []byte, stride, _, _ int) { transposeRows(dst, src, stride) }
 
 func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
+
+func (*scaleStrips) finish() {}
 
 func largestE4M3([]byte) (largest byte, done int) { return 0, 0 }
 

@@ -49,6 +49,7 @@ func (mxfp4MarlinScales) screen(j *stages.Job, input int) error {
 // how many scales come before it. It returns the strip, or what it has made of it in tmp, which has the room.
 func fp4Scales(j *stages.Job, look func(first int, strip, tmp []byte) ([]byte, error)) error {
 	strips := newScaleStrips(j, 1, &fp4Columns)
+	defer strips.finish()
 	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
 	for c := 0; c < j.RowBytes && j.Rows > 0; c += tileN {

@@ -39,17 +39,16 @@ func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, expo
 	}
 	toF32, ok := convert.ScalesToF32(from)
 	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	widen, ok3 := convert.Func(to, safetensors.F32)
-	if !ok || !ok2 || !ok3 {
+	if !ok || !ok2 {
 		return nil, errNoCast(from, to)
 	}
-	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, members: members, toF32: toF32, fromF32: fromF32, widen: widen}
+	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, members: members, toF32: toF32, fromF32: fromF32}
 	switch {
 	case exponent == stages.ExponentPlain:
 	case to == safetensors.F16:
-		op.factor = 0x1p8
+		op.factor, op.normal, op.infinite, op.step = 0x1p8, 0x0400, 0x7C00, 8<<10
 	default:
-		op.factor = 0x1p120
+		op.factor, op.normal, op.infinite, op.step = 0x1p120, 0x0080, 0x7F80, 120<<7
 	}
 	return op, nil
 }
@@ -61,7 +60,8 @@ type fp8MarlinScales struct {
 	members        []Member // empty: one, whose columns are all
 	factor         float32  // of the value once it is cast: exact
 	toF32, fromF32 convert.Kernel
-	widen          convert.Kernel // from to F32 again
+	// As bits of to: the least normal number, infinity, and what the factor adds to the exponent, 0 for 1.
+	normal, infinite, step uint16
 }
 
 func (*fp8MarlinScales) Phase() stages.Phase { return stages.PhaseRepack }
@@ -119,6 +119,7 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 // transpose is for scales of single output features: they are a matrix, [N, G].
 func (op *fp8MarlinScales) transpose(j *stages.Job, cast []byte) {
 	strips := newScaleStrips(j, 2, op.perm.columns())
+	defer strips.finish()
 	for c := 0; c < j.RowBytes/2 && j.Rows > 0; c += tileN {
 		strips.transpose(j.Dst[2*c:], cast[2*c*j.Rows:2*(c+tileN)*j.Rows])
 	}
@@ -176,31 +177,72 @@ func (op *fp8MarlinScales) cast(j *stages.Job, input int, dst []byte) error {
 	defer scratch.Put(borrowed)
 	for first, all := 0, len(src)/size; first < all; first += fp8Piece {
 		n := min(fp8Piece, all-first)
-		wide, out := (*borrowed)[:4*n], dst[2*first:2*(first+n)]
-		op.toF32(wide, src[first*size:(first+n)*size])
+		wide, out := src[first*size:(first+n)*size], dst[2*first:2*(first+n)]
+		if op.from != safetensors.F32 {
+			op.toF32(*borrowed, wide)
+			wide = (*borrowed)[:4*n]
+		}
 		if at := op.fromF32(out, wide); at >= 0 {
 			return tooLarge(j, op.to, first+at)
 		}
-		if op.factor == 1 {
+		if op.step == 0 {
 			continue
 		}
-		op.widen(wide, out)
-		for at := 0; at < len(wide); at += 4 {
-			v := math.Float32frombits(binary.LittleEndian.Uint32(wide[at:]))
-			binary.LittleEndian.PutUint32(wide[at:], math.Float32bits(v*op.factor))
-		}
-		at := op.fromF32(out, wide)
-		if no := convert.FirstNonFinite(safetensors.F32, wide); no >= 0 && (at < 0 || no < at) {
-			at = no
-		}
-		if at >= 0 {
-			op.toF32(wide, src[first*size:(first+n)*size])
-			op.fromF32(out, wide)
-			op.widen(wide, out)
-			return op.tooLargeFused(j, first+at, math.Float32frombits(binary.LittleEndian.Uint32(wide[4*at:])))
+		if at := op.fuse(out); at >= 0 {
+			return op.tooLargeFused(j, first+at, op.value(out[2*at:]))
 		}
 	}
 	return nil
+}
+
+// value is the first scale of b, once it is cast.
+func (op *fp8MarlinScales) value(b []byte) float32 {
+	h := binary.LittleEndian.Uint16(b)
+	if op.to == safetensors.F16 {
+		return convert.F16ToF32(h)
+	}
+	return convert.BF16ToF32(h)
+}
+
+// fuse multiplies scales by the factor. It returns the index of the first that becomes infinite, which stays as it is, or -1.
+func (op *fp8MarlinScales) fuse(b []byte) int {
+	const lanes, signs = 0x0001_0001_0001_0001, 0x8000_8000_8000_8000
+	add, i := uint64(op.step)*lanes, 0
+	// Eight at a time, the factor is added to the exponents of numbers that are normal and stay finite: with normal added, or large, these set
+	// the upper bit of their 16, or do not.
+	normal, large := (0x8000-uint64(op.normal))*lanes, (0x8000+uint64(op.step)-uint64(op.infinite))*lanes
+	for ; i+16 <= len(b); i += 16 {
+		x, y := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+8:])
+		m, n := x&^signs, y&^signs
+		if (m+normal)&^(m+large)&(n+normal)&^(n+large)&signs != signs {
+			if at := op.fuseEach(b[i : i+16]); at >= 0 {
+				return i/2 + at
+			}
+			continue
+		}
+		binary.LittleEndian.PutUint64(b[i:], x+add)
+		binary.LittleEndian.PutUint64(b[i+8:], y+add)
+	}
+	if at := op.fuseEach(b[i:]); at >= 0 {
+		return i/2 + at
+	}
+	return -1
+}
+
+// fuseEach is fuse, one by one. It is the reference.
+func (op *fp8MarlinScales) fuseEach(b []byte) int {
+	for i := 0; i < len(b); i += 2 {
+		v := op.value(b[i:]) * op.factor
+		h := convert.F32ToBF16(v)
+		if op.to == safetensors.F16 {
+			h = convert.F32ToF16(v)
+		}
+		if h&^0x8000 >= op.infinite {
+			return i / 2
+		}
+		binary.LittleEndian.PutUint16(b[i:], h)
+	}
+	return -1
 }
 
 // tooLargeFused is the error for scale i, which the factor makes infinite.

@@ -1,6 +1,7 @@
 package repack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -170,6 +171,40 @@ func TestFP8MarlinScalesFaults(t *testing.T) {
 	for _, d := range [][2]stages.DType{{safetensors.F32, safetensors.F32}, {safetensors.I32, safetensors.BF16}} {
 		if _, err := FP8MarlinScales(stages.Blocks{}, d[0], d[1], Single, ""); err == nil {
 			t.Errorf("%s to %s: no error", d[0], d[1])
+		}
+	}
+}
+
+// TestFP8MarlinFuse: every finite number among others times the factor, eight at a time, is what the formula makes of it.
+func TestFP8MarlinFuse(t *testing.T) {
+	for _, to := range []stages.DType{safetensors.F16, safetensors.BF16} {
+		op, ok := mustOp(t)(FP8MarlinScales(stages.Blocks{}, safetensors.F32, to, Single, stages.ExponentFused)).(*fp8MarlinScales)
+		if !ok {
+			t.Fatal("another Op")
+		}
+		for h := range uint16(0xFFFF) {
+			if h&op.infinite == op.infinite {
+				continue
+			}
+			b := make([]byte, 18) // eight and one
+			for i := range 9 {
+				binary.LittleEndian.PutUint16(b[2*i:], op.normal)
+			}
+			at := int(h % 9)
+			binary.LittleEndian.PutUint16(b[2*at:], h)
+			want, bad := bytes.Clone(b), -1
+			for i := 0; i < len(b) && bad < 0; i += 2 {
+				v := op.value(b[i:]) * op.factor
+				made := scaleBytes(to, []float32{v})
+				if math.IsInf(float64(op.value(made)), 0) {
+					bad = i / 2
+				} else {
+					copy(want[i:], made)
+				}
+			}
+			if got := op.fuse(b); got != bad || bad < 0 && !bytes.Equal(b, want) || bad >= 0 && !bytes.Equal(b[2*bad:2*bad+2], want[2*bad:2*bad+2]) {
+				t.Fatalf("%s %#04x: %d and %x, want %d and %x", to, h, got, b, bad, want)
+			}
 		}
 	}
 }

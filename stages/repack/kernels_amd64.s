@@ -4901,18 +4901,43 @@ TEXT ·groupedAVX512(SB), NOSPLIT, $0-24
 	VMOVDQU64 groupedWords<>+0(SB), Z2
 	VMOVDQU64 groupedWords<>+64(SB), Z3
 
-grouped512:
+groupedAVX512Block:
 	VMOVDQU64 (SI), Z0
 	VMOVDQU64 64(SI), Z1
 	VMOVDQA64 Z0, Z4
 	VPERMT2W  Z1, Z2, Z0
 	VPERMT2W  Z1, Z3, Z4
-	VMOVDQU64 Z0, (DI)
-	VMOVDQU64 Z4, 64(DI)
+	VMOVDQU32 Z0, (DI)
+	VMOVDQU32 Z4, 64(DI)
 	ADDQ      $0x00000080, SI
 	ADDQ      $0x00000080, DI
 	DECQ      CX
-	JNZ       grouped512
+	JNZ       groupedAVX512Block
+	VZEROUPPER
+	RET
+
+// func groupedAVX512NT(dst *byte, src *byte, blocks int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·groupedAVX512NT(SB), NOSPLIT, $0-24
+	MOVQ      dst+0(FP), DI
+	MOVQ      src+8(FP), SI
+	MOVQ      blocks+16(FP), CX
+	VMOVDQU64 groupedWords<>+0(SB), Z2
+	VMOVDQU64 groupedWords<>+64(SB), Z3
+
+groupedAVX512NTBlock:
+	VMOVDQU64 (SI), Z0
+	VMOVDQU64 64(SI), Z1
+	VMOVDQA64 Z0, Z4
+	VPERMT2W  Z1, Z2, Z0
+	VPERMT2W  Z1, Z3, Z4
+	VMOVNTDQ  Z0, (DI)
+	VMOVNTDQ  Z4, 64(DI)
+	ADDQ      $0x00000080, SI
+	ADDQ      $0x00000080, DI
+	DECQ      CX
+	JNZ       groupedAVX512NTBlock
+	SFENCE
 	VZEROUPPER
 	RET
 
@@ -6847,6 +6872,12 @@ transpose8AVX2Rows:
 	DECQ        CX
 	JNZ         transpose8AVX2Rows
 	VZEROUPPER
+	RET
+
+// func fence()
+// Requires: MMX+
+TEXT ·fence(SB), NOSPLIT, $0
+	SFENCE
 	RET
 
 // func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
@@ -9092,7 +9123,6 @@ TEXT ·transposeScales1AVX512NT(SB), NOSPLIT, $0-48
 	VMOVNTDQ    Z12, (AX)(R9*1)
 	VMOVNTDQ    Z10, (AX)(R9*2)
 	VMOVNTDQ    Z15, (AX)(R12*1)
-	SFENCE
 	VZEROUPPER
 	RET
 
@@ -10385,7 +10415,6 @@ TEXT ·transposeScales2AVX512NT(SB), NOSPLIT, $0-48
 	VMOVNTDQ    Z12, (AX)(R9*1)
 	VMOVNTDQ    Z10, (AX)(R9*2)
 	VMOVNTDQ    Z15, (AX)(R12*1)
-	SFENCE
 	VZEROUPPER
 	RET
 

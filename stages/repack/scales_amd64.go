@@ -32,6 +32,13 @@ func (s *scaleStrips) transpose(dst, src []byte) {
 	}
 }
 
+// finish ends the stores of all strips: to do so after every block takes as long as the block.
+func (s *scaleStrips) finish() {
+	if s.stream {
+		fence()
+	}
+}
+
 // few transposes a block of the columns from c on that has less groups than columns.
 func (s *scaleStrips) few(dst, src []byte, c, next int) {
 	s.block(&s.narrow[0], &src[0], c, 1<<s.groups-1, cpu.Line, next, false)

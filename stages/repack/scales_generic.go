@@ -42,10 +42,14 @@ type scaleStrips struct {
 	narrow [64 * 64]byte // rows of a strip that has few groups
 }
 
-// newScaleStrips is for the rows of a Job's destination.
+// stripStream is the size of a destination, in bytes, from which on strips go past the caches: less than that of others, since each line of a
+// strip is in another row, and costs a read of its own before it can be written in the cache.
+const stripStream = cpu.MinStream / 8
+
+// newScaleStrips is for the rows of a Job's destination, whose strips end with finish.
 func newScaleStrips(j *stages.Job, size int, order *columnOrder) *scaleStrips {
 	s := &scaleStrips{stride: j.Stride, groups: j.Rows, size: size}
-	s.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && j.Stride%cpu.Line == 0
+	s.stream = !j.Soon && j.Rows*j.RowBytes >= stripStream && j.Stride%cpu.Line == 0
 	for i, r := range order {
 		s.rows[i] = r * s.groups * size
 	}

@@ -163,6 +163,11 @@ func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride in
 //go:noescape
 func groupedAVX512(dst *byte, src *byte, blocks int)
 
+// groupedAVX512NT is the same with non-temporal stores: dst is a multiple of 64.
+//
+//go:noescape
+func groupedAVX512NT(dst *byte, src *byte, blocks int)
+
 // groupedAVX2 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
@@ -248,13 +253,18 @@ func transpose16AVX512(dst *byte, src *byte, stride int, ahead int, step int)
 //go:noescape
 func transpose8AVX2(dst *byte, src *byte, stride int, ahead int, step int)
 
+// fence makes non-temporal stores visible before anything that follows.
+//
+//go:noescape
+func fence()
+
 // transposeScales1AVX512 transposes 64 bytes of each of 64 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
 // AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
 //
 //go:noescape
 func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 
-// transposeScales1AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
+// transposeScales1AVX512NT is the same with non-temporal stores, which are for fence to end: dst and stride are multiples of 64.
 //
 //go:noescape
 func transposeScales1AVX512NT(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
@@ -271,7 +281,7 @@ func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride i
 //go:noescape
 func transposeScales2AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 
-// transposeScales2AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
+// transposeScales2AVX512NT is the same with non-temporal stores, which are for fence to end: dst and stride are multiples of 64.
 //
 //go:noescape
 func transposeScales2AVX512NT(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
