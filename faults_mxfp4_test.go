@@ -124,7 +124,7 @@ func TestMXFP4ShapeFaults(t *testing.T) {
 		b("nothing of gate and up", stages.CodeMember, ossStack("down_proj", 64), "down_proj_blocks", "nothing of", "gate_up_proj_blocks"),
 		b("scales of another shape", stages.CodeShape, with(exponents(expertsAt+"down_proj_scales", 120, 2, 128, 4)), "128 x 64 codes in groups of 32", "[128, 2]", "[128, 4]"),
 		b("scales of another dtype", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_scales", safetensors.F8E4M3, 1, 2, 128, 2)), "U8 or F8_E8M0", "F8_E4M3"),
-		b("signed blocks", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_blocks", safetensors.I8, 1, 2, 128, 2, 16)), "wrong dtype", "U8", "I8"),
+		b("signed blocks", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_blocks", safetensors.I8, 1, 2, 128, 2, 16)), "wrong dtype", "U8", "I8", "get both again"),
 		b("blocks of 32 bytes", stages.CodeShape, with(u8("down_proj_blocks", 2, 128, 2, 32)), "down_proj_blocks", "in_features/32, 16]"),
 		b("blocks without their axis", stages.CodeShape, with(u8("down_proj_blocks", 2, 128, 32)), "down_proj_blocks", "in_features/32, 16]"),
 		b("blocks of no expert", stages.CodeShape, with(u8("down_proj_blocks", 0, 128, 2, 16)), "down_proj_blocks", "no axis of experts"),

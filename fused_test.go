@@ -466,6 +466,102 @@ func TestJoinedFP8(t *testing.T) {
 	joinedOnDemand(t, single, joined, x.scope, x.e, safetensors.BF16)
 }
 
+// TestJoinedFP8Half: tools leave a stack that is no whole blocks as it is, beside an FP8 one and scales that mean nothing. Each is loaded by its
+// own dtype, and both are modules for who asks.
+func TestJoinedFP8Half(t *testing.T) {
+	x := expertLayer{scope: "model.layers.0.mlp.experts", e: 2, hidden: 384, inner: 128, dtype: safetensors.F8E4M3, block: 128, model: "novel"}
+	plain := x
+	plain.dtype, plain.block = safetensors.BF16, 0
+	quantised, dense := x.joined(false), plain.joined(false)
+	for label, opt := range variants() {
+		t.Run(label, func(t *testing.T) {
+			opt.Strict = true
+			want, _ := loadHost(t, x.write(t, quantised), opt)
+			path := x.write(t, ckpt.List{quantised[0], quantised[1], dense[1], quantised[3]})
+			got, _ := loadHost(t, path, opt)
+			keptAsTheyAre(t, got, ckpt.List{dense[1]})
+			for _, part := range []string{"qweight", "scales"} {
+				w, _ := want.Lookup(x.scope + ".gate_up_proj." + part)
+				if g, ok := got.Lookup(x.scope + ".gate_up_proj." + part); !ok || !bytes.Equal(g.Bytes, w.Bytes) {
+					t.Errorf("%s of the quantised stack", part)
+				}
+			}
+			if _, ok := got.Lookup(x.scope + ".down_proj_scale_inv"); ok {
+				t.Error("the scale beside the dense stack was loaded")
+			}
+		})
+	}
+	path := x.write(t, ckpt.List{dense[0], quantised[2], quantised[3]})
+	ck := openPath(t, path, coldload.Options{})
+	for member, n := range map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}} {
+		m, err := ck.Experts(t.Context(), x.scope+".{e}", n, x.e, coldload.Options{Layout: stages.LayoutDequant})
+		if err != nil {
+			t.Fatal(member, err)
+		}
+		if _, ok := m.Part("weight"); !ok {
+			t.Errorf("%s: %v", member, m.Parts())
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	one := plain
+	one.e = 1
+	_, err := openPath(t, x.write(t, ckpt.List{quantised[0], quantised[1], one.joined(false)[1]}), coldload.Options{}).Plan(coldload.Options{}, nil)
+	if err == nil || !strings.Contains(err.Error(), "has another number of experts than "+x.scope+".gate_up_proj") {
+		t.Errorf("stacks of different lengths: %v", err)
+	}
+}
+
+// TestPackedExperts: a packed folder gives the experts that it holds under a checkpoint's own names as the checkpoint does.
+func TestPackedExperts(t *testing.T) {
+	x := expertLayer{
+		scope: "model.layers.0.mlp.experts", e: 2, hidden: 64, inner: 64, dtype: safetensors.BF16, model: "gpt_oss", interleaved: true, bias: true,
+	}
+	oss := ckpt.New(t).Shard(single, ossExperts()...).JSON("config.json", map[string]any{
+		"model_type": "gpt_oss", "dtype": "bfloat16", "quantization_config": map[string]any{"quant_method": "mxfp4"},
+	}).Write()
+	for name, test := range map[string]struct {
+		path, scope string
+		layout      stages.Layout
+		parts       []string
+	}{
+		"dense":       {x.write(t, x.joined(true)), x.scope, "", []string{"weight", "bias"}},
+		"dequantised": {oss, strings.TrimSuffix(expertsAt, "."), stages.LayoutDequant, []string{"weight"}},
+		"raw":         {oss, strings.TrimSuffix(expertsAt, "."), stages.LayoutRaw, []string{"_blocks", "_scales"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opt := coldload.Options{Layout: test.layout}
+			dir, _ := packTo(t, test.path, opt, coldload.PackOptions{})
+			from, packed := openPath(t, test.path, opt), openPath(t, dir, coldload.Options{})
+			for _, members := range [][]string{{"gate_proj", "up_proj"}, {"down_proj"}} {
+				want, err := from.Experts(t.Context(), test.scope+".{e}", members, 2, opt)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer want.Close()
+				got, err := packed.Experts(t.Context(), test.scope+".{e}", members, 2, coldload.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer got.Close()
+				if got.Experts != 2 || len(got.Parts()) != len(want.Parts()) {
+					t.Errorf("%v: %d experts, %v, want %v", members, got.Experts, got.Parts(), want.Parts())
+				}
+				for _, part := range test.parts {
+					w, wok := want.Part(part)
+					if g, ok := got.Part(part); !ok || !wok || !bytes.Equal(g.Bytes, w.Bytes) || !slices.Equal(g.Shape, w.Shape) || g.DType != w.DType {
+						t.Errorf("%v: %s is not what the checkpoint gives (%v, %v)", members, part, ok, wok)
+					}
+				}
+				if _, err := packed.Experts(t.Context(), test.scope+".{e}", members, 3, coldload.Options{}); err == nil {
+					t.Error("one expert more than there are")
+				}
+			}
+		})
+	}
+}
+
 // TestJoinedFP8InputMajor: dequantised, they are the model's own tensors; no kernel's layout holds them.
 func TestJoinedFP8InputMajor(t *testing.T) {
 	x := expertLayer{scope: "model.layers.0.mlp.experts", e: 2, hidden: 384, inner: 128, dtype: safetensors.F8E4M3, block: 128, model: "qwen3_vl_moe"}

@@ -92,6 +92,7 @@ func (c *compiler) run() {
 // recognise finds the Modules of the Checkpoint and compiles them.
 func (c *compiler) recognise() {
 	c.openFormat()
+	c.noteLayers()
 	c.ignore()
 	c.findQuantised()
 	c.findDense()

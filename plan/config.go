@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -109,7 +110,7 @@ func (r *ConfigReader) Unsupported(key string, found any, supported string) {
 
 func (r *ConfigReader) add(code stages.Code, problem, expected, found, advice string) {
 	r.faults = append(r.faults, stages.Fault{
-		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: advice,
+		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: cmp.Or(advice, generalAdvice[code]),
 	})
 }
 

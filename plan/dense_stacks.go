@@ -38,7 +38,7 @@ func (c *compiler) requestDenseStack(q Request) bool {
 	if !ok || !isFusedName(scope, last) || !isFloat(c.in.Catalog.DType(i)) {
 		return false
 	}
-	m := lookExperts(c.in.Catalog, scope, isFloat)
+	m := lookExperts(c.in.Catalog, scope, isExpertWeight)
 	turned, problem := m.orient(c.in.Model.HiddenSize, c.rules.fused)
 	if m.down == none || m.gateUp == none {
 		problem = "the other of " + fusedGateUp + " and " + fusedDown + " is not there, or quantised"
@@ -88,6 +88,9 @@ func (c *compiler) checkDenseStacks() {
 
 // checkExperts checks the experts of a layer, of which tensor i is one. half says that the checkpoint has others of that layer quantised.
 func (c *compiler) checkExperts(i int32, scope string, half bool) {
+	if half {
+		c.checkHalf(i, scope)
+	}
 	known := c.rules.known && c.rules.fused.major != majorUnknown
 	m := lookExperts(c.in.Catalog, scope, isFloat)
 	if m.gateUp == none || m.down == none {
@@ -109,6 +112,22 @@ func (c *compiler) checkExperts(i int32, scope string, half bool) {
 		return
 	}
 	c.checkCounts(m, ways)
+}
+
+// checkHalf checks the number of dense experts beside quantised ones of the same layer.
+func (c *compiler) checkHalf(i int32, scope string) {
+	m := lookExperts(c.in.Catalog, scope, isExpertWeight)
+	if m.gateUp == none || m.down == none {
+		return
+	}
+	e, other := shapeOf(c.in.Catalog, int(i))[0], m.gateUp
+	if other == i {
+		other = m.down
+	}
+	if want := shapeOf(c.in.Catalog, int(other))[0]; want != e {
+		c.checks.Fault(i, stages.CodeMismatch, "has another number of experts than "+c.in.Catalog.Name(int(other)), strconv.FormatInt(want, 10),
+			strconv.FormatInt(e, 10), "the checkpoint is damaged: get it again")
+	}
 }
 
 // checkCounts checks the number of experts, and the biases, which have an element for every output feature in one of the ways in which
@@ -160,6 +179,10 @@ func (c *compiler) noteOnce(format string, args ...any) {
 func isFloat(d stages.DType) bool {
 	return d == safetensors.F64 || d == safetensors.F32 || d == safetensors.F16 || d == safetensors.BF16
 }
+
+// isExpertWeight reports whether a tensor of that dtype can be the weights of all experts, in the shape that they have: dense or of FP8. A layer may
+// have one of each. Source: LAYOUTS A4.
+func isExpertWeight(d stages.DType) bool { return isFloat(d) || d == safetensors.F8E4M3 }
 
 // expertDims are the tensors of the experts of a layer, and their shapes without the axis of experts.
 type expertDims struct {

@@ -195,7 +195,7 @@ func (r *fp8Reader) leftAlone(c *Checks, i int32) Leftover {
 }
 
 func (r *fp8Reader) Module(m *Module, c *Checks) bool {
-	if !m.Has(fp8Scale) && !m.InStack() && !r.sharedScale(m, c) || !r.members(m, c) {
+	if !m.Has(fp8Scale) && !m.InStack() && !r.sharedScale(m, c) || r.isMXFP8(m, c) || !r.members(m, c) {
 		return false
 	}
 	w := m.Tensors[fp8Weight]
@@ -243,6 +243,36 @@ func (r *fp8Reader) members(m *Module, c *Checks) bool {
 	return ok
 }
 
+// isMXFP8 refuses a Module of MXFP8 by that name: it has the weights of FP8 and an exponent for every 32 input features, and a tensor of these has the
+// name of other scales. A config that says such blocks is taken at its word.
+func (r *fp8Reader) isMXFP8(m *Module, c *Checks) bool {
+	const group = 32
+	w := m.Tensors[fp8Weight]
+	n, k, ok := shape2(c.Catalog, int(w))
+	if !ok || k%group != 0 || c.Catalog.DType(int(w)) != safetensors.F8E4M3 || r.scaling.blocks == (stages.Blocks{Rows: 1, Cols: group}) {
+		return false
+	}
+	scale := m.Tensors[fp8Scale]
+	for _, part := range []string{"weight_scale_inv", "weight_scale"} {
+		if t, there := c.Catalog.Lookup(m.Base + "." + part); there && scale == none {
+			scale = int32(t)
+		}
+	}
+	if scale == none {
+		return false
+	}
+	d, s := c.Catalog.DType(int(scale)), formatShape(shapeOf(c.Catalog, int(scale)))
+	rows, cols := r.scaling.blocks.Grid(n, k)
+	if d != safetensors.F8E8M0 && d != safetensors.U8 || s != formatShape([]int64{n, k / group}) || d == safetensors.F8E8M0 && s == formatShape([]int64{rows, cols}) {
+		return false
+	}
+	m.Tensors[fp8Scale] = scale // it is a part of the Module, whatever is wrong with it
+	c.Fault(scale, stages.CodeUnsupported, "is the scale of an MXFP8 weight, an exponent for every 32 input features: MXFP8 is not supported yet",
+		"scales of "+describeBlocks(r.scaling.blocks), d.String()+" "+s,
+		"it would need a reader and kernels of its own: use a release in FP8 with scales of blocks, of output features or of tensors")
+	return true
+}
+
 // shapes checks the tensors beside the weight against its shape and the config.
 func (r *fp8Reader) shapes(m *Module, c *Checks, turned bool) bool {
 	ok := true
@@ -265,7 +295,7 @@ func (r *fp8Reader) shapes(m *Module, c *Checks, turned bool) bool {
 			if part == fp8Scale {
 				problem = fmt.Sprintf("%s says scales of %s over %s", r.where, describeBlocks(r.scaling.blocks), formatShape([]int64{m.N, m.K}))
 			}
-			c.Fault(t, stages.CodeShape, problem, strings.Join(want, " or "), shape, "")
+			c.Fault(t, stages.CodeShape, problem, strings.Join(want, " or "), shape, "the checkpoint is damaged, or "+r.where+" is not its config")
 			ok = false
 		}
 	}

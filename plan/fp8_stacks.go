@@ -51,9 +51,9 @@ func (r *fp8Reader) orient(c *Checks, scope string, i int32) {
 	if f.major == majorUnknown {
 		f.major = outputMajor // as its own class for FP8 experts has them
 	}
-	m := lookExperts(c.Catalog, scope, func(d stages.DType) bool { return d == safetensors.F8E4M3 })
+	m := lookExperts(c.Catalog, scope, isExpertWeight) // one may be dense: tools leave layers that are no whole blocks as they are
 	if m.gateUp == none || m.down == none {
-		c.Fault(i, stages.CodeMember, "holds all experts of a layer, but the other of "+fusedGateUp+" and "+fusedDown+" is not there or is no stack of F8_E4M3 weights",
+		c.Fault(i, stages.CodeMember, "holds all experts of a layer, but the other of "+fusedGateUp+" and "+fusedDown+" is not there or is no stack of weights",
 			scope+"."+fusedGateUp+" and "+scope+"."+fusedDown, "", "the checkpoint is incomplete: get it again")
 		return
 	}

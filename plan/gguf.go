@@ -81,7 +81,8 @@ func (ggufReader) Left(c *Checks, i int32) Leftover {
 		}
 		return LeftoverOther
 	}
-	c.Fault(i, stages.CodeUnsupported, "is quantised, and not the weight of a layer", "a name that ends in .weight", string(l), "")
+	c.Fault(i, stages.CodeUnsupported, "is quantised, and not the weight of a layer", "a name that ends in .weight", string(l),
+		"make the file with llama.cpp's own converter, which quantises nothing else")
 	return LeftoverFaulty
 }
 

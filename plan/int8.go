@@ -167,7 +167,7 @@ func (r *int8Reader) members(m *Module, c *Checks) bool {
 			continue
 		}
 		if d := c.Catalog.DType(int(t)); d != safetensors.F16 && d != safetensors.BF16 && d != safetensors.F32 {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", "F16, BF16 or F32", d.String(), "")
+			c.wrongDType(t, "F16, BF16 or F32")
 			ok = false
 		}
 	}

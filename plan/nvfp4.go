@@ -132,7 +132,8 @@ func (r *nvfp4Reader) shapes(m *Module, c *Checks) bool {
 			continue
 		}
 		if s := formatShape(shapeOf(c.Catalog, int(t))); !slices.Contains(want, s) {
-			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with %d x %d codes in groups of %d", n, m.K, decode.NVFP4Group), strings.Join(want, " or "), s, "")
+			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with %d x %d codes in groups of %d", n, m.K, decode.NVFP4Group), strings.Join(want, " or "), s,
+				"the checkpoint is damaged, or "+r.where+" is not its config")
 			ok = false
 		}
 	}

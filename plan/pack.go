@@ -159,8 +159,8 @@ func packMembers(m *Module, c *Checks, p packParams, where string) bool {
 		if t == none {
 			continue
 		}
-		if d, want, good := packDType(c.Catalog.DType(int(t)), part); !good {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", want, d.String(), "")
+		if _, want, good := packDType(c.Catalog.DType(int(t)), part); !good {
+			c.wrongDType(t, want)
 			ok = false
 		}
 	}

@@ -122,6 +122,9 @@ func (d *discoverer) readGGUF(context.Context) error {
 		return nil // the index stage opens it again, and tells
 	}
 	d.ck.Config = modelOfGGUF(h)
+	if d.ck.Config.ModelType == "" {
+		d.note("%s does not say general.architecture: sizes and the number of layers and experts are not known, and nothing is checked against them", first)
+	}
 	return nil
 }
 
