@@ -235,7 +235,7 @@ func (b *Builder) Segments(suffix string, part int, dims []int64, want stages.DT
 	if b.group.Stacked() {
 		dims = append([]int64{int64(b.group.Experts)}, dims...)
 	}
-	o := stages.Output{Name: b.group.Name + "." + suffix, DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
+	o := stages.Output{Name: b.name(suffix), DType: to, Shape: dims, Layout: stages.LayoutRaw, Kind: kind}
 	b.c.add(b.c.sized(o, r), r)
 }
 
@@ -266,6 +266,14 @@ func (b *Builder) Copy() stages.Op {
 	return fuse.Concat()
 }
 
+// name is that of an Output; one without a suffix has the Group's.
+func (b *Builder) name(suffix string) string {
+	if suffix == "" {
+		return b.group.Name
+	}
+	return b.group.Name + "." + suffix
+}
+
 // add appends the Output, with the leading axis of experts when there is one.
 func (b *Builder) add(suffix string, d stages.DType, dims []int64, l stages.Layout, k stages.Kind, each, slab int64, r recipe) {
 	size := each
@@ -280,7 +288,7 @@ func (b *Builder) add(suffix string, d stages.DType, dims []int64, l stages.Layo
 		}
 	}
 	b.c.add(stages.Output{
-		Name: b.group.Name + "." + suffix, DType: d, Shape: dims, Layout: l, Kind: k, Size: size, SlabBytes: min(slab, size),
+		Name: b.name(suffix), DType: d, Shape: dims, Layout: l, Kind: k, Size: size, SlabBytes: min(slab, size),
 	}, r)
 }
 

@@ -24,9 +24,11 @@ type compiler struct {
 	method   string
 	reader   Reader // of the quantised Modules; nil when there are none
 	modules  []*Module
-	owner    []int32  // per tensor: index into modules, or one of the marks below
-	groups   []*Group // in file order of their first tensor
-	groupOf  []int32  // per module: index into groups, or -1
+	views    *views    // in.Catalog
+	stacks   []stacked // whose Modules are among modules
+	owner    []int32   // per tensor: index into modules, or one of the marks below
+	groups   []*Group  // in file order of their first tensor
+	groupOf  []int32   // per module: index into groups, or -1
 	names    map[string]struct{}
 	fused    map[string]*Fused // by members and name
 	kept     map[string]*Kept
@@ -34,6 +36,7 @@ type compiler struct {
 	suffixes []string // of the Outputs of one Group
 	added    int      // Outputs that were asked for, dropped ones too
 	single   *Single  // of a Plan of one module, else nil
+	inStacks int      // Modules of stacks
 	prefix   string   // of its Outputs' names
 }
 
@@ -48,12 +51,14 @@ func newCompiler(in Input, opt Options) *compiler {
 	if opt.Layout == "" && in.Packed == nil {
 		opt.Layout = stages.LayoutMarlin
 	}
+	v := newViews(in.Catalog)
+	in.Catalog = v
 	c := &compiler{
-		in: in, opt: opt, formats: slices.Concat(opt.Formats, formats),
-		plan:  &Plan{catalog: in.Catalog, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
+		in: in, opt: opt, views: v, formats: slices.Concat(opt.Formats, formats),
+		plan:  &Plan{catalog: v, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults}
+	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
 	c.rules = rulesFor(in.Model.ModelType)
 	return c
 }
@@ -134,6 +139,7 @@ func (c *compiler) findQuantised() {
 		c.findUnannounced()
 		return
 	}
+	c.findStacks(c.reader)
 	parts := c.reader.Parts()
 	for i := range c.owner {
 		base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0])
@@ -184,12 +190,7 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 		}
 	}
 	m.ok = c.understand(m, r)
-	mark := int32(len(c.modules))
-	for _, t := range m.Tensors {
-		if t != none && c.owner != nil { // nil when only one module is wanted
-			c.owner[t] = mark
-		}
-	}
+	c.own(m, int32(len(c.modules)))
 	c.modules = append(c.modules, m)
 }
 
@@ -354,7 +355,10 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		return
 	}
 	if c.single != nil {
-		suffix := strings.TrimPrefix(name, c.prefix)
+		suffix, _ := strings.CutPrefix(name, c.prefix)
+		if name+"." == c.prefix {
+			suffix = ""
+		}
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name
 	}

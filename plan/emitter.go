@@ -14,7 +14,7 @@ const mostGap = 4096
 
 // emitter builds one Batch.
 type emitter struct {
-	catalog Catalog
+	catalog *views
 	batch   *stages.Batch
 	inputs  []stages.Input // of all Parts, in their order, so that they are allocated together
 	ends    []int          // where the Inputs of every Part end
@@ -40,7 +40,7 @@ func (e *emitter) check(op stages.Op, src ...source) {
 func (e *emitter) add(p stages.Part, src []source) {
 	e.batch.Parts = append(e.batch.Parts, p)
 	for _, s := range src {
-		e.inputs = append(e.inputs, stages.Input{Tensor: e.catalog.Name(int(s.tensor)), Extent: s.extent})
+		e.inputs = append(e.inputs, stages.Input{Tensor: e.catalog.describe(s.tensor), Extent: s.extent})
 	}
 	e.ends = append(e.ends, len(e.inputs))
 }

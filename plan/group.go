@@ -34,6 +34,7 @@ func (c *compiler) group() {
 	for i := range c.groupOf {
 		c.groupOf[i] = none
 	}
+	c.groupStacks()
 	all := c.collect()
 	complete := c.completeRules(all)
 	for _, s := range all {
@@ -58,6 +59,9 @@ func (c *compiler) collect() []*siblings {
 	var all []*siblings
 	by := map[siblingKey]*siblings{}
 	for i, m := range c.modules {
+		if m.stacked {
+			continue
+		}
 		at, ok := c.rules.locate(m.Base)
 		if !ok {
 			if c.rules.misnumbered(m.Base) {

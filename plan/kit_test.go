@@ -232,7 +232,8 @@ func (w *walk) ranges(b *stages.Batch) {
 // input checks that the Input lies in its tensor and in its Range, and notes what it reads.
 func (w *walk) input(b *stages.Batch, in stages.Input, check bool) {
 	w.t.Helper()
-	x, ok := w.byName[in.Tensor]
+	name, _, _ := strings.Cut(in.Tensor, " (expert ")
+	x, ok := w.byName[name]
 	if !ok {
 		w.t.Errorf("batch %d reads %s, which is not there", b.Seq, in.Tensor)
 		return
@@ -245,9 +246,9 @@ func (w *walk) input(b *stages.Batch, in stages.Input, check bool) {
 	}
 	at := span{in.Extent.Off - x.Extent.Off, in.Extent.End() - x.Extent.Off}
 	if check {
-		w.checks[in.Tensor] = append(w.checks[in.Tensor], at)
+		w.checks[name] = append(w.checks[name], at)
 	} else {
-		w.writes[in.Tensor] = append(w.writes[in.Tensor], at)
+		w.writes[name] = append(w.writes[name], at)
 	}
 }
 

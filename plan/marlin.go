@@ -52,7 +52,10 @@ func marlinTiles(g *Group, group int64) string {
 func marlinHoldsExperts(g *Group, group int64) string {
 	m := g.First()
 	hidden, inter := m.K, m.N
-	if len(g.Members) == 1 {
+	switch {
+	case g.Pair != NoPair:
+		inter /= 2
+	case len(g.Members) == 1:
 		hidden, inter = m.N, m.K
 	}
 	if hidden%128 != 0 {

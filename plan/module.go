@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"fmt"
+
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/discover"
 )
@@ -56,6 +58,7 @@ type Module struct {
 	K, N    int64   // input and output features
 	Spec    Spec
 	ok      bool
+	stacked bool // the checkpoint holds it in tensors with those of all other experts
 }
 
 // Has reports whether the Module has a tensor for the part.
@@ -67,6 +70,8 @@ type Group struct {
 	Experts int       // 0 when it is not stacked
 	Members []string  // last name components of the members; one entry when nothing fuses
 	Modules []*Module // expert by expert, members in order
+	// Pair says that the one member of every expert is gate and up, joined in the checkpoint.
+	Pair Pair
 }
 
 // Stacked reports whether the Outputs have a leading axis of experts.
@@ -89,6 +94,27 @@ type Checks struct {
 	Catalog  Catalog
 	ActOrder bool // Options.ActOrder
 	faults   *faultList
+	views    *views
+}
+
+// View makes a virtual tensor of one expert's share of a tensor that holds those of all experts, for a Module whose part lies in one: its number
+// is good for Module.Tensors and for the Catalog. A share that is not there is a fault, and ok is false.
+func (c *Checks) View(s Slice, expert int64) (i int32, ok bool) {
+	i, problem := c.views.add(s, expert)
+	if problem != "" {
+		c.sliceFault(s, problem)
+	}
+	return i, problem == ""
+}
+
+// sliceFault reports a Slice that cannot be had.
+func (c *Checks) sliceFault(s Slice, problem string) {
+	if s.Tensor < 0 || int(s.Tensor) >= c.Catalog.Len() {
+		c.faults.add(stages.Fault{Code: stages.CodeUnsupported, Problem: fmt.Sprintf("a format asks for tensor %d, which is none", s.Tensor), Advice: formatAdvice})
+		return
+	}
+	c.Fault(s.Tensor, stages.CodeShape, problem, "tensors of all experts, one after the other along the first axis",
+		formatShape(shapeOf(c.Catalog, int(s.Tensor))), "")
 }
 
 // Fault reports one fault of tensor i, naming its file.

@@ -90,6 +90,9 @@ func (c *compiler) request(q Request) {
 		})
 		return
 	}
+	if c.requestedStack(q) {
+		return
+	}
 	g := &Group{Name: q.Name, Experts: q.Experts}
 	for i, base := range q.Bases {
 		c.addRequested(base)
@@ -104,6 +107,26 @@ func (c *compiler) request(q Request) {
 		c.compileGroup(g)
 		c.findUnused()
 	}
+}
+
+// requestedStack makes what is asked for of tensors that hold all experts, when the checkpoint has no modules under the names of single ones.
+func (c *compiler) requestedStack(q Request) bool {
+	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q, c.reader) {
+		return false
+	}
+	if len(c.faults.list) > 0 {
+		return true
+	}
+	g := c.stacks[0].group
+	if q.Experts > 0 && q.Experts != g.Experts {
+		c.checks.ModuleFault(g.First(), stages.CodeMember, "is one of another number of experts", strconv.Itoa(q.Experts), strconv.Itoa(g.Experts), "")
+		return true
+	}
+	c.single.Experts = g.Experts
+	c.single.of(g)
+	c.compileGroup(g)
+	c.findUnused()
+	return true
 }
 
 // sameWidths reports whether the members of every expert have the same output features, as gate and up must have.

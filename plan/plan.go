@@ -49,7 +49,7 @@ type Plan struct {
 	Faults  []stages.Fault
 	Single  *Single // what MakeModule planned; nil for a whole checkpoint
 
-	catalog Catalog
+	catalog *views
 	recipes []recipe // one per Output
 	units   []unit
 	ends    []int

@@ -45,14 +45,14 @@ func (c *compiler) countDropped() {
 	}
 	c.noteUnchecked(c.dropped)
 	used := map[int32]bool{}
-	mark := func(t int32) { used[t] = true }
+	mark := func(t int32) { used[c.views.real(t)] = true }
 	for _, r := range c.plan.recipes {
 		eachTensor(r, mark)
 	}
 	s := &c.plan.Summary
 	for _, r := range c.dropped {
 		eachTensor(r, func(t int32) {
-			if !used[t] {
+			if t = c.views.real(t); !used[t] {
 				used[t] = true
 				s.Ignored++
 				s.IgnoredIn += c.in.Catalog.Extent(int(t)).Len

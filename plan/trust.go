@@ -59,7 +59,7 @@ func (c *compiler) findUnused() {
 	if c.faults.count() > 0 {
 		return // what is at fault makes nothing
 	}
-	used := make([]uint64, (c.in.Catalog.Len()+63)/64)
+	used := make([]uint64, (c.in.Catalog.Len()+len(c.views.list)+63)/64)
 	mark := func(t int32) { used[t/64] |= 1 << (t % 64) }
 	for _, r := range c.plan.recipes {
 		if _, one := r.(single); !one {
@@ -71,7 +71,7 @@ func (c *compiler) findUnused() {
 	}
 	for _, m := range c.modules {
 		for _, t := range m.Tensors {
-			if t != none && used[t/64]&(1<<(t%64)) == 0 && (c.owner == nil || c.owner[t] >= 0) {
+			if t != none && used[t/64]&(1<<(t%64)) == 0 && (c.owner == nil || c.owner[c.views.real(t)] >= 0) {
 				c.checks.Fault(t, stages.CodeExtra, "format "+c.formatOf(m)+" makes nothing of this tensor of the module "+m.Base, "", "", formatAdvice)
 			}
 		}
