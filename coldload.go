@@ -72,6 +72,9 @@ type Options struct {
 	// Source, when set, makes what the bytes are read from, instead of sources/file: around the open files of the Shards, which it owns
 	// from the call on.
 	Source func(shards []file.Shard) (stages.Source, error)
+	// NoSelfCheck leaves out the comparison of a sample of what was written with its source, which costs less than a hundredth of the
+	// processor time: see [stages.Checker].
+	NoSelfCheck bool
 	// Include and Exclude choose among the Outputs by their names, with the patterns of [path.Match]: made is what matches any of Include
 	// (everything when it is empty) and none of Exclude.
 	Include, Exclude []string

@@ -103,7 +103,7 @@ func (f *flow) end(res *Result) error {
 func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) (*flow, error) {
 	ctx = charging(ctx, budget)
 	f := &flow{opt: opt, budget: budget, source: ck.source, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.exec = execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add}
+	f.exec = execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add, NoSelfCheck: opt.NoSelfCheck}
 	err := pipeline.Recover("load", "stages", func() error {
 		f.before = readBy(ck.source)
 		f.connect(ctx, p, sink)

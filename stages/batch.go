@@ -66,6 +66,16 @@ type Op interface {
 	Run(j *Job) error
 }
 
+// Checker is implemented by an Op whose result can be compared with its source at single places. A few places of what every such Op wrote are
+// looked at while a load runs: it is cheap, and a kernel, a processor or memory that is wrong does not go unnoticed for long.
+type Checker interface {
+	// CheckWord compares one word of the result with the source: the bytes from 4*word on of row row of the destination, which has that
+	// row and those bytes. It is called after Run has succeeded, with the same Job and, like Run, under a guard against pages that are
+	// lost. It reads the layout by its definition and shares no code with Run that could be wrong in the same way. A difference is a
+	// *MismatchError.
+	CheckWord(j *Job, row, word int) error
+}
+
 // Views are the fetched bytes of one Batch.
 type Views interface {
 	// Bytes is the i-th Range asked for. It is read-only and valid until Release. A touch may fault when the file behind it is

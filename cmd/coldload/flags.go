@@ -69,6 +69,7 @@ type planFlags struct {
 	budget                   size
 	workers                  int
 	traceBatches             bool // of load and pack
+	noSelfCheck              bool // likewise
 }
 
 func newPlanFlags() planFlags {
@@ -98,8 +99,9 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
 }
 
-// addTraceBatches is for the commands that have Batches.
-func (f *planFlags) addTraceBatches(fs *pflag.FlagSet) {
+// addRunFlags is for the commands that have Batches.
+func (f *planFlags) addRunFlags(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.noSelfCheck, "no-self-check", false, "do not compare a sample of the result with its source, which costs less than a hundredth of the processor time")
 	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces (--trace has every step anyway)")
 }
 
@@ -125,7 +127,7 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, FP8Exponent: exponent, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers:      workersOf(f.workers),
 		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
-		TraceBatches: f.traceBatches,
+		TraceBatches: f.traceBatches, NoSelfCheck: f.noSelfCheck,
 	}, nil
 }
 

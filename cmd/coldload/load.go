@@ -40,7 +40,7 @@ func newLoadFlags() loadFlags {
 
 func (f *loadFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
-	f.addTraceBatches(fs)
+	f.addRunFlags(fs)
 	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.to, "to", "where the result goes")
 }

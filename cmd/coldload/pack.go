@@ -30,7 +30,7 @@ const defaultShardSize = 5_000_000_000
 
 func (f *packFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
-	f.addTraceBatches(fs)
+	f.addRunFlags(fs)
 	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in one shard; a larger tensor has a shard of its own")
 	fs.BoolVar(&f.overwrite, "overwrite", false, "replace whatever OUTDIR is, when the new folder is complete")

@@ -123,6 +123,21 @@ func (op sortOp) Run(j *stages.Job) error {
 	return nil
 }
 
+// CheckWord compares one entry of the order with the groups that g_idx has.
+func (op sortOp) CheckWord(j *stages.Job, _, word int) error {
+	got := binary.LittleEndian.Uint32(j.Row(0)[4*word:])
+	must := word / (j.RowBytes / 4 / op.groups) // groups have one size, as Run has made sure
+	if op.indices {
+		var feature [1]int
+		featuresAt(j.Src[0], op.groups, []int{word}, feature[:])
+		must = feature[0]
+	}
+	if got != uint32(must) {
+		return mismatch(fmt.Sprintf("entry %d", word), uint32(must), got)
+	}
+	return nil
+}
+
 // scratch is memory for gathered rows. Workers reuse it from module to module.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
 

@@ -96,6 +96,17 @@ func transposeRows(dst, src []byte, stride int) {
 	}
 }
 
+// CheckWord compares one Marlin word with the codes.
+func (op rowsMarlin) CheckWord(j *stages.Job, row, word int) error {
+	return compareCodes(j, op.bits, row, word, func(k, n int) uint32 { return rowCode(j, op.bits, k, n) })
+}
+
+// rowCode is the code of input feature k and output feature n of a Part's whole codes, whose rows are those of the weight.
+func rowCode(j *stages.Job, bits, k, n int) uint32 {
+	words := j.Rows * bits / 2 // of a row
+	return binary.LittleEndian.Uint32(j.Src[0][4*(n*words+k*bits/32):]) >> (k * bits % 32) & (1<<bits - 1)
+}
+
 // RowsMarlinActOrder is RowsMarlin for act-order: the input features are sorted by group first, stably.
 //
 // Inputs: the whole codes I32 [N, K*bits/32] and g_idx I32 [K]. Destination: K/16 rows of N*bits/2 words.
@@ -139,6 +150,11 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 	return nil
 }
 
+// CheckWord compares one Marlin word with the codes.
+func (op rowsMarlinActOrder) CheckWord(j *stages.Job, row, word int) error {
+	return op.compareSorted(j, row, word, func(k, n int) uint32 { return rowCode(j, op.bits, k, n) })
+}
+
 // RowsMarlinScales makes the Op that casts scales, whose rows are those of the weight, from one dtype to another (F16 or BF16), transposes
 // them and permutes every row, as [MarlinScales] does.
 //
@@ -180,6 +196,11 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 		op.strip(j, c, src, block)
 	}
 	return nil
+}
+
+// CheckWord compares two scales with those of the file.
+func (op *rowsMarlinScales) CheckWord(j *stages.Job, row, word int) error {
+	return compareHalves(j, row, word, func(g, column int) uint16 { return op.one(j.Src[0], op.perm.source(column)*j.Rows+g) })
 }
 
 // strip transposes the scales of the columns from c to c+tileN: [tileN, G] of the target's dtype. A word has those of two groups.

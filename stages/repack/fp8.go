@@ -45,6 +45,12 @@ func (op fp8Marlin) Run(j *stages.Job) error {
 	return nil
 }
 
+// CheckWord compares one Marlin word with the weights.
+func (fp8Marlin) CheckWord(j *stages.Job, row, word int) error {
+	k := tileK * j.Rows
+	return compareCodes(j, 8, row, word, func(i, n int) uint32 { return uint32(j.Src[0][n*k+i]) })
+}
+
 // fp8Tile repacks one tile of 16 input features: src holds its 64 rows, k bytes apart and 16 bytes of each. It is the reference: dword q of
 // column c0 + 8m is word 32*c0 + 8q + m of the tile, and has the bytes 2q, 2q+8, 2q+1, 2q+9 of the column.
 func fp8Tile(dst, src []byte, k int) {
@@ -130,6 +136,30 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 		op.perm.row(j.Row(g), row)
 	}
 	return nil
+}
+
+// CheckWord compares two scales with those of the file.
+func (op *fp8MarlinScales) CheckWord(j *stages.Job, row, word int) error {
+	return compareHalves(j, row, word, func(g, column int) uint16 {
+		n := op.perm.source(column)
+		if op.blocks.Rows > 0 {
+			n /= int(op.blocks.Rows)
+		} else {
+			n = 0
+		}
+		i, size := n*j.Rows+g, op.from.Bits()/8
+		var wide [4]byte
+		var out [2]byte
+		op.toF32(wide[:], j.Src[0][i*size:(i+1)*size])
+		op.fromF32(out[:], wide[:])
+		value := convert.F16ToF32(binary.LittleEndian.Uint16(out[:]))
+		if op.to == safetensors.BF16 {
+			value = convert.BF16ToF32(binary.LittleEndian.Uint16(out[:]))
+		}
+		binary.LittleEndian.PutUint32(wide[:], math.Float32bits(value*op.factor))
+		op.fromF32(out[:], wide[:])
+		return binary.LittleEndian.Uint16(out[:])
+	})
 }
 
 // cast fills dst with the scales as they are to be, in the order of the file.

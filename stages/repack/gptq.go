@@ -1,6 +1,7 @@
 package repack
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/coldload/coldload/stages"
@@ -42,6 +43,18 @@ func (op gptqMarlin) Run(j *stages.Job) error {
 	}
 	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0], soon: j.Soon}).repack(op.bits)
 	return nil
+}
+
+// CheckWord compares one Marlin word with the codes.
+func (op gptqMarlin) CheckWord(j *stages.Job, row, word int) error {
+	n := j.RowBytes / (2 * op.bits)
+	return compareCodes(j, op.bits, row, word, func(k, c int) uint32 { return columnCode(j.Src[0], op.bits, n, k, c) })
+}
+
+// columnCode is the code of input feature k and output feature n of a qweight of GPTQ with columns output features.
+func columnCode(qweight []byte, bits, columns, k, n int) uint32 {
+	per := 32 / bits
+	return binary.LittleEndian.Uint32(qweight[4*(k/per*columns+n):]) >> (bits * (k % per)) & (1<<bits - 1)
 }
 
 // marlinColumns is N, from the bytes of a destination row.
@@ -96,6 +109,12 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 		(&marlinRect{dst: j.Row(i), stride: j.Stride, rows: 1, n: n, src: tmp, total: j.Rows * j.RowBytes, soon: j.Soon}).repack(op.bits)
 	}
 	return nil
+}
+
+// CheckWord compares one Marlin word with the codes.
+func (op gptqMarlinActOrder) CheckWord(j *stages.Job, row, word int) error {
+	n := j.RowBytes / (2 * op.bits)
+	return op.compareSorted(j, row, word, func(k, c int) uint32 { return columnCode(j.Src[0], op.bits, n, k, c) })
 }
 
 // wantSources checks that the Job has one source for each size, of exactly that many bytes.

@@ -114,6 +114,12 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	return nil
 }
 
+// CheckWord compares two scales with those of the file.
+func (op *marlinScales) CheckWord(j *stages.Job, row, word int) error {
+	n := j.RowBytes / 2
+	return compareHalves(j, row, word, func(r, column int) uint16 { return op.one(j.Src[0], r*n+op.perm.source(column)) })
+}
+
 // castBlock is how many elements are cast before they are permuted: a multiple of both blocks that stays in the first-level cache.
 const castBlock = 1024
 
