@@ -59,7 +59,9 @@ type Options struct {
 	FP8Exponent stages.Exponent
 	// Budget is what the Batches in flight may cost together, in bytes: fetch buffers and the Sink's staging. 0 is DefaultBudget.
 	Budget int64
-	// SharedBudget, when set, is the Budget to charge instead: several loads can share it.
+	// SharedBudget, when set, is the Budget to charge instead: several loads can share it, of one checkpoint or of many. Together they keep to
+	// it as one load does. None keeps memory for its next Batch that another may need now, so each is slower than alone by the time that the
+	// system takes for fresh pages.
 	SharedBudget *pipeline.Budget
 	// Workers of every stage; zero fields take a default.
 	Workers Workers

@@ -114,8 +114,8 @@ func limited(t *testing.T, bytes int64, cmd *exec.Cmd) {
 	if _, err := os.Stat(group); err != nil {
 		group, limit = "/sys/fs/cgroup", "memory.max"
 	}
-	group, err := os.MkdirTemp(group, "coldload-faults-")
-	if err != nil {
+	group = filepath.Join(group, fmt.Sprintf("coldload-faults-%d-%d", os.Getpid(), bytes))
+	if err := os.Mkdir(group, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Rmdir(group) }) // one that is left harms nobody

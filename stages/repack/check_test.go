@@ -48,7 +48,7 @@ func TestWrongKernelIsCaught(t *testing.T) {
 		t.Fatal("no Checker")
 	}
 	parts := func(every int, opt execute.Options) (n int, err error) {
-		var op stages.Op = right
+		op := right
 		if every > 0 {
 			op = wrongKernel{right, checker, every}
 		}
