@@ -22,6 +22,9 @@ func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, r
 		opt.SharedBudget = ck.budget // opt is what it was opened with
 	}
 	p, err := ck.makePlan(ctx, sink, opt, res)
+	if err == nil && opt.VerifySource { // after the plan: what is refused need not be hashed
+		err = ck.verifySource(ctx, opt, res)
+	}
 	if err != nil {
 		return errors.Join(err, closeSink(sink))
 	}

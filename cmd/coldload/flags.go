@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -70,6 +71,8 @@ type planFlags struct {
 	workers                  int
 	traceBatches             bool // of load and pack
 	noSelfCheck              bool // likewise
+	verifySource             bool // likewise
+	digests                  string
 }
 
 func newPlanFlags() planFlags {
@@ -101,6 +104,8 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 
 // addRunFlags is for the commands that have Batches.
 func (f *planFlags) addRunFlags(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.verifySource, "verify-source", false, "read every shard in full first, for its sha256; those of the Hugging Face cache must have theirs")
+	fs.StringVar(&f.digests, "digests", "", "`FILE` of sha256sum, with the digests that --verify-source wants the shards to have; implies it")
 	fs.BoolVar(&f.noSelfCheck, "no-self-check", false, "do not compare a sample of the result with its source, which costs less than a hundredth of the processor time")
 	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces (--trace has every step anyway)")
 }
@@ -113,6 +118,10 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	mode, err := file.ParseMode(f.io.value)
 	if err != nil {
 		return coldload.Options{}, usagef("--io: %w", err)
+	}
+	digests, err := f.readDigests()
+	if err != nil {
+		return coldload.Options{}, err
 	}
 	dtype, _ := coldload.ParseDType(f.dtype.value) // the flag takes no other names
 	var layout stages.Layout                       // not given, a packed folder decides
@@ -128,7 +137,25 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 		Workers:      workersOf(f.workers),
 		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
 		TraceBatches: f.traceBatches, NoSelfCheck: f.noSelfCheck,
+		VerifySource: f.verifySource || digests != nil, Digests: digests,
 	}, nil
+}
+
+// readDigests reads the list that was given; nil without one.
+func (f *planFlags) readDigests() (map[string]string, error) {
+	if f.digests == "" {
+		return nil, nil
+	}
+	file, err := os.Open(f.digests)
+	if err != nil {
+		return nil, usagef("--digests: %w", err)
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	digests, err := coldload.ParseDigests(file)
+	if err != nil {
+		return nil, usagef("--digests %s: %w", f.digests, err)
+	}
+	return digests, nil
 }
 
 // workersOf gives every stage n workers; with 0 each chooses.
