@@ -29,6 +29,9 @@ type carriedFiles struct {
 // sourceFolder keeps what described the quantisation of the original.
 const sourceFolder = "source/"
 
+// describedName is the file, in sourceFolder, with the metadata of a GGUF checkpoint.
+const describedName = "metadata.gguf"
+
 // carry takes over the Checkpoint's other files. config.json says what the weights have become; the files beside it that said how they
 // were quantised go to source/, since an engine that finds them would take the weights for what they were.
 func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, error) {
@@ -42,6 +45,9 @@ func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, er
 			}
 		}
 		return c, nil
+	}
+	if err := c.describe(ctx, ck); err != nil {
+		return nil, err
 	}
 	change := ck.configChange(opt)
 	moved := change.Requantise && slices.ContainsFunc(ck.found.OtherFiles(), isQuantFile)
@@ -66,6 +72,15 @@ func (ck *Checkpoint) carry(ctx context.Context, opt Options) (*carriedFiles, er
 		c.notes = append(c.notes, "folders of the checkpoint are not taken over: "+strings.Join(folders, ", "))
 	}
 	return c, nil
+}
+
+// describe takes over what the header of a GGUF file says of the model: for such a checkpoint it is in no other file. It becomes one without tensors.
+func (c *carriedFiles) describe(ctx context.Context, ck *Checkpoint) error {
+	text, err := ck.catalog.Description()
+	if err != nil || text == nil {
+		return err
+	}
+	return c.addContent(ctx, sourceFolder+describedName, content{name: describedName, text: text})
 }
 
 func isQuantFile(name string) bool { return slices.Contains(discover.QuantFiles(), name) }
@@ -109,17 +124,22 @@ func (c *carriedFiles) add(ctx context.Context, found *discover.Checkpoint, from
 		}
 		content.text = text
 	}
+	return c.addContent(ctx, to, content)
+}
+
+// addContent adds a file of that name.
+func (c *carriedFiles) addContent(ctx context.Context, to string, content content) error {
 	entry := packed.File{Name: to}
 	var err error
 	if entry.SHA256, entry.Bytes, err = copyHashed(ctx, io.Discard, content); err != nil {
-		return fmt.Errorf("%s: %w", from, err)
+		return fmt.Errorf("%s: %w", content.name, err)
 	}
 	c.list = append(c.list, entry)
 	c.files = append(c.files, file.File{Name: to, Bytes: entry.Bytes, Write: func(w io.Writer) error {
 		sum, _, err := copyHashed(ctx, w, content)
 		if err == nil && sum != entry.SHA256 {
 			err = &stages.DataError{
-				File: from, Problem: "the file has changed since the load began", Advice: "load again when nothing writes to the checkpoint",
+				File: content.name, Problem: "the file has changed since the load began", Advice: "load again when nothing writes to the checkpoint",
 			}
 		}
 		return err

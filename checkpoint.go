@@ -210,7 +210,7 @@ func recovered(f func() error) error {
 // planOptions are the options that decide what is made.
 func (o Options) planOptions(staging func(stages.Slab) int64) plan.Options {
 	return plan.Options{
-		Layout: o.Layout, DType: o.DType, NoFuse: o.NoFuse, Strict: o.Strict, ActOrder: o.ActOrder, FP8Exponent: o.FP8Exponent,
+		Layout: o.Layout, DType: o.DType, NoFuse: o.NoFuse, NoPad: o.NoPad, Strict: o.Strict, ActOrder: o.ActOrder, FP8Exponent: o.FP8Exponent,
 		Rules: o.Rules, Include: o.Include, Exclude: o.Exclude, Budget: o.Budget, Staging: staging, Formats: o.Formats,
 	}
 }

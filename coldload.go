@@ -53,6 +53,8 @@ type Options struct {
 	DType stages.DType
 	// NoFuse loads every module by itself; Strict refuses what the layout cannot hold instead of keeping it raw.
 	NoFuse, Strict bool
+	// NoPad keeps raw what the tiles of a kernel's layout do not fit, instead of filling it up with zeros.
+	NoPad bool
 	// ActOrder treats every quantised module with a g_idx as act-order, whatever the config says.
 	ActOrder bool
 	// FP8Exponent says what the Marlin scales of FP8 weights hold; empty is [stages.ExponentFused], or what a packed folder has.

@@ -137,7 +137,7 @@ func TestShardFaults(t *testing.T) {
 		},
 		{name: "empty folder", code: stages.CodeNotFound, says: []string{"empty"}, build: func(b *ckpt.Builder) string { return b.Write() }},
 		{name: "no weights", code: stages.CodeNotFound, says: []string{"no weights", "README"}, build: only(func(b *ckpt.Builder) { b.File("README", nil) })},
-		{name: "other weights", code: stages.CodeUnsupported, says: []string{"model.gguf"}, build: only(func(b *ckpt.Builder) { b.File("model.gguf", nil) })},
+		{name: "other weights", code: stages.CodeUnsupported, says: []string{"model.pt"}, build: only(func(b *ckpt.Builder) { b.File("model.pt", nil) })},
 		{name: "config is not JSON", code: stages.CodeConfig, says: []string{"config.json", "not valid JSON", "byte"}, build: only(func(b *ckpt.Builder) {
 			b.Shard(single, u8("a", "one")).File("config.json", []byte(`{"model_type": "llama",`))
 		})},

@@ -68,10 +68,10 @@ func TestFP8ConfigFaults(t *testing.T) {
 	c := func(name string, code stages.Code, quant map[string]any, says ...string) row {
 		return row{name: name, code: code, says: append(says, "config.json"), build: fp8With(quant, block(oProj, 128, 1))}
 	}
-	two := floatQuantized(nil)
-	two["config_groups"] = map[string]any{"group_0": map[string]any{}, "group_1": map[string]any{}}
 	own := floatQuantized(nil)
-	own["config_groups"] = map[string]any{"group_0": map[string]any{"format": "pack-quantized", "weights": map[string]any{}}}
+	own["config_groups"] = map[string]any{"group_0": map[string]any{
+		"targets": []string{"Linear"}, "format": "marlin-24", "weights": map[string]any{"num_bits": 8},
+	}}
 	refuses(t, []row{
 		c("fmt", stages.CodeUnsupported, changed(fp8BlockConfig, "fmt", "e5m2"), "fmt e5m2", "e4m3"),
 		c("scale_fmt", stages.CodeUnsupported, changed(fp8BlockConfig, "scale_fmt", "e4m3"), "scale_fmt e4m3"),
@@ -82,7 +82,7 @@ func TestFP8ConfigFaults(t *testing.T) {
 		c("a side of 0", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int{128, 0}), "weight_block_size"),
 		c("a side near 2^63", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int64{1 << 62, 128}), "weight_block_size"),
 		c("sides as text", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", "128"), "weight_block_size"),
-		c("modelopt in blocks", stages.CodeUnsupported, changed(modelOptConfig, "quant_algo", "FP8_PB_WO"), `"modelopt" is not supported yet`, "modelopt FP8"),
+		c("modelopt in blocks", stages.CodeUnsupported, changed(modelOptConfig, "quant_algo", "FP8_PB_WO"), "quant_algo FP8_PB_WO is not supported yet", "supported are FP8"),
 		c("packed integers", stages.CodeUnsupported, changed(floatQuantized(nil), "format", "pack-quantized"), "type float is not supported", "int"),
 		c("integers", stages.CodeUnsupported, floatQuantized(map[string]any{"type": "int"}), `8 bits, type "int"`),
 		c("4 bits", stages.CodeUnsupported, floatQuantized(map[string]any{"num_bits": 4}), "4 bits"),
@@ -90,8 +90,7 @@ func TestFP8ConfigFaults(t *testing.T) {
 		c("dynamic weights", stages.CodeUnsupported, floatQuantized(map[string]any{"dynamic": true}), "dynamic true"),
 		c("groups", stages.CodeUnsupported, floatQuantized(map[string]any{"strategy": "group"}), "strategy group"),
 		c("no block_structure", stages.CodeConfig, floatQuantized(map[string]any{"strategy": "block"}), "block_structure"),
-		c("two groups", stages.CodeUnsupported, two, "config_groups of 2 groups"),
-		c("a format of a group", stages.CodeUnsupported, own, "pack-quantized of a group"),
+		c("a format of a group", stages.CodeUnsupported, own, "group_0", "format marlin-24 is not supported yet", "pack-quantized", "float-quantized"),
 		c("sparse", stages.CodeUnsupported, changed(floatQuantized(nil), "sparsity_config", map[string]any{"format": "sparse-24"}), "sparsity_config"),
 		c("rotated", stages.CodeUnsupported, changed(floatQuantized(nil), "transform_config", map[string]any{"config_groups": 1}), "transform_config"),
 	})
@@ -132,7 +131,7 @@ func TestFP8ShapeFaults(t *testing.T) {
 			build: fp8With(fp8BlockConfig, block(mlp+"gate_proj", 192, 1), block(mlp+"up_proj", 192, 1)),
 		},
 		{
-			name: "tiles that do not fit", code: stages.CodeLayout, says: []string{"multiple of 64"}, opt: coldload.Options{Strict: true},
+			name: "tiles that do not fit", code: stages.CodeLayout, says: []string{"multiple of 64"}, opt: coldload.Options{Strict: true, NoPad: true},
 			build: fp8With(fp8BlockConfig, block(oProj, 96, 1)),
 		},
 		{

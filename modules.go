@@ -60,9 +60,11 @@ func (ck *Checkpoint) GPTQ(base string) (GPTQ, error) {
 
 // Module is one module in its final form, in host memory that the caller closes.
 type Module struct {
-	Name    string
-	K, N    int64 // input and output features; of one expert when there are several
-	Experts int   // 0 when it is not stacked
+	Name string
+	K, N int64 // input and output features; of one expert when there are several
+	// Padding says for how many its Outputs are made, when these are more; nil when they are not.
+	Padding *stages.Padding
+	Experts int // 0 when it is not stacked
 	// Bits and Group are those of the codes in the checkpoint: 0 when the weights are dense there (or were packed dequantised), and Group -1
 	// for one group over all of K.
 	Bits, Group int
@@ -147,7 +149,7 @@ func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, sink *host.
 	}
 	s := p.Single
 	return &Module{
-		Name: q.Name, K: s.K, N: s.N, Experts: s.Experts, Bits: s.Bits, Group: s.Group, Result: res, Memory: sink.Memory(),
+		Name: q.Name, K: s.K, N: s.N, Padding: s.Padding, Experts: s.Experts, Bits: s.Bits, Group: s.Group, Result: res, Memory: sink.Memory(),
 		outputs: s.Outputs, suffixes: s.Suffixes,
 	}, nil
 }

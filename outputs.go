@@ -131,7 +131,7 @@ func (o *outlet) Reserve(_ context.Context, s stages.Slab) ([]byte, error) {
 
 func (o *outlet) make(i int) (*Output, error) {
 	d := &o.outputs[i]
-	out := &Output{Name: d.Name, Tensor: host.Tensor{DType: d.DType, Shape: d.Shape, Layout: d.Layout}}
+	out := &Output{Name: d.Name, Tensor: host.Tensor{DType: d.DType, Shape: d.Shape, Layout: d.Layout, Padding: d.Padding}}
 	if d.Size < smallOutput {
 		out.Bytes = aligned(d.Size)
 		return out, nil

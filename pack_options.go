@@ -19,6 +19,8 @@ type packedOptions struct {
 	DType  string        `json:"dtype"` // as the command names it
 	Names  string        `json:"names"`
 	NoFuse bool          `json:"no_fuse,omitzero"`
+	// Pad says that what the tiles of the layout do not fit was filled up.
+	Pad bool `json:"pad,omitzero"`
 	// ActOrder says that the order of g_idx was taken although the config denies it.
 	ActOrder bool `json:"act_order,omitzero"`
 	// FP8Exponent is what scales of FP8 weights hold, when it is not the factor.
@@ -40,6 +42,7 @@ func newPackedOptions(opt Options) packedOptions {
 		Layout: cmp.Or(opt.Layout, stages.LayoutMarlin), DType: "keep", Names: namesHF, NoFuse: opt.NoFuse, ActOrder: opt.ActOrder,
 		Include: opt.Include, Exclude: opt.Exclude,
 	}
+	o.Pad = o.Layout == stages.LayoutMarlin && !opt.NoPad
 	for name, d := range dtypeNames {
 		if d == opt.DType {
 			o.DType = name
@@ -80,13 +83,13 @@ func (o packedOptions) value() (jsontext.Value, error) { return json.Marshal(&o)
 
 // plan is what a Plan must know of a folder with these options.
 func (o packedOptions) plan(program string) plan.Packed {
-	return plan.Packed{Program: program, Layout: o.Layout, DType: dtypeNames[o.DType], NoFuse: o.NoFuse, ActOrder: o.ActOrder, FP8Exponent: o.FP8Exponent}
+	return plan.Packed{Program: program, Layout: o.Layout, DType: dtypeNames[o.DType], NoFuse: o.NoFuse, NoPad: !o.Pad, ActOrder: o.ActOrder, FP8Exponent: o.FP8Exponent}
 }
 
 // apply makes opt ask for the same Outputs.
 func (o packedOptions) apply(opt Options) Options {
 	opt.Layout, opt.DType, opt.NoFuse, opt.ActOrder = o.Layout, dtypeNames[o.DType], o.NoFuse, o.ActOrder
-	opt.FP8Exponent = o.FP8Exponent
+	opt.NoPad, opt.FP8Exponent = !o.Pad, o.FP8Exponent
 	opt.Include, opt.Exclude = o.Include, o.Exclude
 	return opt
 }

@@ -36,7 +36,7 @@ func (ck *Checkpoint) readManifest() error {
 	if err != nil {
 		return err
 	}
-	c := manifestChecks{ck: ck, traits: make([]uint8, ck.catalog.Len())}
+	c := manifestChecks{ck: ck, traits: make([]uint16, ck.catalog.Len())}
 	m, err := packed.Scan(f, st.Size(), c.output)
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func (ck *Checkpoint) readManifest() error {
 		return err
 	}
 	p.plan = p.options.plan(m.Program)
-	p.plan.Output = func(i int) (stages.Layout, stages.Kind) { t := c.kinds[c.traits[i]-1]; return t.layout, t.kind }
+	p.plan.Output = func(i int) plan.PackedOutput { return c.kinds[c.traits[i]-1].output() }
 	p.plan.Modules = sync.OnceValue(func() map[string][]int32 { return plan.ModuleTensors(ck.catalog) })
 	ck.packed = p
 	return nil
@@ -68,16 +68,25 @@ func (ck *Checkpoint) refuseUnfinished() error {
 // manifestChecks compares a manifest with the headers, which were compared with the index before, and keeps what only the manifest says.
 type manifestChecks struct {
 	ck     *Checkpoint
-	n      int     // Outputs
-	traits []uint8 // per tensor: 1 + index into kinds; 0 for one that the manifest has not
+	n      int      // Outputs
+	traits []uint16 // per tensor: 1 + index into kinds; 0 for one that the manifest has not
 	kinds  []trait
 	faults []stages.Fault
 }
 
 // trait is what only the manifest says of an Output.
 type trait struct {
-	layout stages.Layout
-	kind   stages.Kind
+	layout  stages.Layout
+	kind    stages.Kind
+	padding stages.Padding // the zero value for none
+}
+
+func (t *trait) output() plan.PackedOutput {
+	o := plan.PackedOutput{Layout: t.layout, Kind: t.kind}
+	if t.padding != (stages.Padding{}) {
+		o.Padding = &t.padding
+	}
+	return o
 }
 
 // mostManifestFaults are listed: more of them tell nothing new.
@@ -108,16 +117,19 @@ func (c *manifestChecks) output(o *packed.Output) error {
 		c.add(o.File, o.Name, "the header does not say what the manifest says", fmt.Sprintf("%s %v at byte %d", o.DType, o.Shape, o.Offset),
 			fmt.Sprintf("%s %v at byte %d of %s", cat.DType(i), shape, at.Off, file))
 	}
-	t := trait{o.Layout, o.Kind}
+	t := trait{layout: o.Layout, kind: o.Kind}
+	if o.Padding != nil {
+		t.padding = *o.Padding
+	}
 	n := slices.Index(c.kinds, t)
 	if n < 0 {
-		if n = len(c.kinds); n == math.MaxUint8 {
+		if n = len(c.kinds); n == math.MaxUint16 {
 			c.add(o.File, o.Name, "more kinds of output than there can be", "", string(o.Kind))
 			return nil
 		}
 		c.kinds = append(c.kinds, t)
 	}
-	c.traits[i] = uint8(n + 1)
+	c.traits[i] = uint16(n + 1)
 	return nil
 }
 

@@ -419,17 +419,16 @@ func (l *rndLoad) holds(u *rndUnit, layout stages.Layout) bool {
 		if g := m.group; g != -1 && g != 32 && g != 64 && g != 128 && m.groups() > 1 {
 			return false
 		}
+		if !l.opt.NoPad && !l.order(m) {
+			return u.experts == 0 || u.hidden()%128 == 0 && u.inter()%rndEven(m) == 0
+		}
 		for _, x := range u.modules[:u.members] {
 			if x.n%64 != 0 {
 				return false
 			}
 		}
 		if u.experts > 0 {
-			hidden, inter := m.k, m.n
-			if u.down {
-				hidden, inter = m.n, m.k
-			}
-			return hidden%128 == 0 && inter%max(64, m.group) == 0
+			return u.hidden()%128 == 0 && u.inter()%max(64, m.group) == 0
 		}
 		return wide%64 == 0 && m.k%128 == 0 || wide%128 == 0 && m.k%64 == 0
 	case stages.LayoutExllama:
@@ -440,6 +439,67 @@ func (l *rndLoad) holds(u *rndUnit, layout stages.Layout) bool {
 	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
 	}
 	return true
+}
+
+// hidden and inter are the sizes of experts.
+func (u *rndUnit) hidden() int {
+	if u.down {
+		return u.modules[0].n
+	}
+	return u.modules[0].k
+}
+
+func (u *rndUnit) inter() int { return u.modules[0].n + u.modules[0].k - u.hidden() }
+
+// rndEven is the group that padding must keep whole: one over all of the input features is none.
+func rndEven(m *rndModule) int {
+	if g := m.group; g == 32 || g == 64 || g == 128 {
+		return g
+	}
+	return 1
+}
+
+// padded are the extents that a unit has in tiles, and the column at which each member begins.
+func (l *rndLoad) padded(u *rndUnit) (k, n int, at []int) {
+	up := func(v, a, b int) int { // to a multiple of both
+		for v%a != 0 || v%b != 0 {
+			v++
+		}
+		return v
+	}
+	m := u.modules[0]
+	g := rndEven(m)
+	for _, x := range u.modules[:u.members] {
+		at = append(at, n)
+		n += x.n
+		if u.experts > 0 && !u.down {
+			n = up(n, 64, g)
+		}
+	}
+	switch {
+	case l.opt.NoPad, l.order(m):
+		return m.k, n, at
+	case u.down:
+		return up(m.k, 64, g), n, at
+	case u.experts > 0:
+		return m.k, n, at
+	}
+	k1, n1, k2, n2 := up(m.k, 128, g), up(n, 64, 1), up(m.k, 64, g), up(n, 128, 1)
+	if k1*n1 < k2*n2 || k1*n1 == k2*n2 && k1+n1 <= k2+n2 {
+		return k1, n1, at
+	}
+	return k2, n2, at
+}
+
+// rndSpread puts rows of the members where they belong in rows of n, and adds empty ones.
+func rndSpread[T any](members []*rndModule, count, n int, at []int, rows func(m *rndModule) []T) []T {
+	out := make([]T, count*n)
+	for i, m := range members {
+		for j, v := range rows(m) {
+			out[j/m.n*n+at[i]+j%m.n] = v
+		}
+	}
+	return out
 }
 
 // values finds what the bytes must not have in a layout, whatever comes of the rest.
@@ -620,28 +680,31 @@ func (l *rndLoad) rndPerm(m *rndModule) []int32 {
 	return perm
 }
 
-// ordered are the codes of the members side by side, in the order of their rows, which need not be one order when the load must fail.
-func (l *rndLoad) ordered(members []*rndModule) (codes []uint32, n int) {
-	return beside(members, func(m *rndModule) []uint32 {
-		perm := l.rndPerm(m)
-		if perm == nil {
-			return m.codes
-		}
-		var out []uint32
-		for _, k := range perm {
-			out = append(out, m.codes[int(k)*m.n:(int(k)+1)*m.n]...)
-		}
-		return out
-	})
+// ordered are the codes of a module in the order of its rows.
+func (l *rndLoad) ordered(m *rndModule) []uint32 {
+	perm := l.rndPerm(m)
+	if perm == nil {
+		return m.codes
+	}
+	var out []uint32
+	for _, k := range perm {
+		out = append(out, m.codes[int(k)*m.n:(int(k)+1)*m.n]...)
+	}
+	return out
 }
 
 func (l *rndLoad) marlin(u *rndUnit) {
-	first, wide := u.modules[0], rndWide(u)
+	first := u.modules[0]
 	bits := first.bits
-	l.add(u, "qweight", safetensors.I32, stages.LayoutMarlin, []int{first.k / 16, wide * bits / 2}, func(members []*rndModule) []byte {
-		codes, n := l.ordered(members)
+	k, n, starts := l.padded(u)
+	groups := 1
+	if g := rndEven(first); g > 1 {
+		groups = (k + g - 1) / g
+	}
+	l.add(u, "qweight", safetensors.I32, stages.LayoutMarlin, []int{k / 16, n * bits / 2}, func(members []*rndModule) []byte {
+		codes := rndSpread(members, k, n, starts, l.ordered)
 		cols := n * bits / 2
-		out := make([]byte, first.k/16*cols*4)
+		out := make([]byte, k/16*cols*4)
 		for i, code := range codes {
 			k, c := i/n, i%n
 			w, p := 128*(c/64)+16*(c%8)+4*((k%8)/2)+(c%64)/16, (k%16)/8+2*((c%16)/8)+4*(k%2)
@@ -655,19 +718,17 @@ func (l *rndLoad) marlin(u *rndUnit) {
 	})
 	l.finite(u)
 	to := l.wanted(first.scaleType)
-	l.add(u, "scales", to, stages.LayoutMarlin, []int{first.groups(), wide}, func(members []*rndModule) []byte {
-		v, n := beside(members, rndScales)
-		return rndFloats(rndPermute(v, n, first.groups() > 1), to)
+	l.add(u, "scales", to, stages.LayoutMarlin, []int{groups, n}, func(members []*rndModule) []byte {
+		return rndFloats(rndPermute(rndSpread(members, groups, n, starts, rndScales), n, groups > 1), to)
 	})
 	if first.bias != nil {
 		biasTo := l.wanted(first.biasType)
-		l.add(u, "bias", biasTo, stages.LayoutMarlin, []int{wide}, func(members []*rndModule) []byte {
-			v, n := beside(members, rndBias)
-			return rndFloats(rndPermute(v, n, false), biasTo)
+		l.add(u, "bias", biasTo, stages.LayoutMarlin, []int{n}, func(members []*rndModule) []byte {
+			return rndFloats(rndPermute(rndSpread(members, 1, n, starts, rndBias), n, false), biasTo)
 		})
 	}
 	if !first.sym {
-		l.marlinZeros(u)
+		l.marlinZeros(u, groups, n, starts)
 	}
 	if l.order(first) {
 		l.add(u, "g_idx", safetensors.I32, stages.LayoutMarlin, []int{first.k}, func(members []*rndModule) []byte {
@@ -680,10 +741,9 @@ func (l *rndLoad) marlin(u *rndUnit) {
 }
 
 // marlinZeros adds 4-bit zero points: that of column c is nibble (c%64)/16 + 4((c%16)/8) of word 8(c/64) + c%8.
-func (l *rndLoad) marlinZeros(u *rndUnit) {
-	m, wide := u.modules[0], rndWide(u)
-	l.add(u, "qzeros", safetensors.I32, stages.LayoutMarlin, []int{m.groups(), wide / 8}, func(members []*rndModule) []byte {
-		v, n := beside(members, func(m *rndModule) (z []uint32) {
+func (l *rndLoad) marlinZeros(u *rndUnit, groups, n int, starts []int) {
+	l.add(u, "qzeros", safetensors.I32, stages.LayoutMarlin, []int{groups, n / 8}, func(members []*rndModule) []byte {
+		v := rndSpread(members, groups, n, starts, func(m *rndModule) (z []uint32) {
 			for _, x := range l.zeros(m) {
 				z = append(z, uint32(x))
 			}
@@ -722,7 +782,7 @@ func (l *rndLoad) exllama(u *rndUnit) {
 	first := u.modules[0]
 	bits := first.bits
 	l.add(u, "qweight", safetensors.I32, stages.LayoutExllama, []int{first.k * bits / 32, rndWide(u)}, func(members []*rndModule) []byte {
-		codes, n := l.ordered(members)
+		codes, n := beside(members, l.ordered)
 		out := make([]byte, len(codes)*bits/8)
 		or := func(row, c int, v uint32) {
 			at := out[4*(row*n+c):]

@@ -216,10 +216,10 @@ func (r *rndDraw) gIdx(k int, m *rndModule, order string) []int32 {
 	return g
 }
 
-var rndDims = []int{64, 128, 32, 192, 96, 256, 40, 16}
+var rndDims = []int{64, 128, 32, 192, 96, 256, 40, 16, 8, 24, 200, 136}
 
 func (r *rndDraw) dim(label string) int {
-	if rapid.IntRange(0, 14).Draw(r.t, label+" odd") == 14 {
+	if rapid.IntRange(0, 8).Draw(r.t, label+" odd") == 8 {
 		return rapid.SampledFrom(rndDims).Draw(r.t, label)
 	}
 	return rapid.SampledFrom([]int{64, 128, 128, 128}).Draw(r.t, label)
@@ -396,6 +396,7 @@ func drawOptions(t *rapid.T) coldload.Options {
 		Layout:   rapid.SampledFrom(layouts).Draw(t, "layout"),
 		DType:    rapid.SampledFrom(append(slices.Repeat([]stages.DType{safetensors.Invalid}, 4), safetensors.F16, safetensors.F16, safetensors.BF16, safetensors.F32)).Draw(t, "dtype"),
 		NoFuse:   rapid.IntRange(0, 3).Draw(t, "no fuse") == 3,
+		NoPad:    rapid.IntRange(0, 3).Draw(t, "no pad") == 3,
 		Strict:   rapid.IntRange(0, 7).Draw(t, "strict") == 7,
 		ActOrder: rapid.IntRange(0, 5).Draw(t, "act-order") == 5,
 		Budget:   rapid.SampledFrom([]int64{0, 0, 1 << 20, 64 << 10}).Draw(t, "budget"),

@@ -106,7 +106,9 @@ func (f *flow) end(res *Result) error {
 func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) (*flow, error) {
 	ctx = charging(ctx, budget)
 	f := &flow{opt: opt, budget: budget, source: ck.source, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.exec = execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add, NoSelfCheck: opt.NoSelfCheck}
+	f.exec = execute.Options{
+		FileName: ck.catalog.ShardName, Warn: f.warnings.Add, Scans: execute.NewScans(p.Scans()), NoSelfCheck: opt.NoSelfCheck,
+	}
 	err := pipeline.Recover("load", "stages", func() error {
 		f.before = readBy(ck.source)
 		f.connect(ctx, p, sink)
@@ -125,7 +127,8 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	opt, exec := f.opt, f.exec
 	workers := fetchers(ctx, f.source, opt)
 	// Some Batches wait admitted: the goroutine that makes them has to wait for a processor, while all of them repack, and the disk would too.
-	f.stream = pipeline.From(f.run, execute.Admission, batches(p, f.source, sink, f.budget.Size()),
+	//nolint:contextcheck // the feed waits under the run's own context, which is made of ctx
+	f.stream = pipeline.From(f.run, execute.Admission, batches(f.run, p, f.source, sink, f.budget.Size(), f.exec.Scans),
 		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2),
 		pipeline.Purposes(stages.PhaseFetch.String(), "staging", func(b *stages.Batch) int64 { return b.Staging }), unnamed)
 	f.fetch(f.source, sink, workers)
@@ -157,14 +160,20 @@ func fetchers(ctx context.Context, source stages.Source, opt Options) int {
 	return standardFetchers
 }
 
-// batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for.
-func batches(p *plan.Plan, source stages.Source, sink stages.Sink, budget int64) iter.Seq2[*stages.Batch, error] {
+// batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for. One that needs what
+// scans find comes when they are over: it waits here, where it holds nothing.
+func batches(
+	run *pipeline.Run, p *plan.Plan, source stages.Source, sink stages.Sink, budget int64, scans *execute.Scans,
+) iter.Seq2[*stages.Batch, error] {
 	staging := stagingOf(sink)
 	padder, padded := source.(stages.Padder)
 	return func(yield func(*stages.Batch, error) bool) {
 		for b := range p.Batches() {
-			var err error
-			if b.Staging, err = plan.StagingOf(b, staging); err != nil {
+			err := scans.Wait(run.Context(), b)
+			if err == nil {
+				b.Staging, err = plan.StagingOf(b, staging)
+			}
+			if err != nil {
 				yield(nil, err)
 				return
 			}

@@ -25,6 +25,7 @@ type flipper struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	checked map[string]int // words, by Op
+	without map[string]bool
 	faults  []string
 }
 
@@ -43,7 +44,7 @@ func (f *flipper) Process(_ context.Context, b *stages.Batch) (*stages.Batch, er
 		}
 		c, ok := p.Op.(stages.Checker)
 		if !ok {
-			f.faults = append(f.faults, fmt.Sprintf("%s is no Checker", p.Op))
+			f.without[p.Op.String()] = true
 			continue
 		}
 		j := &stages.Job{
@@ -90,6 +91,7 @@ func TestSelfCheckSeesEveryBit(t *testing.T) {
 		"gptq 2": {Bits: 2}, "gptq 3": {Bits: 3}, "gptq 8": {Bits: 8}, "gptq act-order": {DescAct: true}, "gptq 8 act-order": {Bits: 8, DescAct: true},
 		"rows act-order":   {Format: synth.FormatCompressed, DescAct: true, Group: 32},
 		"rows 8 act-order": {Format: synth.FormatCompressed, Bits: 8, DescAct: true, Group: 32}, "rows 8": {Format: synth.FormatCompressed, Bits: 8},
+		"fp8 of a tensor": {Format: synth.FormatFP8Tensor}, "fp8 of channels": {Format: synth.FormatFP8Channel}, "mxfp4": {Format: synth.FormatMXFP4Pack},
 	} {
 		o.Model = "micro"
 		checkpoints[name] = filepath.Join(t.TempDir(), "ck")
@@ -97,11 +99,11 @@ func TestSelfCheckSeesEveryBit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	checked := map[string]int{}
+	checked, without := map[string]int{}, map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(checkpoints)) {
 		for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw} {
 			for _, dtype := range []stages.DType{safetensors.Invalid, safetensors.BF16, safetensors.F16, safetensors.F32} {
-				f := &flipper{rng: rand.New(rand.NewPCG(1, 2)), checked: checked}
+				f := &flipper{rng: rand.New(rand.NewPCG(1, 2)), checked: checked, without: without}
 				_, err := coldload.Load(t.Context(), checkpoints[name], discard.New(), coldload.Options{
 					Layout: layout, DType: dtype, Stages: []coldload.Insert{{After: stages.PhaseRepack, Stage: f}},
 				})
@@ -116,6 +118,9 @@ func TestSelfCheckSeesEveryBit(t *testing.T) {
 	}
 	for _, op := range slices.Sorted(maps.Keys(checked)) {
 		t.Logf("%6d words of: %s", checked[op], op)
+	}
+	for _, op := range slices.Sorted(maps.Keys(without)) {
+		t.Errorf("is no Checker: %s", op)
 	}
 	if len(checked) < 30 {
 		t.Errorf("only %d Ops were seen", len(checked))

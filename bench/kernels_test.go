@@ -23,7 +23,7 @@ type kernel struct {
 	in        int // bytes of the bulk source
 	elements  func(b []byte)
 	sides     [][]byte
-	// counted are the bytes that make the rate: those written, or half of those read and written, as a copy moves each twice.
+	// counted are the bytes that make the rate: half of those read and written, as a copy moves each twice.
 	counted int
 }
 
@@ -64,8 +64,8 @@ func kernels(b *testing.B) []kernel {
 	for i := range k {
 		binary.LittleEndian.PutUint32(order[4*i:], uint32(i*37%k/128))
 	}
-	scales := make([]byte, 2*groups*n)
-	small16(scales)
+	scalesOf := make([]byte, 2*groups*n)
+	small16(scalesOf)
 	zeros := bytes.Repeat([]byte{0x77}, groups*n)
 	dequant := func(bits int, to stages.DType) stages.Op {
 		b.Helper()
@@ -84,7 +84,15 @@ func kernels(b *testing.B) []kernel {
 		in, out := elementsOfPart*from.Bits()/8, elementsOfPart*to.Bits()/8
 		return kernel{fmt.Sprintf("cast-%s-to-%s", from, to), must(decode.Cast(from, to)), 1, out, in, elements, nil, (in + out) / 2}
 	}
-	const scaleRows = 512
+	// scales has as many as a module with so many groups.
+	scales := func(name string, op stages.Op, groups, in, out int, elements func([]byte), sides ...[]byte) kernel {
+		return kernel{name, op, groups, out * n, groups * in * n, elements, sides, groups * n * (in + out) / 2}
+	}
+	// decoded are weights of to, of bits each before.
+	decoded := func(name string, op stages.Op, bits int, elements func([]byte), sides ...[]byte) kernel {
+		return kernel{name, op, n, 2 * k, k * n * bits / 8, elements, sides, k * n * (bits + 16) / 16}
+	}
+	one := []byte{0, 0, 0x80, 0x3F}
 	return []kernel{
 		marlin("gptq4-to-marlin", must(repack.GPTQMarlin(4)), 4),
 		marlin("gptq8-to-marlin", must(repack.GPTQMarlin(8)), 8),
@@ -92,19 +100,26 @@ func kernels(b *testing.B) []kernel {
 		marlin("rows4-to-marlin", must(repack.RowsMarlin(4)), 4),
 		marlin("rows8-to-marlin", must(repack.RowsMarlin(8)), 8),
 		marlin("rows4-act-order-to-marlin", must(repack.RowsMarlinActOrder(4, groups)), 4, order),
-		{"rows-scales-grouped-F16", must(repack.RowsMarlinScales(f16, f16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
-		{"scales-grouped-F16", must(repack.MarlinScales(f16, f16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
-		{"scales-grouped-F16-to-BF16", must(repack.MarlinScales(f16, bf16, repack.Grouped)), scaleRows, 2 * n, scaleRows * 2 * n, small16, nil, scaleRows * 2 * n},
+		marlin("fp8-to-marlin", repack.FP8Marlin(), 8),
+		scales("scales-grouped-F16", must(repack.MarlinScales(f16, f16, repack.Grouped)), 512, 2, 2, small16),
+		scales("scales-grouped-F16-to-BF16", must(repack.MarlinScales(f16, bf16, repack.Grouped)), 512, 2, 2, small16),
+		scales("rows-scales-grouped-BF16", must(repack.RowsMarlinScales(bf16, bf16, repack.Grouped)), k/32, 2, 2, smallBF16),
+		scales("rows-scales-grouped-F16-to-BF16", must(repack.RowsMarlinScales(f16, bf16, repack.Grouped)), k/32, 2, 2, small16),
+		scales("mxfp4-scales", repack.MXFP4MarlinScales(), k/32, 1, 1, smallBytes),
+		scales("nvfp4-scales", must(repack.NVFP4MarlinScales(f16, false)), k/16, 1, 1, smallBytes),
 		cast(f16, f32, small16),
 		cast(bf16, f32, smallBF16),
 		cast(f32, bf16, smallBF16),
 		cast(f32, f16, smallBF16),
 		cast(bf16, f16, smallBF16),
 		cast(f8, bf16, smallBF16),
-		{"gptq4-to-BF16", dequant(4, bf16), n, 2 * k, k * n / 2, random, [][]byte{scales, zeros[:groups*n/2]}, 2 * k * n},
-		{"gptq8-to-BF16", dequant(8, bf16), n, 2 * k, k * n, random, [][]byte{scales, zeros}, 2 * k * n},
-		{"rows4-to-BF16", rows(4), n, 2 * k, k * n / 2, random, [][]byte{scales}, 2 * k * n},
-		{"rows8-to-BF16", rows(8), n, 2 * k, k * n, random, [][]byte{scales}, 2 * k * n},
+		decoded("gptq4-to-BF16", dequant(4, bf16), 4, random, scalesOf, zeros[:groups*n/2]),
+		decoded("gptq8-to-BF16", dequant(8, bf16), 8, random, scalesOf, zeros),
+		decoded("rows4-to-BF16", rows(4), 4, random, scalesOf),
+		decoded("rows8-to-BF16", rows(8), 8, random, scalesOf),
+		decoded("fp8-to-BF16", must(decode.FP8Dequant(stages.Blocks{Rows: 128, Cols: 128}, bf16, bf16)), 8, smallBytes, make([]byte, 2*n/128*k/128)),
+		decoded("mxfp4-to-BF16", must(decode.MXFP4Dequant(bf16)), 4, random, bytes.Repeat([]byte{0x75}, n*k/32)),
+		decoded("nvfp4-to-BF16", must(decode.NVFP4Dequant(false, bf16)), 4, random, bytes.Repeat([]byte{0x35}, n*k/16), one),
 		{"copy", decode.Copy(), 1, 1 << 20, 1 << 20, random, nil, 1 << 20},
 	}
 }
@@ -163,6 +178,14 @@ func random(b []byte) {
 
 // small16 fills b with F16 numbers between 2^-6 and 2^-5, as scales are.
 func small16(b []byte) { fill16(b, 0x2400, 0x03FF) }
+
+// smallBytes fills b with positive F8_E4M3 numbers around 1, which are scales as E8M0 too.
+func smallBytes(b []byte) {
+	random(b)
+	for i := range b {
+		b[i] = 0x30 + b[i]&0x0F
+	}
+}
 
 // smallBF16 fills b with BF16 numbers of both signs around 2^-6, as weights are.
 func smallBF16(b []byte) { fill16(b, 0x3C00, 0x80FF) }

@@ -41,11 +41,12 @@ func (o *awqOutputs) marlin() string {
 		return "Marlin takes AWQ of version gemm, not " + o.spec.version + " (use --layout dequant)"
 	}
 	scales, bias := o.wanted(o.spec.scales), o.wanted(o.spec.bias)
-	if reason := marlinHolds(o.g, o.spec.group, scales, bias); reason != "" {
+	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, scales: scales, bias: bias})
+	if reason != "" {
 		return reason
 	}
-	perm := repack.Single
-	if o.groups > 1 {
+	perm, groups := repack.Single, s.groups(o.spec.group)
+	if groups > 1 {
 		perm = repack.Grouped
 	}
 	scalesOp, err := repack.MarlinScales(o.spec.scales, scales, perm)
@@ -53,12 +54,14 @@ func (o *awqOutputs) marlin() string {
 		return err.Error()
 	}
 	words := func(m *Module) int64 { return 8 * m.N }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: awqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: repack.AWQMarlin(), Rows: o.m.K / 16, Cols: 2 * o.g.N(), Width: words, Source: words,
-	})
-	o.zeros(stages.LayoutMarlin, stages.KindRepacked, repack.MarlinZeros(repack.ZeroLayout{EvensFirst: true}))
-	o.b.Floats("scales", awqScales, []int64{o.groups, o.g.N()}, scales, scalesOp, stages.LayoutMarlin, nil)
+		Op: repack.AWQMarlin(), Rows: s.K / 16, Cols: 2 * s.N, Width: words, Source: words,
+	}, repack.Padding{Bits: 64, Rows: 16})
+	zeros := o.zerosGrid(stages.LayoutMarlin, stages.KindRepacked, repack.MarlinZeros(repack.ZeroLayout{EvensFirst: true}))
+	zeros.Rows, zeros.Cols = groups, s.N/8
+	o.b.Tiles(&s, zeros, repack.Padding{Bits: 4, Rows: 1})
+	o.b.TileFloats(&s, "scales", awqScales, []int64{groups, s.N}, scales, scalesOp)
 	if bias == safetensors.Invalid {
 		return ""
 	}
@@ -66,7 +69,7 @@ func (o *awqOutputs) marlin() string {
 	if err != nil {
 		return err.Error()
 	}
-	o.b.Floats("bias", awqBias, []int64{o.g.N()}, bias, biasOp, stages.LayoutMarlin, nil)
+	o.b.TileFloats(&s, "bias", awqBias, []int64{s.N}, bias, biasOp)
 	return ""
 }
 
@@ -81,13 +84,13 @@ func (o *awqOutputs) wanted(from stages.DType) stages.DType {
 // zeroWords is Z of the versions that fill up their zero points.
 func (o *awqOutputs) zeroWords() int64 { return awqZeroWords(o.groups, o.spec.span(o.m)) }
 
-// zeros adds the zero points of version gemm.
-func (o *awqOutputs) zeros(l stages.Layout, k stages.Kind, op stages.Op) {
+// zerosGrid is the zero points of version gemm.
+func (o *awqOutputs) zerosGrid(l stages.Layout, k stages.Kind, op stages.Op) Grid {
 	width := func(m *Module) int64 { return m.N / 2 }
-	o.b.Grid(Grid{
+	return Grid{
 		Suffix: "qzeros", Part: awqQzeros, DType: safetensors.I32, Layout: l, Kind: k, Op: op,
 		Rows: o.groups, Cols: o.g.N() / 8, Width: width, Source: width,
-	})
+	}
 }
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them.
@@ -156,7 +159,7 @@ func (o *awqOutputs) raw() string {
 			Suffix: "qweight", Part: awqQweight, DType: safetensors.I32, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
 			Rows: o.m.K, Cols: o.g.N() / 8, Width: width, Source: width,
 		})
-		o.zeros(stages.LayoutRaw, o.b.Kind(), o.b.Copy())
+		o.b.Grid(o.zerosGrid(stages.LayoutRaw, o.b.Kind(), o.b.Copy()))
 		o.keepFloats("scales", awqScales, []int64{o.groups, o.g.N()}, want)
 	case awqGemv:
 		words := o.zeroWords()

@@ -15,12 +15,13 @@ const (
 	mostParts  = 4096
 )
 
-// unit is one Slab and where its bulk bytes start.
+// unit is one Slab, or one tensor of a scan, and where its bulk bytes start.
 type unit struct {
 	off    int64
 	shard  int32
 	output int32
 	slab   int32
+	scan   stages.ScanID // of a unit that is no Slab: tensor slab of that scan
 }
 
 // layOut sorts all Slabs into file order and cuts them into Batches of at most target bytes; a Slab that needs more has one of its own.
@@ -32,14 +33,20 @@ func (p *Plan) layOut(target int64) {
 			p.units = append(p.units, unit{off: at.Off, shard: at.Shard, output: int32(i), slab: int32(s)})
 		}
 	}
+	sortUnits(p.units)
+	p.orderOutputs()
+	p.cut(target)
+	p.weave(target)
+}
+
+// sortUnits puts units into file order.
+func sortUnits(units []unit) {
 	byPlace := func(a, b unit) int {
 		return cmp.Or(cmp.Compare(a.shard, b.shard), cmp.Compare(a.off, b.off), cmp.Compare(a.output, b.output), cmp.Compare(a.slab, b.slab))
 	}
-	if !slices.IsSortedFunc(p.units, byPlace) {
-		slices.SortFunc(p.units, byPlace)
+	if !slices.IsSortedFunc(units, byPlace) {
+		slices.SortFunc(units, byPlace)
 	}
-	p.orderOutputs()
-	p.cut(target)
 }
 
 // slabs is the number of Slabs of all Outputs.
@@ -85,8 +92,8 @@ func (p *Plan) cut(target int64) {
 		u := p.units[i]
 		in := p.recipes[u.output].input(p.catalog, int(u.slab))
 		out := p.Outputs[u.output].Slab(int(u.output), int(u.slab)).Len
-		split := b.reaches(u)
-		if i > b.start && (max(b.in+in.bytes, b.out+out) > target || i-b.start == mostParts) {
+		split := b.reaches(u) || p.tied(i)
+		if i > b.start && !p.tied(i) && (max(b.in+in.bytes, b.out+out) > target || i-b.start == mostParts) {
 			if split && b.clean > b.start && 2*b.cleanSize >= b.size() {
 				i = b.clean
 			}
@@ -103,6 +110,13 @@ func (p *Plan) cut(target int64) {
 	if len(p.units) > 0 {
 		p.ends = append(p.ends, len(p.units))
 	}
+}
+
+// tied reports whether unit i reads what the one before it turns into bytes: apart, both would fetch it.
+func (p *Plan) tied(i int) bool {
+	u := p.units[i]
+	g, ok := p.recipes[u.output].(*grid)
+	return ok && g.beside && i > 0 && p.units[i-1].shard == u.shard && p.units[i-1].off == u.off
 }
 
 // openBatch is the Batch that cut fills.
@@ -130,12 +144,17 @@ func (b *openBatch) reaches(u unit) bool {
 // Skip is the Plan without the work for Slabs that are done already. The Outputs stay, with their numbers; Summary.Skipped says how many
 // bytes of them need not be made again. budget is what it was when the Plan was made.
 func (p *Plan) Skip(done func(stages.Slab) bool, budget int64) *Plan {
-	if !slices.ContainsFunc(p.units, func(u unit) bool { return done(p.Outputs[u.output].Slab(int(u.output), int(u.slab))) }) {
+	if !slices.ContainsFunc(p.units, func(u unit) bool {
+		return u.scan == stages.NoScan && done(p.Outputs[u.output].Slab(int(u.output), int(u.slab)))
+	}) {
 		return p
 	}
 	rest := *p
 	rest.units, rest.ends = make([]unit, 0, len(p.units)), nil
 	for _, u := range p.units {
+		if u.scan != stages.NoScan {
+			continue // weave adds those that the rest needs
+		}
 		if slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab)); done(slab) {
 			rest.Summary.Skipped += slab.Len
 		} else {
@@ -143,6 +162,7 @@ func (p *Plan) Skip(done func(stages.Slab) bool, budget int64) *Plan {
 		}
 	}
 	rest.cut(TargetBatch(budget))
+	rest.weave(TargetBatch(budget))
 	return &rest
 }
 
@@ -156,11 +176,16 @@ func (p *Plan) Batch(i int) *stages.Batch {
 		start = p.ends[i-1]
 	}
 	n := p.ends[i] - start
-	e := emitter{catalog: p.catalog, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n), ends: make([]int, 0, n)}
+	e := emitter{catalog: p.catalog, scans: p.scanIDs, inputs: make([]stages.Input, 0, n), extents: make([]stages.Extent, 0, n), ends: make([]int, 0, n)}
 	e.batch = &stages.Batch{
 		Seq: i, Outputs: p.Outputs, Slabs: make([]stages.Slab, 0, n), Parts: make([]stages.Part, 0, n),
 	}
 	for _, u := range p.units[start:p.ends[i]] {
+		if u.scan != stages.NoScan {
+			s := p.scans[u.scan-1]
+			e.scan(u.scan, s.op, wholeTensor(p.catalog, s.tensors[u.slab]))
+			continue
+		}
 		slab := p.Outputs[u.output].Slab(int(u.output), int(u.slab))
 		e.batch.Slabs = append(e.batch.Slabs, slab)
 		e.batch.OutBytes += slab.Len

@@ -8,6 +8,7 @@ import (
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
 	"github.com/coldload/coldload/stages/fuse"
+	"github.com/coldload/coldload/stages/repack"
 )
 
 // Builder is how a Format adds the Outputs of one Group.
@@ -17,7 +18,8 @@ type Builder struct {
 	layout stages.Layout
 	// suffixes are those of the Outputs so far.
 	suffixes []string
-	codes    bool // what Segments adds are codes
+	codes    bool            // what Segments adds are codes
+	padding  *stages.Padding // of the Output that Grid adds
 }
 
 // Layout is the one to compile for.
@@ -28,6 +30,9 @@ func (b *Builder) DType() stages.DType { return b.c.opt.DType }
 
 // FP8Exponent is Options.FP8Exponent: whether Marlin scales of FP8 weights hold the factor that the kernels leave out.
 func (b *Builder) FP8Exponent() stages.Exponent { return b.c.opt.FP8Exponent }
+
+// NoPad is Options.NoPad.
+func (b *Builder) NoPad() bool { return b.c.opt.NoPad }
 
 // WeightDType is the dtype of dequantised weights: the one asked for, else that of the model's config, else that of the scales.
 func (b *Builder) WeightDType(scales stages.DType) stages.DType {
@@ -65,10 +70,17 @@ type Grid struct {
 	Layout stages.Layout
 	Kind   stages.Kind
 	Op     stages.Op
-	Rows   int64 // of one Module
-	Cols   int64 // elements in a row of the whole Output: what the last dim is
+	// OpFor makes the Op for another dtype (F32, F16 or BF16), for a Rule that asks for one. Nil for an Op that makes only DType, unless it does
+	// no more than to copy or cast.
+	OpFor func(to stages.DType) (stages.Op, error)
+	Rows  int64 // of one Module
+	Cols  int64 // elements in a row of the whole Output: what the last dim is
 	// Dims are the shape of one expert's share; nil means [Rows, Cols].
 	Dims []int64
+	// Row, when it is set, is the bytes of a row that one Op makes of all members: its Inputs are theirs, one after the other, then the Joint
+	// ones; Sides are for Ops of one member. A tensor may have fewer rows than Rows then, and fill the last in part: the Op makes the rest. Padding is that of the Output.
+	Row     int64
+	Padding *stages.Padding
 	// Width is what one Module contributes to a row, and Source what is read for it, both in bytes.
 	Width, Source func(m *Module) int64
 	// Sides are parts that the Op reads whole, after Part. Whole makes one Slab of all rows of a Module, for an Op that needs them all.
@@ -77,6 +89,22 @@ type Grid struct {
 	// Shared takes the part from the first member alone: what all members have in common.
 	Shared bool
 	Checks []Check
+	// Needs is the scan whose value the Op gets as Job.Scanned.
+	Needs *Scan
+	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides. With Beside another Output of the
+	// Group, added just before, turns the first of them into bytes: the two are made together, so that they are read once.
+	Joint  []int
+	Beside bool
+}
+
+// Scan is a look at one part of all Modules of a Group ahead of the Outputs that need one value of all of them.
+type Scan struct{ scan }
+
+// Scan has op look at a part of every Module of the Group, whole, and say in Job.Found what it found: the value of the scan is the largest
+// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
+func (b *Builder) Scan(part int, op stages.Op) *Scan {
+	b.runsOne("a scan", op)
+	return &Scan{scan{op: op, tensors: b.tensors(part, len(b.group.Members))}}
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
@@ -96,15 +124,25 @@ func (b *Builder) Grid(g Grid) {
 	if g.Shared {
 		members = 1
 	}
-	r := &grid{op: g.Op, rows: g.Rows, tensors: b.tensors(g.Part, members)}
+	r := &grid{op: g.Op, opFor: b.opFor(g.Suffix, g.OpFor), rows: g.Rows, tensors: b.tensors(g.Part, members)}
 	for _, m := range b.group.Modules[:members] {
 		col := column{off: r.stride, width: g.Width(m), src: g.Source(m)}
 		r.columns = append(r.columns, col)
 		r.stride += col.width
 	}
+	if g.Row > 0 {
+		r.stride, r.joined = g.Row, true
+	}
 	for _, part := range g.Sides {
 		r.sides = append(r.sides, b.tensors(part, members))
 	}
+	if g.Needs != nil {
+		r.needs = &g.Needs.scan
+	}
+	for _, part := range g.Joint {
+		r.joint = append(r.joint, b.tensors(part, len(b.group.Members)))
+	}
+	r.beside = g.Beside && len(r.joint) > 0
 	if !b.holds(g.Suffix, r) {
 		return
 	}
@@ -118,12 +156,23 @@ func (b *Builder) Grid(g Grid) {
 	if dims == nil {
 		dims = []int64{g.Rows, g.Cols}
 	}
+	b.padding = g.Padding
 	b.add(g.Suffix, g.DType, dims, g.Layout, g.Kind, each, r.perSlab*r.stride, r)
+	b.padding = nil
 }
 
 // Floats adds an Output of floating-point values in rows of N elements, of which op makes to: scales, or a bias. dims is the shape of one
 // expert's share, [rows, N] or [N].
 func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) {
+	b.Grid(b.floats(suffix, part, dims, to, op, l, checks))
+}
+
+// TileFloats is Floats in the extents of s, which dims has.
+func (b *Builder) TileFloats(s *tileShape, suffix string, part int, dims []int64, to stages.DType, op stages.Op) {
+	b.Tiles(s, b.floats(suffix, part, dims, to, op, stages.LayoutMarlin, nil), repack.Padding{Bits: b.SourceDType(part).Bits(), Rows: 1})
+}
+
+func (b *Builder) floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) Grid {
 	from, kind, rows := b.SourceDType(part), stages.KindRepacked, int64(1)
 	if l == stages.LayoutRaw {
 		if kind = b.Kind(); kind == stages.KindKept && from != to {
@@ -133,12 +182,12 @@ func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType,
 	if len(dims) == 2 {
 		rows = dims[0]
 	}
-	b.Grid(Grid{
+	return Grid{
 		Suffix: suffix, Part: part, DType: to, Layout: l, Kind: kind, Op: op, Rows: rows, Dims: dims,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
 		Checks: checks,
-	})
+	}
 }
 
 // checks lists what the Checks look at.
@@ -179,7 +228,7 @@ func (b *Builder) Tall(t Tall) {
 		return
 	}
 	m := b.group.First()
-	r := &tall{op: t.Op, opFor: b.opFor(t), row: m.K * elementBytes(t.DType)}
+	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: m.K * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
 		r.heights = append(r.heights, m.N)
 	}
@@ -195,14 +244,14 @@ func (b *Builder) Tall(t Tall) {
 	b.add(t.Suffix, t.DType, []int64{b.group.N(), m.K}, stages.LayoutRaw, kind, each, each, r)
 }
 
-// opFor is t.OpFor with a look at what it makes.
-func (b *Builder) opFor(t Tall) func(stages.DType) (stages.Op, error) {
-	if t.OpFor == nil {
+// opFor is an Output's OpFor with a look at what it makes.
+func (b *Builder) opFor(suffix string, f func(to stages.DType) (stages.Op, error)) func(stages.DType) (stages.Op, error) {
+	if f == nil {
 		return nil
 	}
 	return func(to stages.DType) (stages.Op, error) {
-		op, err := t.OpFor(to)
-		if err == nil && !b.runsOne(t.Suffix, op) {
+		op, err := f(to)
+		if err == nil && !b.runsOne(suffix, op) {
 			err = errors.New("its format gives no Op for that")
 		}
 		return op, err
@@ -266,10 +315,10 @@ func (b *Builder) Copy() stages.Op {
 	return fuse.Concat()
 }
 
-// name is that of an Output; one without a suffix has the Group's.
+// name is that of an Output; one without a suffix has the Group's, and a suffix that begins with _ follows it without a dot.
 func (b *Builder) name(suffix string) string {
-	if suffix == "" {
-		return b.group.Name
+	if suffix == "" || suffix[0] == '_' {
+		return b.group.Name + suffix
 	}
 	return b.group.Name + "." + suffix
 }
@@ -289,6 +338,7 @@ func (b *Builder) add(suffix string, d stages.DType, dims []int64, l stages.Layo
 	}
 	b.c.add(stages.Output{
 		Name: b.name(suffix), DType: d, Shape: dims, Layout: l, Kind: k, Size: size, SlabBytes: min(slab, size),
+		Padding: b.padding,
 	}, r)
 }
 

@@ -18,6 +18,17 @@ type Catalog interface {
 	Shards() int
 }
 
+// laidOut is implemented by a Catalog whose tensors can be in another Layout than LayoutRaw: the blocks of a GGUF file.
+type laidOut interface{ Layout(i int) stages.Layout }
+
+// layoutOf is how the bytes of tensor i are ordered in the checkpoint.
+func layoutOf(c Catalog, i int) stages.Layout {
+	if l, ok := c.(laidOut); ok {
+		return l.Layout(i)
+	}
+	return stages.LayoutRaw
+}
+
 // none stands for a tensor that is not there.
 const none = int32(-1)
 

@@ -22,7 +22,7 @@ type compiler struct {
 	rules    rules
 	formats  []Format
 	method   string
-	reader   Reader // of the quantised Modules; nil when there are none
+	readers  []Reader // of the quantised Modules; none when there are none
 	modules  []*Module
 	views    *views    // in.Catalog
 	stacks   []stacked // whose Modules are among modules
@@ -37,7 +37,7 @@ type compiler struct {
 	added    int      // Outputs that were asked for, dropped ones too
 	single   *Single  // of a Plan of one module, else nil
 	inStacks int      // Modules of stacks
-	prefix   string   // of its Outputs' names
+	prefix   string   // of its Outputs' names: its own
 }
 
 // Marks in compiler.owner.
@@ -133,38 +133,42 @@ func (c *compiler) ignore() {
 	}
 }
 
-// findQuantised makes the Modules of the checkpoint's quantisation format.
+// findQuantised makes the Modules of the checkpoint's quantisation format, or formats.
 func (c *compiler) findQuantised() {
-	if c.reader == nil {
-		c.findUnannounced()
-		return
+	for r := range c.readers {
+		c.findStacks(int32(r))
 	}
-	c.findStacks(c.reader)
-	parts := c.reader.Parts()
 	for i := range c.owner {
-		base, ok := strings.CutSuffix(c.in.Catalog.Name(i), "."+parts[0])
-		if ok && c.owner[i] == ownerNone && c.picks(int32(i)) {
-			c.addModule(base, parts, c.reader)
+		if c.owner[i] != ownerNone {
+			continue
+		}
+		if base, r := c.marked(int32(i)); r != none {
+			c.addModule(base, r)
 		}
 	}
-	c.findOrphans(parts)
+	c.findLeftovers()
 	c.findUnannounced()
 }
 
-// picks reports whether a tensor with the name of the first part marks a Module.
-func (c *compiler) picks(i int32) bool {
-	p, ok := c.reader.(Picker)
-	return !ok || p.Picks(&c.checks, i)
+// marked is the Module that a tensor marks, and its Reader; none when it marks none.
+func (c *compiler) marked(i int32) (base string, reader int32) {
+	name := c.in.Catalog.Name(int(i))
+	for r, reader := range c.readers {
+		if base, ok := strings.CutSuffix(name, "."+reader.Parts()[0]); ok && picks(reader, &c.checks, i) {
+			return base, int32(r)
+		}
+	}
+	return "", none
 }
 
-// findLeftovers has the format look at the tensors that no Module took.
-func (c *compiler) findLeftovers(p Picker) {
+// findLeftovers has the Readers look at the tensors that no Module took.
+func (c *compiler) findLeftovers() {
 	meaningless := 0
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
 		}
-		switch p.Left(&c.checks, int32(i)) {
+		switch c.left(int32(i)) {
 		case LeftoverOther:
 		case LeftoverFaulty:
 			c.owner[i] = ownerBroken
@@ -180,9 +184,25 @@ func (c *compiler) findLeftovers(p Picker) {
 	}
 }
 
-// addModule collects the tensors of a Module and has its format check them.
-func (c *compiler) addModule(base string, parts []string, r Reader) {
-	m := &Module{Base: base, Tensors: make([]int32, len(parts))}
+// left is what a tensor is to the first Reader to which it is something.
+func (c *compiler) left(i int32) Leftover {
+	for _, r := range c.readers {
+		if what := left(r, &c.checks, i); what != LeftoverOther {
+			return what
+		}
+	}
+	return LeftoverOther
+}
+
+// isDense is the reader of Modules that are not quantised.
+const isDense = int32(-2)
+
+// addModule collects the tensors of a Module and has its Reader, an index into readers or isDense, check them.
+func (c *compiler) addModule(base string, reader int32) {
+	m := &Module{Base: base, reader: reader}
+	r := c.readerOf(m)
+	parts := r.Parts()
+	m.Tensors = make([]int32, len(parts))
 	for p, suffix := range parts {
 		m.Tensors[p] = none
 		if t, ok := c.in.Catalog.Lookup(base + "." + suffix); ok {
@@ -194,32 +214,16 @@ func (c *compiler) addModule(base string, parts []string, r Reader) {
 	c.modules = append(c.modules, m)
 }
 
-// findOrphans reports tensors that only a quantised Module has, without the one that marks it. A bias needs none: dense layers have
-// biases too.
-func (c *compiler) findOrphans(parts []string) {
-	if p, ok := c.reader.(Picker); ok {
-		c.findLeftovers(p)
-		return
+// readerOf is the Reader of a Module.
+func (c *compiler) readerOf(m *Module) Reader {
+	if m.reader == isDense {
+		return dense{}
 	}
-	for i := range c.owner {
-		if c.owner[i] != ownerNone {
-			continue
-		}
-		name := c.in.Catalog.Name(i)
-		for _, p := range parts[1:] {
-			if p == "bias" || !strings.HasSuffix(name, "."+p) {
-				continue
-			}
-			c.owner[i] = ownerBroken
-			c.checks.Fault(int32(i), stages.CodeMember, "belongs to a quantised module whose ."+parts[0]+" is missing",
-				strings.TrimSuffix(name, p)+parts[0], "", "the checkpoint is incomplete: get it again")
-		}
-	}
+	return c.readers[m.reader]
 }
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
-	r := dense{}
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
@@ -229,7 +233,7 @@ func (c *compiler) findDense() {
 			continue
 		}
 		if _, ok := c.rules.locate(base); ok || c.rules.misnumbered(base) && !c.opt.NoFuse {
-			c.addModule(base, r.Parts(), r)
+			c.addModule(base, isDense)
 		}
 	}
 }
@@ -293,14 +297,6 @@ func (c *compiler) compileGroup(g *Group) {
 	}
 }
 
-// readerOf is the format of a Module: the dense one is told by its Spec.
-func (c *compiler) readerOf(m *Module) Reader {
-	if _, ok := m.Spec.(denseSpec); ok {
-		return dense{}
-	}
-	return c.reader
-}
-
 // keep makes the Output of a tensor that is part of no Group.
 func (c *compiler) keep(t int32) {
 	cat := c.in.Catalog
@@ -355,10 +351,10 @@ func (c *compiler) add(o stages.Output, r recipe) {
 		return
 	}
 	if c.single != nil {
-		suffix, _ := strings.CutPrefix(name, c.prefix)
-		if name+"." == c.prefix {
-			suffix = ""
+		if o.Padding != nil {
+			c.single.Padding = o.Padding
 		}
+		suffix := strings.TrimPrefix(strings.TrimPrefix(name, c.prefix), ".")
 		c.single.Suffixes = append(c.single.Suffixes, suffix)
 		c.single.Outputs[suffix] = o.Name
 	}
@@ -414,6 +410,7 @@ func (c *compiler) sumOutputs() {
 	for i := range c.plan.Outputs {
 		s.BytesOut += c.plan.Outputs[i].Size
 	}
+	s.Padded = c.padded()
 	for _, k := range c.kept {
 		s.Kept = append(s.Kept, *k)
 	}
@@ -424,6 +421,34 @@ func (c *compiler) sumOutputs() {
 	sort.Slice(s.Fused, func(i, j int) bool {
 		return s.Fused[i].Into+s.Fused[i].Members[0] < s.Fused[j].Into+s.Fused[j].Members[0]
 	})
+}
+
+// padded counts the modules that were filled up, by their extents.
+func (c *compiler) padded() []Padded {
+	by, seen := map[stages.Padding]*Padded{}, map[string]bool{}
+	for i := range c.plan.Outputs {
+		o := &c.plan.Outputs[i]
+		if o.Padding == nil {
+			continue
+		}
+		module, _ := cutLast(o.Name)
+		if seen[module] {
+			continue
+		}
+		seen[module] = true
+		p := by[*o.Padding]
+		if p == nil {
+			p = &Padded{Padding: *o.Padding, Example: module}
+			by[*o.Padding] = p
+		}
+		p.Groups++
+	}
+	list := make([]Padded, 0, len(by))
+	for _, p := range by {
+		list = append(list, *p)
+	}
+	slices.SortFunc(list, func(a, b Padded) int { return strings.Compare(a.Example, b.Example) })
+	return list
 }
 
 func (c *compiler) describeFamily() {
@@ -449,15 +474,18 @@ func (c *compiler) measure() {
 	for b := range p.Batches() {
 		staging, err := StagingOf(b, c.opt.Staging)
 		if err != nil {
-			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: p.Outputs[b.Slabs[0].Output].Name, Problem: err.Error()})
+			c.faults.add(stages.Fault{Code: stages.CodeSink, Tensor: firstName(b), Problem: err.Error()})
 			return
 		}
 		cost := b.Cost() + staging
 		s.BytesRead += b.InBytes
+		if b.IsScan() {
+			s.Scanned += b.InBytes
+		}
 		s.Parts += len(b.Parts)
 		if cost > s.LargestBatch {
 			s.LargestBatch, s.LargestOut = cost, b.OutBytes
-			s.LargestName = p.Outputs[b.Slabs[0].Output].Name
+			s.LargestName = firstName(b)
 		}
 	}
 	if c.opt.Budget > 0 && s.LargestBatch > c.opt.Budget {

@@ -10,11 +10,71 @@ import (
 	"github.com/coldload/coldload/stages/discover"
 )
 
+// compressed is the method of compressed-tensors (llm-compressor): a config of groups, each with Modules of a format of its own. What all of
+// its formats share is here: which groups there are, which Modules each has, and what is refused of any.
+//
+// A format is a compressedFormat in its own file and one line in compressedFormats. Its open reads what the config says of the weights of one
+// group, and returns the Reader of the Modules of that group alone. Such a Reader does not look at targets and ignore. It is a Picker only if
+// its first part is no sure sign of a quantised Module; that the group is the format's decides between formats whose tensors have the
+// same names, and its Module must still prove the dtypes and shapes.
+type compressed struct{}
+
+// compressedFormat is one of the ways in which a group's Modules are stored.
+type compressedFormat struct {
+	names []string // what `format` calls it; the first in messages
+	// open reads a group and returns the Reader of its Modules. What is wrong goes to the group's ConfigReaders.
+	open func(g *compressedGroup) Reader
+	// evident says that the tensors alone tell which Modules are quantised: then the only group of a checkpoint has all of them, whatever its targets
+	// and ignore list.
+	evident bool
+}
+
+// compressedFormats are those that are processed. A new one adds its file and a line here.
+var compressedFormats = []compressedFormat{packQuantized, floatQuantized, mxfp4Quantized}
+
+// compressedMethod is what configs call compressed-tensors.
+const compressedMethod = "compressed-tensors"
+
+func (compressed) Name() string { return compressedMethod }
+
+// Kinds names the formats, for messages.
+func (compressed) Kinds() []string {
+	var names []string
+	for _, f := range compressedFormats {
+		names = append(names, compressedMethod+" "+f.names[0])
+	}
+	return names
+}
+
+// Marks says that a tensor of this name gives the method away.
+func (compressed) Marks(name string) bool { return strings.HasSuffix(name, ".weight_packed") }
+
 // compressedGroup is one entry of config_groups.
 type compressedGroup struct {
-	where   string // the entry, for messages
-	targets compressedTargets
-	params  compressedParams
+	*ConfigReader               // of the entry: what is wrong with it
+	weights       *ConfigReader // of what it says of the weights; all its keys are known
+	format        compressedFormat
+	targets       compressedTargets
+}
+
+// weightsOnly refuses quantised activations.
+func (g *compressedGroup) weightsOnly() {
+	if g.Has("input_activations") {
+		g.Unsupported("input_activations", "quantised", "weights only")
+	}
+}
+
+// compressedConfig is the config of one checkpoint.
+type compressedConfig struct {
+	where  string
+	ignore compressedTargets
+	groups []*compressedGroup
+	// last is what groupOf found last: a Module's tensors are asked about one after the other, and by every Reader.
+	last struct {
+		base    string
+		group   *compressedGroup
+		problem string
+	}
 }
 
 // compressedTargets are entries of `targets` or `ignore`: names of modules, patterns of names, and classes of modules.
@@ -23,12 +83,6 @@ type compressedTargets struct {
 	patterns []*regexp.Regexp
 	class    bool // one of the names is that of a class: it has no dot
 }
-
-// compressedMethod is what configs call compressed-tensors. It has many formats; packQuantized is that of integer codes.
-const (
-	compressedMethod = "compressed-tensors"
-	packQuantized    = "pack-quantized"
-)
 
 // The keys that are understood. Those of the last two lists are, where nothing else is said, about how the codes were found.
 var (
@@ -43,10 +97,10 @@ var (
 	}
 )
 
-// compressedOpen interprets the config of one checkpoint.
-func compressedOpen(q *discover.QuantConfig) (*compressedReader, []stages.Fault) {
+// Open interprets the config of one checkpoint: a Reader for every group.
+func (compressed) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
-	r := &compressedReader{where: q.Where}
+	config := &compressedConfig{where: q.Where}
 	c.only(compressedKeys)
 	switch status := c.Text("compressed", "quantization_status"); status {
 	case "compressed", "frozen": // what older writers say of compressed weights
@@ -56,22 +110,35 @@ func compressedOpen(q *discover.QuantConfig) (*compressedReader, []stages.Fault)
 	for _, key := range []string{"sparsity_config", "transform_config", "moe_sparsity_config"} {
 		compressedNothing(c, key)
 	}
-	r.ignore = compressedReadTargets(c, "ignore")
+	config.ignore = compressedReadTargets(c, "ignore")
 	c.Need("config_groups")
-	groups, _ := c.object("config_groups")
-	if groups == nil {
-		return r, c.Faults()
+	readers := config.readGroups(c)
+	if len(readers) == 0 || len(c.Faults()) > 0 {
+		return nil, c.Faults()
+	}
+	return mix(readers), nil
+}
+
+// readGroups reads config_groups, and opens the format of each.
+func (config *compressedConfig) readGroups(c *ConfigReader) (readers []*scoped) {
+	groups, ok := c.object("config_groups")
+	if !ok {
+		return nil
 	}
 	format := c.Text("", "format")
 	for _, m := range groups.Members() {
-		if g, ok := compressedReadGroup(c, groups, m.Key, format); ok {
-			r.groups = append(r.groups, g)
+		g, faults := compressedReadGroup(c.where, groups, m.Key, format)
+		if len(faults) == 0 {
+			readers = append(readers, &scoped{Reader: g.format.open(g), covers: config.scope(g)})
+			faults = slices.Concat(g.Faults(), g.weights.Faults())
+			config.groups = append(config.groups, g)
 		}
+		c.faults = append(c.faults, faults...)
 	}
-	if len(r.groups) == 0 && len(c.Faults()) == 0 {
+	if len(groups.Members()) == 0 {
 		c.Unknown("config_groups", "no group", "at least one")
 	}
-	return r, c.Faults()
+	return readers
 }
 
 // compressedNothing refuses what changes the meaning of the weights: sparsity and transforms. An empty object, and the format dense, say
@@ -87,94 +154,42 @@ func compressedNothing(c *ConfigReader, key string) {
 	c.Unsupported(key, string(o.Raw()), "checkpoints without it")
 }
 
-// compressedReadGroup reads one entry of config_groups; format is the whole checkpoint's, which the entry's own goes before.
-func compressedReadGroup(c *ConfigReader, groups *discover.Object, key, format string) (g compressedGroup, ok bool) {
+// compressedReadGroup reads what all formats share of one entry of config_groups; format is the whole checkpoint's, which the entry's own goes
+// before.
+func compressedReadGroup(where string, groups *discover.Object, key, format string) (*compressedGroup, []stages.Fault) {
 	o, _, f := groups.Object(key)
 	if f == nil && o == nil {
 		f = groups.Wrong(key, "an object")
 	}
 	if f != nil {
-		c.faults = append(c.faults, *f)
-		return g, false
+		return nil, []stages.Fault{*f}
 	}
-	g.where = fmt.Sprintf("%s: config_groups: %q", c.where, key)
-	sub := NewConfigReader(o, g.where)
-	sub.only(compressedGroupKeys)
-	if own := sub.Text(format, "format"); own != packQuantized {
-		sub.Unsupported("format", own, packQuantized)
+	g := &compressedGroup{ConfigReader: NewConfigReader(o, fmt.Sprintf("%s: config_groups: %q", where, key))}
+	g.only(compressedGroupKeys)
+	if g.Has("output_activations") {
+		g.Unsupported("output_activations", "quantised", "weights and input activations")
 	}
-	for _, key := range []string{"input_activations", "output_activations"} {
-		if sub.Has(key) {
-			sub.Unsupported(key, "quantised", "weights only")
+	format = g.Text(format, "format")
+	var known []string
+	for _, f := range compressedFormats {
+		known = append(known, f.names...)
+		if slices.Contains(f.names, format) {
+			g.format = f
 		}
 	}
-	sub.Need("targets")
-	g.targets = compressedReadTargets(sub, "targets")
-	sub.Need("weights")
-	if weights, ok := sub.object("weights"); ok {
-		w := NewConfigReader(weights, g.where)
-		g.params = compressedReadWeights(w)
-		sub.faults = append(sub.faults, w.faults...)
+	if g.format.open == nil {
+		g.Unsupported("format", format, strings.Join(known, ", "))
 	}
-	c.faults = append(c.faults, sub.faults...)
-	return g, len(sub.faults) == 0
-}
-
-// compressedReadWeights reads what the weights of a group are quantised to.
-func compressedReadWeights(c *ConfigReader) compressedParams {
-	c.only(compressedWeightKeys)
-	c.Need("num_bits")
-	p := compressedParams{bits: c.Int(0, "num_bits"), sym: c.Bool(true, "symmetric"), group: -1}
-	if c.Has("num_bits") && p.bits != 4 && p.bits != 8 {
-		c.Unsupported("num_bits", p.bits, "4 and 8")
+	g.Need("targets")
+	g.targets = compressedReadTargets(g.ConfigReader, "targets")
+	g.Need("weights")
+	if weights, ok := g.object("weights"); ok {
+		g.weights = NewConfigReader(weights, g.where)
+		g.weights.only(compressedWeightKeys)
+		g.faults = append(g.faults, g.weights.Faults()...)
+		g.weights.faults = nil
 	}
-	if kind := c.Text("int", "type"); kind != "int" {
-		c.Unsupported("type", kind, "int")
-	}
-	if c.Has("dynamic") && c.Bool(true, "dynamic") {
-		c.Unsupported("dynamic", true, "weights that were quantised once")
-	}
-	if c.Has("block_structure") {
-		c.Unsupported("block_structure", "of weights", "groups and channels")
-	}
-	size := c.Int(-1, "group_size")
-	otherwise := "tensor"
-	if size > 0 {
-		otherwise = "group"
-	}
-	switch strategy := c.Text(otherwise, "strategy"); strategy {
-	case "group":
-		c.Need("group_size")
-		if p.group = size; size != -1 && (size <= 0 || size > mostGroup) {
-			c.Unknown("group_size", size, fmt.Sprintf("-1 or a positive number up to %d", mostGroup))
-		}
-	case "channel":
-		if size != -1 {
-			c.Unknown("group_size", size, "none with strategy channel")
-		}
-	case "tensor", "tensor_group", "block", "attn_head", "token":
-		c.Unsupported("strategy", strategy, "group and channel")
-	default:
-		c.Unknown("strategy", strategy, "group or channel")
-	}
-	p.actOrder = compressedActOrder(c)
-	return p
-}
-
-// compressedActOrder tells whether the groups are of scattered input features. With weight or static, activation ordering decided only
-// about rounding: the weights lie in their own order.
-func compressedActOrder(c *ConfigReader) bool {
-	if v, ok := c.o.Value("actorder"); ok && (v.Kind() == 't' || v.Kind() == 'f') { // as older writers have it
-		return c.Bool(false, "actorder")
-	}
-	switch order := c.Text("static", "actorder"); order {
-	case "group", "dynamic":
-		return true
-	case "weight", "static":
-	default:
-		c.Unknown("actorder", order, "group or dynamic, weight or static")
-	}
-	return false
+	return g, g.Faults()
 }
 
 // compressedReadTargets reads a list of names, patterns and classes.
@@ -208,24 +223,43 @@ func (t *compressedTargets) matches(base string) bool {
 	return t.names[base] || slices.ContainsFunc(t.patterns, func(re *regexp.Regexp) bool { return re.MatchString(base) })
 }
 
+// scope covers the Modules of one group.
+func (config *compressedConfig) scope(g *compressedGroup) scope {
+	return func(base string) (mine bool, problem string) {
+		if g.format.evident && len(config.groups) == 1 {
+			return true, ""
+		}
+		of, problem := config.groupOf(base)
+		return of == g, problem
+	}
+}
+
 // groupOf is the config group of a Module: the first that names it, else the first with a pattern for it, else the first for its class,
-// as its own tools and the engines have it. What is stored packed is a linear layer, and a group that has to do with other classes only is
+// as its own tools and the engines have it. What is stored quantised is a linear layer, and a group that has to do with other classes only is
 // taken when it is the only one, as tensors do not tell their class. problem says why the Module has none.
-func (r *compressedReader) groupOf(base string) (g *compressedGroup, problem string) {
-	if r.ignore.matches(base) {
-		return nil, r.where + ": `ignore` says that it is not quantised"
+func (config *compressedConfig) groupOf(base string) (g *compressedGroup, problem string) {
+	if last := &config.last; last.base != base || last.group == nil && last.problem == "" {
+		last.base = base
+		last.group, last.problem = config.find(base)
+	}
+	return config.last.group, config.last.problem
+}
+
+func (config *compressedConfig) find(base string) (g *compressedGroup, problem string) {
+	if config.ignore.matches(base) {
+		return nil, config.where + ": `ignore` says that it is not quantised"
 	}
 	for _, fits := range []func(*compressedTargets) bool{
 		func(t *compressedTargets) bool { return t.names[base] },
 		func(t *compressedTargets) bool { return t.matches(base) },
 		func(t *compressedTargets) bool { return t.names["Linear"] },
-		func(t *compressedTargets) bool { return len(r.groups) == 1 && t.class },
+		func(t *compressedTargets) bool { return len(config.groups) == 1 && t.class },
 	} {
-		for i := range r.groups {
-			if fits(&r.groups[i].targets) {
-				return &r.groups[i], ""
+		for _, g := range config.groups {
+			if fits(&g.targets) {
+				return g, ""
 			}
 		}
 	}
-	return nil, r.where + ": no group of config_groups has it among its targets"
+	return nil, config.where + ": no group of config_groups has it among its targets"
 }

@@ -69,6 +69,8 @@ func TestCompressedOutputs(t *testing.T) {
 	linear := map[string]any{"group_0": configGroup([]string{"Linear"}, nil)}
 	order := map[string]any{"group_0": configGroup([]string{"Linear"}, map[string]any{"actorder": "group"})}
 	asym := map[string]any{"group_0": configGroup([]string{"Linear"}, map[string]any{"symmetric": false})}
+	asym8 := map[string]any{"group_0": configGroup([]string{"Linear"}, map[string]any{"symmetric": false, "num_bits": 8})}
+	asymOrder := map[string]any{"group_0": configGroup([]string{"Linear"}, map[string]any{"symmetric": false, "actorder": "group"})}
 	channel := map[string]any{"group_0": configGroup([]string{"Linear"}, map[string]any{"strategy": "channel", "group_size": nil, "num_bits": 8})}
 	for _, x := range []struct {
 		name   string
@@ -94,12 +96,29 @@ func TestCompressedOutputs(t *testing.T) {
 			ctO + ".scales BF16 [1 64] marlin repacked",
 		}, ""},
 		{"asymmetric", packed{k: 256, n: 128, bits: 4, groups: 8, zeros: true}, asym, plan.Options{}, []string{
+			ctO + ".qweight I32 [16 256] marlin repacked",
+			ctO + ".qzeros I32 [8 16] marlin repacked",
+			ctO + ".scales BF16 [8 128] marlin repacked",
+		}, ""},
+		{"asymmetric, 8 bits", packed{k: 256, n: 128, bits: 8, groups: 8, zeros: true}, asym8, plan.Options{}, []string{
+			ctO + ".weight_packed I32 [128 64] raw kept",
+			ctO + ".weight_scale BF16 [128 8] raw kept",
+			ctO + ".weight_shape I64 [2] raw kept",
+			ctO + ".weight_zero_point I32 [32 8] raw kept",
+		}, "zero points with 4 bits only"},
+		{"asymmetric, act-order", packed{k: 256, n: 128, bits: 4, groups: 8, zeros: true, order: true}, asymOrder, plan.Options{}, []string{
+			ctO + ".weight_g_idx I32 [256] raw kept",
 			ctO + ".weight_packed I32 [128 32] raw kept",
 			ctO + ".weight_scale BF16 [128 8] raw kept",
 			ctO + ".weight_shape I64 [2] raw kept",
 			ctO + ".weight_zero_point I32 [16 8] raw kept",
-		}, "these modules are asymmetric"},
-		{"no tiles", packed{k: 96, n: 40, bits: 4, groups: 3}, linear, plan.Options{}, []string{
+		}, "no act-order with zero points"},
+		{"filled up", packed{k: 96, n: 40, bits: 4, groups: 3, bias: true}, linear, plan.Options{}, []string{
+			ctO + ".bias BF16 [64] marlin repacked",
+			ctO + ".qweight I32 [8 128] marlin repacked",
+			ctO + ".scales BF16 [4 64] marlin repacked",
+		}, ""},
+		{"no tiles", packed{k: 96, n: 40, bits: 4, groups: 3}, linear, plan.Options{NoPad: true}, []string{
 			ctO + ".weight_packed I32 [40 12] raw kept",
 			ctO + ".weight_scale BF16 [40 3] raw kept",
 			ctO + ".weight_shape I64 [2] raw kept",
@@ -136,6 +155,31 @@ func TestCompressedOutputs(t *testing.T) {
 		strict.Strict = true
 		if _, err := plan.Make(in, strict); (err != nil) != (x.kept != "") {
 			t.Errorf("%s, strict: error %v", x.name, err)
+		}
+	}
+}
+
+// TestAsymmetricModels: what synth writes with zero points goes to Marlin with them.
+func TestAsymmetricModels(t *testing.T) {
+	for _, f := range []synth.Format{synth.FormatGPTQ, synth.FormatCompressed} {
+		for _, group := range []int{32, -1} {
+			o := synth.Options{Model: "micro", Format: f, Group: group, Asym: true}
+			config, err := synth.Config(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := plan.Make(newConfigs(t).input(t, catalogOf(t, o), config), plan.Options{})
+			if err != nil {
+				t.Errorf("%s, group %d: %v", f, group, err)
+				continue
+			}
+			count := map[string]int{}
+			for _, out := range p.Outputs {
+				count[out.Name[strings.LastIndex(out.Name, ".")+1:]]++
+			}
+			if n := count["qweight"]; n == 0 || count["qzeros"] != n || len(p.Summary.Kept) > 0 {
+				t.Errorf("%s, group %d: %v, kept %v", f, group, count, p.Summary.Kept)
+			}
 		}
 	}
 }

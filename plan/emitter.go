@@ -19,6 +19,7 @@ type emitter struct {
 	inputs  []stages.Input // of all Parts, in their order, so that they are allocated together
 	ends    []int          // where the Inputs of every Part end
 	extents []stages.Extent
+	scans   map[*scan]stages.ScanID
 }
 
 // source is one thing that a Part reads.
@@ -29,7 +30,17 @@ type source struct {
 
 // part adds a Part of the newest Slab.
 func (e *emitter) part(op stages.Op, dst stages.Rect, src ...source) {
-	e.add(stages.Part{Op: op, Slab: len(e.batch.Slabs) - 1, Dst: dst}, src)
+	e.needing(nil, op, dst, src...)
+}
+
+// needing adds a Part of the newest Slab whose Op needs what a scan found; nil for none.
+func (e *emitter) needing(s *scan, op stages.Op, dst stages.Rect, src ...source) {
+	e.add(stages.Part{Op: op, Slab: len(e.batch.Slabs) - 1, Dst: dst, Needs: e.scans[s]}, src)
+}
+
+// scan adds a Part of a scan.
+func (e *emitter) scan(id stages.ScanID, op stages.Op, src source) {
+	e.add(stages.Part{Op: op, Slab: stages.NoSlab, Finds: id}, []source{src})
 }
 
 // check adds a Part that writes nothing.
@@ -64,11 +75,22 @@ func (e *emitter) finish() *stages.Batch {
 	}
 	for i := range e.inputs {
 		in := &e.inputs[i]
+		if in.Extent.Len == 0 {
+			continue
+		}
 		in.Range = find(b.Ranges, in.Extent)
 		in.Off = in.Extent.Off - b.Ranges[in.Range].Off
 	}
-	b.Name = fmt.Sprintf("batch %d (%s)", b.Seq, cmp.Or(b.FirstTensor(), b.Outputs[b.Slabs[0].Output].Name))
+	b.Name = fmt.Sprintf("batch %d (%s)", b.Seq, cmp.Or(b.FirstTensor(), firstName(b)))
 	return b
+}
+
+// firstName is what the Batch is known by among the Outputs, or by what it reads when it makes none.
+func firstName(b *stages.Batch) string {
+	if len(b.Slabs) == 0 {
+		return b.FirstTensor()
+	}
+	return b.Outputs[b.Slabs[0].Output].Name
 }
 
 // coalesce sorts the extents and joins those that touch, overlap or have at most mostGap bytes between them. It reuses their memory. used

@@ -91,6 +91,11 @@ type rules struct {
 // rulesFor selects the rules of a model_type: those of its family, or all of them.
 func rulesFor(modelType string) rules {
 	f, known := familyOf(modelType)
+	return rulesOf(f, known)
+}
+
+// rulesOf are the rules of a Family, or all of them when it is not known.
+func rulesOf(f Family, known bool) rules {
 	r := rules{family: f, known: known}
 	applies := func(name string) bool { return !known || slices.Contains(f.Rules, name) }
 	for _, f := range fuseRules {

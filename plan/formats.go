@@ -11,7 +11,7 @@ import (
 )
 
 // formats are the quantisation methods that are processed. A new one adds its file and a line here.
-var formats = slices.Concat([]Format{gptq{}, awq{}, compressed{}}, fp8Formats)
+var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, mxfp4{}, ggufFormat{}}
 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
@@ -21,21 +21,23 @@ var recognised = []struct {
 	name   string
 	suffix []string
 }{
-	{"mxfp4", []string{"_blocks"}},
-	{"modelopt", []string{".weight_scale_2"}},
-	{"gguf", nil},
+	{"modelopt NVFP4", []string{".weight_scale_2"}},
 }
 
 // supported lists what is processed, for messages.
 func (c *compiler) supported() string {
 	var names []string
 	for _, f := range c.formats {
+		if k, ok := f.(interface{ Kinds() []string }); ok {
+			names = append(names, k.Kinds()...)
+			continue
+		}
 		names = append(names, f.Name())
 	}
 	return strings.Join(append(names, "checkpoints without quantisation"), ", ")
 }
 
-// openFormat sets up the Reader for the method that the config names.
+// openFormat sets up the Readers for the method that the config names.
 func (c *compiler) openFormat() {
 	q := c.in.Quant
 	c.method = MethodNone
@@ -45,17 +47,7 @@ func (c *compiler) openFormat() {
 	c.method = q.Method
 	for _, f := range c.formats {
 		if opens(f, q) {
-			r, faults := f.Open(q)
-			if len(faults) == 0 && (r == nil || len(r.Parts()) == 0) {
-				faults = []stages.Fault{{
-					Code: stages.CodeUnsupported, File: q.Where, Advice: formatAdvice,
-					Problem: "format " + f.Name() + " opens to nothing: it returned no reader, or one without parts, and no fault",
-				}}
-			}
-			c.faults.add(faults...)
-			if len(faults) == 0 {
-				c.reader = r
-			}
+			c.open(f, q)
 			return
 		}
 	}
@@ -76,6 +68,42 @@ func (c *compiler) openFormat() {
 	c.faults.add(fault)
 }
 
+// open sets up the Readers of a Format.
+func (c *compiler) open(f Format, q *discover.QuantConfig) {
+	r, faults := f.Open(q)
+	c.faults.add(faults...)
+	if len(faults) > 0 {
+		return
+	}
+	var readers []Reader
+	if r != nil {
+		readers = readersOf(r)
+	}
+	if len(readers) == 0 || slices.ContainsFunc(readers, func(r Reader) bool { return r == nil || len(r.Parts()) == 0 }) {
+		c.faults.add(stages.Fault{
+			Code: stages.CodeUnsupported, File: q.Where, Advice: formatAdvice,
+			Problem: "format " + f.Name() + " opens to nothing: it returned no reader, or one without parts, and no fault",
+		})
+		return
+	}
+	if len(readers) > mostReaders {
+		c.faults.add(stages.Fault{
+			Code: stages.CodeUnsupported, File: q.Where, Problem: "has more kinds of modules than any checkpoint that is known",
+			Expected: fmt.Sprintf("at most %d", mostReaders), Found: fmt.Sprint(len(readers)),
+		})
+		return
+	}
+	c.readers = readers
+	if n, ok := f.(Namer); ok {
+		family, notes := n.Naming()
+		c.rules = rulesOf(family, true)
+		c.plan.Notes = append(c.plan.Notes, notes...)
+	}
+}
+
+// mostReaders bounds the Readers of a checkpoint, each of which is asked about every tensor.
+const mostReaders = 256
+
 // opens reports whether a Format reads the config: the one of its method's name, or what its Opens says, of which several share a method.
 func opens(f Format, q *discover.QuantConfig) bool {
 	if o, ok := f.(interface {
@@ -89,7 +117,7 @@ func opens(f Format, q *discover.QuantConfig) bool {
 // findUnannounced reports tensors that only quantised checkpoints have and that no Module took: nothing says how they were quantised, or
 // the config says something else. Nothing is reported when the config was at fault already.
 func (c *compiler) findUnannounced() {
-	if c.in.Quant != nil && c.reader == nil {
+	if c.in.Quant != nil && len(c.readers) == 0 {
 		return
 	}
 	found := map[string]int{}
@@ -117,8 +145,13 @@ func (c *compiler) unannounced(i int, method string) {
 			"give the checkpoint the config that its quantiser wrote")
 		return
 	}
-	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how",
-		"quantization_config in config.json, or quantize_config.json", "", "add the config file that the quantiser wrote")
+	expected, advice := "quantization_config in config.json, or quantize_config.json", "add the config file that the quantiser wrote"
+	for _, f := range c.formats {
+		if a, ok := f.(interface{ Announce() string }); ok && f.Name() == method {
+			expected, advice = a.Announce(), "add that: some releases come without it"
+		}
+	}
+	c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised ("+method+"), but no file says how", expected, "", advice)
 }
 
 // quantisedBy tells which method a tensor gives away, by its name or by more than that.
@@ -134,8 +167,7 @@ func (c *compiler) quantisedBy(i int) (string, bool) {
 	}
 	for _, k := range recognised {
 		for _, s := range k.suffix {
-			base, ok := strings.CutSuffix(name, s)
-			if ok && (s != "_blocks" || c.exists(base+"_scales")) {
+			if strings.HasSuffix(name, s) {
 				return k.name, true
 			}
 		}

@@ -10,15 +10,9 @@ import (
 	"github.com/coldload/coldload/stages/discover"
 )
 
-// fp8 recognises checkpoints whose linear layers are F8_E4M3 values with scales. Several tools write them, and differ in how the config says
-// how the scales lie and in what they are called; see fp8Formats.
-//
-//	weight F8_E4M3 [N, K]   weight_scale or weight_scale_inv: of blocks, of every output feature or one   bias [N], optional   input_scale, optional
-type fp8 struct {
-	name   string                                                    // in messages
-	claims func(q *discover.QuantConfig) bool                        // whether the config is one of this tool
-	scales func(c *ConfigReader, q *discover.QuantConfig) fp8Scaling // reads it
-}
+// fp8 is the quantisation method of DeepSeek, of transformers and of vLLM. Other methods store FP8 too, and differ in how the config says how the
+// scales lie and in what they are called: see fp8_config.go.
+type fp8 struct{}
 
 // fp8Scaling is how the config says that scales lie.
 type fp8Scaling struct {
@@ -34,13 +28,10 @@ const (
 	fp8Input // scale of the activations, of a static scheme
 )
 
-func (f fp8) Name() string { return f.name }
-
-// Opens reports whether the config is one that this format reads.
-func (f fp8) Opens(q *discover.QuantConfig) bool { return f.claims(q) }
+func (fp8) Name() string { return "fp8" }
 
 // MarksTensor says that a tensor gives FP8 away: a weight beside its scale. Some checkpoints just store F8.
-func (f fp8) MarksTensor(c Catalog, i int) bool {
+func (fp8) MarksTensor(c Catalog, i int) bool {
 	base, ok := strings.CutSuffix(c.Name(i), ".weight")
 	if !ok || c.DType(i) != safetensors.F8E4M3 {
 		return false
@@ -50,13 +41,15 @@ func (f fp8) MarksTensor(c Catalog, i int) bool {
 	return scale || inverse
 }
 
-func (f fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
+func (fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
-	r := &fp8Reader{where: q.Where, scaling: f.scales(c, q)}
+	r := &fp8Reader{where: q.Where, scaling: fp8Native(c)}
 	return r, c.Faults()
 }
 
-// fp8Reader is FP8 set up for one checkpoint.
+// fp8Reader reads Modules whose weights are F8_E4M3 values with scales.
+//
+//	weight F8_E4M3 [N, K]   weight_scale or weight_scale_inv: of blocks, of every output feature or one   bias [N], optional   input_scale, optional
 type fp8Reader struct {
 	where   string // the config, for messages
 	scaling fp8Scaling

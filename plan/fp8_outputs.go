@@ -22,18 +22,22 @@ type fp8Outputs struct {
 // member's own, or a block that its end cuts, is repeated for that member's features alone.
 func (o *fp8Outputs) marlin() string {
 	to, reason := o.actDType()
-	if reason == "" {
-		reason = o.marlinHolds()
-	}
 	if reason != "" {
 		return reason
 	}
-	_, groups := o.spec.blocks.Grid(o.m.N, o.m.K)
-	perm := repack.Single
+	s, group, reason := o.marlinHolds()
+	if reason != "" {
+		return reason
+	}
+	perm, groups := repack.Single, s.groups(group)
 	if groups > 1 {
 		perm = repack.Grouped
 	}
-	scales, err := repack.FP8MarlinScales(o.spec.blocks, o.spec.scales, to, perm, o.b.FP8Exponent())
+	var members []repack.Member
+	if s.joined {
+		members = s.members
+	}
+	scales, err := repack.FP8MarlinScales(o.spec.blocks, o.spec.scales, to, perm, o.b.FP8Exponent(), members...)
 	if err != nil {
 		return err.Error()
 	}
@@ -44,17 +48,17 @@ func (o *fp8Outputs) marlin() string {
 		}
 	}
 	words := func(m *Module) int64 { return 16 * m.N }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: fp8Weight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: repack.FP8Marlin(), Rows: o.m.K / 16, Cols: 4 * o.g.N(), Width: words, Source: words, Whole: true,
-	})
+		Op: repack.FP8Marlin(), Rows: s.K / 16, Cols: 4 * s.N, Width: words, Source: words, Whole: true,
+	}, repack.Padding{Bits: 128})
 	layout := stages.LayoutMarlin
 	if o.b.FP8Exponent() == stages.ExponentPlain {
 		layout = stages.LayoutMarlinPlain
 	}
-	o.b.Grid(Grid{
+	o.b.inTiles(&s, Grid{
 		Suffix: "scales", Part: fp8Scale, DType: to, Layout: layout, Kind: stages.KindRepacked,
-		Op: scales, Rows: groups, Cols: o.g.N(), Whole: true,
+		Op: scales, Rows: groups, Cols: s.N, Whole: true,
 		Width: func(m *Module) int64 { return m.N * elementBytes(to) },
 		Source: func(m *Module) int64 {
 			rows, _ := o.spec.blocks.Grid(m.N, m.K)
@@ -62,7 +66,7 @@ func (o *fp8Outputs) marlin() string {
 		},
 	})
 	if bias != nil {
-		o.vector("bias", fp8Bias, to, bias, stages.LayoutMarlin, o.g.N(), nil)
+		o.b.TileFloats(&s, "bias", fp8Bias, []int64{s.N}, to, bias)
 	}
 	o.inputScale()
 	return ""
@@ -79,18 +83,17 @@ func (o *fp8Outputs) actDType() (to stages.DType, reason string) {
 	return to, "Marlin takes F16 or BF16 scales, these are " + o.spec.scales.String() + " (use --dtype f16 or bf16)"
 }
 
-// marlinHolds says why the Marlin kernels cannot hold the Group; "" when they can.
-func (o *fp8Outputs) marlinHolds() string {
-	group := int64(-1)
+// marlinHolds finds the shape of the Group for the Marlin kernels and the input features of a group (-1: all), or says why they cannot hold it.
+// The last block of input features may be a part of one: it is filled up.
+func (o *fp8Outputs) marlinHolds() (s tileShape, group int64, reason string) {
+	group = -1
 	if _, groups := o.spec.blocks.Grid(o.m.N, o.m.K); groups > 1 {
 		if group = o.spec.blocks.Cols; group != 128 {
-			return fmt.Sprintf("Marlin has FP8 groups of 128 or all, not %d", group)
-		}
-		if o.m.K%group != 0 {
-			return fmt.Sprintf("%d input features are no whole groups of %d", o.m.K, group)
+			return s, group, fmt.Sprintf("Marlin has FP8 groups of 128 or all, not %d", group)
 		}
 	}
-	return marlinTiles(o.g, group)
+	s, reason = o.b.marlinHolds(marlinAsk{group: group, partial: true})
+	return s, group, reason
 }
 
 // vector adds a tensor that members have one after the other, n elements in all: as a row of columns.

@@ -28,10 +28,11 @@ func (o *gptqOutputs) words(m *Module) int64 { return m.N * 4 }
 // marlin makes what the Marlin kernels read.
 func (o *gptqOutputs) marlin() string {
 	scales := o.scalesDType()
-	if reason := o.marlinHolds(scales); reason != "" {
+	s, reason := o.marlinHolds(scales)
+	if reason != "" {
 		return reason
 	}
-	if reason := o.marlinScales(scales); reason != "" {
+	if reason := o.marlinScales(&s, scales); reason != "" {
 		return reason
 	}
 	op, err := repack.GPTQMarlin(int(o.spec.bits))
@@ -42,13 +43,16 @@ func (o *gptqOutputs) marlin() string {
 		return err.Error()
 	}
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 2 * 4 }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: gptqQweight, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
+		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: o.spec.descAct, Checks: o.checks(true),
-	})
+	}, repack.Padding{Bits: int(16 * o.spec.bits), Rows: int(o.spec.bits / 2)})
 	if !o.spec.sym {
-		o.zeros(stages.LayoutMarlin, repack.MarlinZeros(repack.ZeroLayout{OneLess: !o.r.v2}), o.zeroChecks(o.r.wraps))
+		l := repack.ZeroLayout{OneLess: !o.r.v2}
+		zeros := o.zerosGrid(stages.LayoutMarlin, repack.MarlinZeros(l), o.zeroChecks(o.r.wraps))
+		zeros.Rows, zeros.Cols = s.groups(o.spec.group), s.N/8
+		o.b.Tiles(&s, zeros, repack.Padding{Bits: 4, Rows: 1, Fill: l.ZeroPadding()})
 	}
 	if o.spec.descAct {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())), stages.LayoutMarlin)
@@ -74,9 +78,9 @@ func (o *gptqOutputs) orderSides() []int {
 }
 
 // marlinScales adds the permuted scales and bias.
-func (o *gptqOutputs) marlinScales(to stages.DType) string {
-	perm := repack.Single
-	if o.groups() > 1 {
+func (o *gptqOutputs) marlinScales(s *tileShape, to stages.DType) string {
+	perm, groups := repack.Single, s.groups(o.spec.group)
+	if groups > 1 {
 		perm = repack.Grouped
 	}
 	scales, err := repack.MarlinScales(o.spec.scales, to, perm)
@@ -93,9 +97,9 @@ func (o *gptqOutputs) marlinScales(to stages.DType) string {
 			return err.Error()
 		}
 	}
-	o.floats(gptqScales, o.groups(), to, scales, stages.LayoutMarlin, nil)
+	o.b.TileFloats(s, o.r.Parts()[gptqScales], gptqScales, []int64{groups, s.N}, to, scales)
 	if bias != nil {
-		o.floats(gptqBias, 1, biasTo, bias, stages.LayoutMarlin, nil)
+		o.b.TileFloats(s, o.r.Parts()[gptqBias], gptqBias, []int64{s.N}, biasTo, bias)
 	}
 	return ""
 }
@@ -179,22 +183,20 @@ func (r *gptqReader) zeroWords(spec gptqSpec) []uint32 {
 	return decode.PackConstant(int(spec.bits), r.planar, z)
 }
 
-// marlinHolds says why the Marlin kernels cannot hold the Group; "" when they can.
-func (o *gptqOutputs) marlinHolds(scales stages.DType) string {
+// marlinHolds finds the shape of the Group for the Marlin kernels, or says why they cannot hold it.
+func (o *gptqOutputs) marlinHolds(scales stages.DType) (s tileShape, reason string) {
 	spec := o.spec
-	switch {
-	case spec.bits != 4 && spec.bits != 8:
-		return fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
-	case !spec.sym && spec.bits != 4:
-		return fmt.Sprintf("Marlin has zero points with 4 bits only, these modules are asymmetric with %d", spec.bits)
-	case !spec.sym && spec.descAct:
-		return "Marlin has no act-order with zero points, these modules are asymmetric"
+	if spec.bits != 4 && spec.bits != 8 {
+		return s, fmt.Sprintf("Marlin has 4 or 8 bits, not %d", spec.bits)
+	}
+	if reason := marlinHoldsZeros(spec.sym, spec.bits, spec.descAct); reason != "" {
+		return s, reason
 	}
 	bias := spec.bias
 	if bias != safetensors.Invalid && !keeps(o.b.DType()) {
 		bias = o.b.DType()
 	}
-	return marlinHolds(o.g, spec.group, scales, bias)
+	return o.b.marlinHolds(marlinAsk{group: spec.group, actOrder: spec.descAct, scales: scales, bias: bias})
 }
 
 // exllama makes what the exllama kernels read: the codes of a word in another order.
@@ -291,17 +293,21 @@ func (o *gptqOutputs) castFloats(part int, rows int64, l stages.Layout, want sta
 	o.floats(part, rows, to, op, l, []Check{{Part: part, Op: decode.CheckFinite(from)}})
 }
 
-// zeros adds the zero points: as the checkpoint stores them, but for Marlin.
+// zeros adds the zero points as the checkpoint stores them.
 func (o *gptqOutputs) zeros(l stages.Layout, op stages.Op, checks []Check) {
+	o.b.Grid(o.zerosGrid(l, op, checks))
+}
+
+func (o *gptqOutputs) zerosGrid(l stages.Layout, op stages.Op, checks []Check) Grid {
 	kind := o.b.Kind()
 	if l != stages.LayoutRaw {
 		kind = stages.KindRepacked
 	}
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 32 * 4 }
-	o.b.Grid(Grid{
+	return Grid{
 		Suffix: "qzeros", Part: gptqQzeros, DType: safetensors.I32, Layout: l, Kind: kind, Op: op,
 		Rows: o.groups(), Cols: o.g.N() * o.spec.bits / 32, Width: width, Source: width, Checks: checks,
-	})
+	}
 }
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them.

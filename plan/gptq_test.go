@@ -210,7 +210,7 @@ func TestGPTQOutputs(t *testing.T) {
 
 // TestGPTQKeptRaw: what a layout cannot hold, and why.
 func TestGPTQKeptRaw(t *testing.T) {
-	marlin, exllama, dequant := Options{}, Options{Layout: stages.LayoutExllama}, Options{Layout: stages.LayoutDequant}
+	marlin, noPad, exllama, dequant := Options{}, Options{NoPad: true}, Options{Layout: stages.LayoutExllama}, Options{Layout: stages.LayoutDequant}
 	for _, x := range []struct {
 		opt         Options
 		k, n        int64
@@ -222,9 +222,12 @@ func TestGPTQKeptRaw(t *testing.T) {
 		{marlin, 64, 128, 4, 64, nil, ""},
 		{marlin, 64, 128, 8, -1, nil, ""},
 		{marlin, 64, 128, 4, 64, map[string]any{"checkpoint_format": "gptq_p"}, ""},
-		{marlin, 64, 64, 4, 64, nil, "no whole tiles"},
-		{marlin, 128, 96, 4, 64, nil, "96 output features are not a multiple of 64"},
-		{marlin, 96, 128, 4, 32, nil, "no whole tiles"},
+		{marlin, 64, 64, 4, 64, nil, ""},
+		{noPad, 64, 64, 4, 64, nil, "no whole tiles"},
+		{noPad, 64, 128, 4, 64, nil, ""},
+		{noPad, 128, 96, 4, 64, nil, "96 output features are not a multiple of 64"},
+		{noPad, 96, 128, 4, 32, nil, "no whole tiles: N%64 and K%128, or N%128 and K%64, must be 0 (padding is off)"},
+		{marlin, 96, 128, 4, 32, map[string]any{"desc_act": true}, "with act-order nothing is padded"},
 		{marlin, 192, 128, 4, 128, nil, "192 input features are no whole groups of 128"},
 		{marlin, 128, 128, 4, 256, nil, "128 input features are no whole groups of 256"},
 		{marlin, 256, 128, 4, 256, nil, ""},

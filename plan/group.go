@@ -179,7 +179,7 @@ func (c *compiler) alone(i int32) {
 	if !m.ok {
 		return
 	}
-	if _, ok := m.Spec.(denseSpec); ok {
+	if m.reader == isDense {
 		for _, t := range m.Tensors {
 			if t != none {
 				c.owner[t] = ownerNone
@@ -210,7 +210,7 @@ func (c *compiler) agree(g *Group) bool {
 	for i, m := range g.Modules {
 		like := g.Modules[i%n] // the same member of the first expert
 		switch {
-		case m.Spec != first.Spec:
+		case m.Spec != first.Spec || !c.samePartsAs(m, first):
 			what, expected, found := specsDiffer(first.Spec, m.Spec)
 			differ(m, what, expected, found)
 		case m.K != first.K:
@@ -220,6 +220,11 @@ func (c *compiler) agree(g *Group) bool {
 		}
 	}
 	return ok
+}
+
+// samePartsAs reports whether two Modules have the same parts in the same order: those of one Reader have.
+func (c *compiler) samePartsAs(m, first *Module) bool {
+	return m.reader == first.reader || slices.Equal(c.readerOf(m).Parts(), c.readerOf(first).Parts())
 }
 
 // specsDiffer names in what two Specs differ: one thing, when their type can tell.

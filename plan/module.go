@@ -16,6 +16,12 @@ type Format interface {
 	Open(q *discover.QuantConfig) (Reader, []stages.Fault)
 }
 
+// Namer is implemented by a Format whose checkpoints name their tensors in a way of its own, whatever the model is.
+type Namer interface {
+	// Naming is the Family that takes the place of the model_type's, and what people should know about the names.
+	Naming() (f Family, notes []string)
+}
+
 // Reader is a Format set up for one checkpoint. It is used by one goroutine.
 type Reader interface {
 	// Parts are the suffixes of the tensors that make a Module, without the dot. The first marks a Module; it must be there.
@@ -57,6 +63,7 @@ type Module struct {
 	Tensors []int32 // by the Format's Parts; -1 where there is none
 	K, N    int64   // input and output features
 	Spec    Spec
+	reader  int32 // index into the compiler's readers, or isDense
 	ok      bool
 	stacked bool // the checkpoint holds it in tensors with those of all other experts
 }

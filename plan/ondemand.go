@@ -18,10 +18,11 @@ type Request struct {
 
 // Single is what a Plan of one module knows of it.
 type Single struct {
-	K, N    int64 // input and output features; of one expert when it is stacked
+	K, N    int64 // input and output features, without padding; of one expert when it is stacked
 	Experts int   // 0 when it is not stacked
 	// Bits and Group are those of the codes in the checkpoint: 0 when it has none, and Group -1 for one group over all of K.
 	Bits, Group int
+	Padding     *stages.Padding // nil for none
 	// Outputs are the names of the Outputs by suffix, as rules made them.
 	Outputs map[string]string
 	// Suffixes are the keys of Outputs, in the order in which they were made.
@@ -39,7 +40,7 @@ type Quantised interface {
 func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 	c := newCompiler(in, opt)
 	c.single = &Single{Experts: q.Experts, Outputs: map[string]string{}}
-	c.prefix = q.Name + "."
+	c.prefix = q.Name
 	c.plan.Single = c.single
 	if in.Packed != nil {
 		c.requestPacked(q)
@@ -111,7 +112,7 @@ func (c *compiler) request(q Request) {
 
 // requestedStack makes what is asked for of tensors that hold all experts, when the checkpoint has no modules under the names of single ones.
 func (c *compiler) requestedStack(q Request) bool {
-	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q, c.reader) {
+	if base := q.Bases[0]; c.isQuantised(base) || c.exists(base+".weight") || !c.requestStack(q) {
 		return false
 	}
 	if len(c.faults.list) > 0 {
@@ -163,7 +164,8 @@ func (s *Single) fromShapes(in Input, list []int32) {
 		}
 		shapes[suffix] = shape
 		if suffix == "qweight" {
-			codes, _ = in.Packed.Output(int(t))
+			p := in.Packed.Output(int(t))
+			codes, s.Padding = p.Layout, p.Padding
 		}
 	}
 	matrix := func(suffix string) (rows, cols int64) {
@@ -181,6 +183,7 @@ func (s *Single) fromShapes(in Input, list []int32) {
 	s.N = n
 	if codes == stages.LayoutMarlin {
 		s.K, s.Bits = rows*16, int(cols*2/n)
+		defer s.unpad()
 	} else if _, zeros := matrix("qzeros"); zeros > 0 {
 		s.Bits = int(zeros * 32 / n)
 		s.K = rows * 32 / max(int64(s.Bits), 1)
@@ -203,22 +206,36 @@ func (s *Single) fromShapes(in Input, list []int32) {
 	}
 }
 
+// unpad makes the features those of the module without its padding.
+func (s *Single) unpad() {
+	if s.Padding != nil {
+		s.N, s.K = s.Padding.Unpadded[0], s.Padding.Unpadded[1]
+	}
+}
+
 // isQuantised tells whether the checkpoint has what marks a quantised module of that name.
 func (c *compiler) isQuantised(base string) bool {
-	if c.reader == nil {
-		return false
+	return c.quantisedReader(base) != none
+}
+
+// quantisedReader is the Reader of a quantised module; none when there is no such module.
+func (c *compiler) quantisedReader(base string) int32 {
+	for i, r := range c.readers {
+		if t, ok := c.in.Catalog.Lookup(base + "." + r.Parts()[0]); ok && picks(r, &c.checks, int32(t)) {
+			return int32(i)
+		}
 	}
-	t, ok := c.in.Catalog.Lookup(base + "." + c.reader.Parts()[0])
-	return ok && c.picks(int32(t))
+	return none
 }
 
 // addRequested recognises one module: quantised when it has what marks one, else dense.
 func (c *compiler) addRequested(base string) {
+	reader := c.quantisedReader(base)
 	switch {
-	case c.isQuantised(base):
-		c.addModule(base, c.reader.Parts(), c.reader)
+	case reader != none:
+		c.addModule(base, reader)
 	case c.exists(base + ".weight"):
-		c.addModule(base, dense{}.Parts(), dense{})
+		c.addModule(base, isDense)
 	case c.looksQuantised(base):
 	default:
 		c.faults.add(stages.Fault{
@@ -321,6 +338,16 @@ type GPTQInfo struct {
 	QWeight, Scales, QZeros, GIdx, Bias int    // tensors of the Catalog; -1 for none
 }
 
+// gptqReader is the Reader of the checkpoint's GPTQ Modules.
+func (c *compiler) gptqReader() (*gptqReader, bool) {
+	for _, r := range c.readers {
+		if g, ok := r.(*gptqReader); ok {
+			return g, true
+		}
+	}
+	return nil, false
+}
+
 // GPTQModule looks at one module without planning anything.
 func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	if in.Packed != nil {
@@ -330,7 +357,7 @@ func GPTQModule(in Input, opt Options, base string) (GPTQInfo, error) {
 	}
 	c := newCompiler(in, opt)
 	c.openFormat()
-	r, ok := c.reader.(*gptqReader)
+	r, ok := c.gptqReader()
 	if !ok && len(c.faults.list) == 0 && !c.looksQuantised(base) {
 		c.faults.add(stages.Fault{Code: stages.CodeUnsupported, Tensor: base, Problem: "the checkpoint is not quantised with gptq", Found: c.method})
 	}

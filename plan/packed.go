@@ -13,17 +13,25 @@ const MethodPacked = "coldload"
 // Packed is what the manifest of a packed folder says of it: its Outputs are the tensors of the Catalog, in their final form.
 type Packed struct {
 	Program string // version of the program that packed it
-	// Layout, DType, NoFuse and ActOrder are what was asked for when it was packed: nothing else can be had from it.
+	// Layout, DType, NoFuse, NoPad and ActOrder are what was asked for when it was packed: nothing else can be had from it.
 	Layout   stages.Layout
 	DType    stages.DType
 	NoFuse   bool
+	NoPad    bool
 	ActOrder bool
 	// FP8Exponent likewise.
 	FP8Exponent stages.Exponent
-	// Output is the layout and the kind of the Output that is tensor i.
-	Output func(i int) (stages.Layout, stages.Kind)
+	// Output is what only the manifest says of the Output that is tensor i.
+	Output func(i int) PackedOutput
 	// Modules are the tensors of every module; see [ModuleTensors].
 	Modules func() map[string][]int32
+}
+
+// PackedOutput is what a manifest says of an Output beyond what the header says.
+type PackedOutput struct {
+	Layout  stages.Layout
+	Kind    stages.Kind
+	Padding *stages.Padding // nil for none
 }
 
 // takePacked makes every Output of a packed folder as it is.
@@ -45,7 +53,8 @@ func (c *compiler) takeOutput(i int) {
 	cat := c.in.Catalog
 	o := stages.Output{Name: cat.Name(i), DType: cat.DType(i), Shape: shapeOf(cat, i), Size: cat.Extent(i).Len}
 	o.SlabBytes = slabOf(o.Size)
-	o.Layout, o.Kind = c.in.Packed.Output(i)
+	p := c.in.Packed.Output(i)
+	o.Layout, o.Kind, o.Padding = p.Layout, p.Kind, p.Padding
 	c.add(o, single{op: decode.Copy(), tensor: int32(i), from: 1, to: 1})
 }
 
@@ -79,6 +88,9 @@ func (c *compiler) comparePacked(p *Packed) {
 	}
 	if c.opt.NoFuse && !p.NoFuse {
 		refuse("choice of fusion", "fused", "not fused")
+	}
+	if c.opt.NoPad && !p.NoPad {
+		refuse("choice of padding", "padded", "not padded")
 	}
 	if c.opt.ActOrder && !p.ActOrder {
 		refuse("order of input features", "that of the config", "act-order")

@@ -20,6 +20,8 @@ type Options struct {
 	ActOrder bool
 	// FP8Exponent says what Marlin scales of FP8 weights hold; empty is stages.ExponentFused.
 	FP8Exponent stages.Exponent
+	// NoPad keeps raw what the tiles of the layout do not fit, instead of filling it up with zeros.
+	NoPad bool
 	// Rules are asked about every Output, in order.
 	Rules []stages.Rule
 	// Budget is what one Batch may cost at most, in bytes; 0 sets no bound.
@@ -53,6 +55,8 @@ type Plan struct {
 	recipes []recipe // one per Output
 	units   []unit
 	ends    []int
+	scans   []*scan // by their IDs, from 1 on
+	scanIDs map[*scan]stages.ScanID
 }
 
 // Summary is the figures of a Plan.
@@ -66,7 +70,8 @@ type Summary struct {
 	Groups     int   // what they became
 	Parts      int   // pieces of work
 	BytesIn    int64 // tensor data, used or ignored, each once
-	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges
+	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges and what is read again
+	Scanned    int64 // of BytesRead, what scans read ahead of the Outputs that need what they find
 	BytesOut   int64
 	Skipped    int64 // bytes of Outputs that a Sink has already: see Plan.Skip
 	Ignored    int   // tensors
@@ -76,8 +81,9 @@ type Summary struct {
 	// LargestBatch is the most that a Batch costs at admission, in bytes, and LargestName what it makes.
 	LargestBatch int64
 	LargestName  string
-	Fused        []Fused // what became one, by the name that it got
-	Kept         []Kept  // what the layout cannot hold, by reason
+	Fused        []Fused  // what became one, by the name that it got
+	Padded       []Padded // what was filled up, by extents
+	Kept         []Kept   // what the layout cannot hold, by reason
 }
 
 // Fused is one way in which Modules became one, and how often.
@@ -88,6 +94,14 @@ type Fused struct {
 	Groups  int      `json:"groups"`  // results
 	Modules int      `json:"modules"` // parts
 	Example string   `json:"example"`
+}
+
+// Padded is one way in which Modules were filled up to whole tiles, and how often.
+type Padded struct {
+	stages.Padding
+
+	Groups  int    `json:"groups"`
+	Example string `json:"example"`
 }
 
 // Kept is one reason why Modules stay raw.

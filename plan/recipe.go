@@ -141,7 +141,15 @@ type grid struct {
 	tensors []int32  // expert by expert, members in order
 	// sides are further tensors that the Op reads whole, each listed as tensors are.
 	sides  [][]int32
+	joined bool // one Op makes a row of all members; a tensor may end before the rows do
 	checks []check
+	opFor  func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
+	// needs is the scan whose value the Op needs; nil for most.
+	needs *scan
+	// joint are lists as tensors is; the Op reads those of all members of its expert, whole, after the sides. With beside the place of the
+	// Slabs is that of the first joint tensor: there they read what another Output of the Group turns into bytes.
+	joint  [][]int32
+	beside bool
 }
 
 // column is one member's share of every row.
@@ -170,11 +178,15 @@ func (r *grid) source(c Catalog, expert, member int, row, rows int64) source {
 	t := r.tensors[expert*len(r.columns)+member]
 	ext := c.Extent(int(t))
 	w := r.columns[member].src
-	return source{t, stages.Extent{Shard: ext.Shard, Off: ext.Off + row*w, Len: rows * w}}
+	from, to := min(row*w, ext.Len), min((row+rows)*w, ext.Len)
+	return source{t, stages.Extent{Shard: ext.Shard, Off: ext.Off + from, Len: to - from}}
 }
 
 func (r *grid) first(c Catalog, s int) stages.Extent {
 	expert, row, rows := r.locate(s)
+	if r.beside {
+		return firstOf(c, r.jointOf(expert, 0))
+	}
 	best := r.source(c, expert, 0, row, rows).extent
 	for m := 1; m < len(r.columns); m++ {
 		if src := r.source(c, expert, m, row, rows).extent; before(src, best) {
@@ -192,6 +204,11 @@ func (r *grid) input(c Catalog, s int) (n need) {
 			n.add(c.Extent(int(side[expert*len(r.columns)+m])))
 		}
 	}
+	for i := range r.joint {
+		for _, t := range r.jointOf(expert, i) {
+			n.add(c.Extent(int(t)))
+		}
+	}
 	if row == 0 {
 		r.eachCheck(c, expert, func(_ stages.Op, src []source) {
 			for _, s := range src {
@@ -204,17 +221,62 @@ func (r *grid) input(c Catalog, s int) (n need) {
 
 func (r *grid) emit(c Catalog, s int, e *emitter) {
 	expert, row, rows := r.locate(s)
+	if r.joined {
+		r.emitJoined(c, expert, row, rows, e)
+		return
+	}
 	var list [4]source
 	for m, col := range r.columns {
 		src := append(list[:0], r.source(c, expert, m, row, rows))
 		for _, side := range r.sides {
 			src = append(src, wholeTensor(c, side[expert*len(r.columns)+m]))
 		}
-		e.part(r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, src...)
+		for i := range r.joint {
+			for _, t := range r.jointOf(expert, i) {
+				src = append(src, wholeTensor(c, t))
+			}
+		}
+		e.needing(r.needs, r.op, stages.Rect{Off: col.off, RowBytes: col.width, Stride: r.stride, Rows: rows}, src...)
 	}
 	if row == 0 {
 		r.eachCheck(c, expert, func(op stages.Op, src []source) { e.check(op, src...) })
 	}
+}
+
+// emitJoined adds the Part that makes rows of all members.
+func (r *grid) emitJoined(c Catalog, expert int, row, rows int64, e *emitter) {
+	var list [8]source
+	src := list[:0]
+	for m := range r.columns {
+		src = append(src, r.source(c, expert, m, row, rows))
+	}
+	for i := range r.joint {
+		for _, t := range r.jointOf(expert, i) {
+			src = append(src, wholeTensor(c, t))
+		}
+	}
+	e.needing(r.needs, r.op, stages.Rect{RowBytes: r.stride, Stride: r.stride, Rows: rows}, src...)
+	if row == 0 {
+		r.eachCheck(c, expert, func(op stages.Op, src []source) { e.check(op, src...) })
+	}
+}
+
+// jointOf are the joint tensors i of one expert.
+func (r *grid) jointOf(expert, i int) []int32 {
+	list := r.joint[i]
+	n := len(list) / (len(r.tensors) / len(r.columns))
+	return list[expert*n : (expert+1)*n]
+}
+
+// firstOf is the place of the tensor that comes first.
+func firstOf(c Catalog, tensors []int32) stages.Extent {
+	best := c.Extent(int(tensors[0]))
+	for _, t := range tensors[1:] {
+		if x := c.Extent(int(t)); before(x, best) {
+			best = x
+		}
+	}
+	return best
 }
 
 // eachCheck calls f for the checks of one expert's Modules. They go with the expert's first Slab, so that every byte is fetched once.

@@ -76,6 +76,10 @@ func eachTensor(r recipe, f func(int32)) {
 	switch r := r.(type) {
 	case *grid:
 		all(r.sides...)
+		all(r.joint...)
+		if r.needs != nil {
+			all(r.needs.tensors)
+		}
 	case *tall:
 		all(r.parts...)
 	}
@@ -127,6 +131,9 @@ func (c *compiler) retype(o stages.Output, r recipe, to stages.DType) (stages.Ou
 	if t, ok := r.(*tall); ok {
 		return retypeTall(o, t, to)
 	}
+	if g, ok := r.(*grid); ok && g.opFor != nil {
+		return retypeMade(o, g, to)
+	}
 	from := c.in.Catalog.DType(int(bulk(r)[0]))
 	op, err := decode.Cast(from, to)
 	if err != nil {
@@ -175,13 +182,30 @@ func places(op stages.Op, from, to stages.DType) bool {
 	return op == decode.Copy() || op == fuse.Concat() || err == nil && op == cast
 }
 
+// retypeMade has the format make its Op again, and makes every row wider or narrower.
+func retypeMade(o stages.Output, r *grid, to stages.DType) (stages.Output, recipe, string) {
+	op, err := r.opFor(to)
+	if err != nil {
+		return o, r, err.Error()
+	}
+	was := o.DType
+	o.DType = to
+	wider := func(n int64) int64 { return n / elementBytes(was) * elementBytes(to) }
+	return resizeGrid(o, r, op, func(col column) int64 { return wider(col.width) })
+}
+
 // retypeGrid makes every row wider or narrower.
 func retypeGrid(o stages.Output, r *grid, from, to stages.DType, op stages.Op) (stages.Output, recipe, string) {
+	return resizeGrid(o, r, op, func(col column) int64 { return col.src / elementBytes(from) * elementBytes(to) })
+}
+
+// resizeGrid is r with another Op and columns of other widths, and its Output with the sizes that follow.
+func resizeGrid(o stages.Output, r *grid, op stages.Op, width func(column) int64) (stages.Output, recipe, string) {
 	g := *r
 	g.op, g.columns, g.stride = op, slices.Clone(r.columns), 0
 	for i := range g.columns {
 		col := &g.columns[i]
-		col.off, col.width = g.stride, col.src/elementBytes(from)*elementBytes(to)
+		col.off, col.width = g.stride, width(*col)
 		g.stride += col.width
 	}
 	g.perSlab = rowsPerSlab(g.rows, g.stride, o.Kind == stages.KindStacked)

@@ -52,9 +52,9 @@ type stacked struct {
 	first, last int // its Modules among the compiler's
 }
 
-// findStacks makes the Modules of tensors that hold those of all experts.
-func (c *compiler) findStacks(r Reader) {
-	s, ok := r.(Stacker)
+// findStacks makes the Modules of tensors that hold those of all experts, for one of the readers.
+func (c *compiler) findStacks(reader int32) {
+	s, ok := c.readers[reader].(Stacker)
 	if !ok {
 		return
 	}
@@ -64,25 +64,25 @@ func (c *compiler) findStacks(r Reader) {
 		}
 		before := c.faults.count()
 		if x, ok := s.Stack(&c.checks, int32(i)); ok {
-			c.addStack(x, r, c.faults.count() == before)
+			c.addStack(x, reader, c.faults.count() == before)
 		}
 	}
 }
 
 // addStack adds the Modules of a Stack; sound is false when the format has found a fault of it.
-func (c *compiler) addStack(s Stack, r Reader, sound bool) {
-	e, ok := c.stackShape(s, r)
+func (c *compiler) addStack(s Stack, reader int32, sound bool) {
+	e, ok := c.stackShape(s, c.readers[reader])
 	if !ok || !sound {
 		c.spoilStack(s)
 		return
 	}
 	if !c.opt.NoFuse || len(s.Members) == 1 {
-		c.addStacked(s, r, e)
+		c.addStacked(s, reader, e)
 		return
 	}
 	above, _ := cutLast(s.Name)
 	for _, m := range s.Members {
-		c.addStacked(Stack{Name: above + "." + m.Name, Members: []StackMember{m}, Pair: s.Pair}, r, e)
+		c.addStacked(Stack{Name: above + "." + m.Name, Members: []StackMember{m}, Pair: s.Pair}, reader, e)
 	}
 }
 
@@ -151,7 +151,8 @@ func (c *compiler) stackFault(s Stack, problem string) {
 }
 
 // addStacked makes the Modules of every expert, and the Group of them.
-func (c *compiler) addStacked(s Stack, r Reader, e int64) {
+func (c *compiler) addStacked(s Stack, reader int32, e int64) {
+	r := c.readers[reader]
 	n := len(s.Members)
 	if c.inStacks += int(e) * n; c.inStacks > mostStacked {
 		c.checks.Fault(s.Members[0].Tensors[0].Tensor, stages.CodeUnsupported, "makes too many modules",
@@ -165,7 +166,8 @@ func (c *compiler) addStacked(s Stack, r Reader, e int64) {
 	modules, tensors := make([]Module, int(e)*n), make([]int32, int(e)*n*parts)
 	for i := range modules {
 		m, of := &modules[i], s.Members[i%n]
-		m.stacked, m.Base, m.Tensors = true, above+"."+strconv.Itoa(i/n)+"."+of.Name, tensors[i*parts:(i+1)*parts:(i+1)*parts]
+		m.stacked, m.reader = true, reader
+		m.Base, m.Tensors = above+"."+strconv.Itoa(i/n)+"."+of.Name, tensors[i*parts:(i+1)*parts:(i+1)*parts]
 		for p, t := range of.Tensors {
 			m.Tensors[p] = none
 			if t.Tensor < 0 {
@@ -256,8 +258,18 @@ func (c *compiler) stackAgrees(gu *Group, layer []*Group) {
 }
 
 // requestStack finds the stack that a Request names, when the checkpoint has one, and makes its Modules.
-func (c *compiler) requestStack(q Request, r Reader) bool {
-	s, ok := r.(Stacker)
+func (c *compiler) requestStack(q Request) bool {
+	for r := range c.readers {
+		if c.requestStackOf(q, int32(r)) {
+			return true
+		}
+	}
+	return false
+}
+
+// requestStackOf is requestStack for the stacks of one of the readers.
+func (c *compiler) requestStackOf(q Request, reader int32) bool {
+	s, ok := c.readers[reader].(Stacker)
 	if !ok {
 		return false
 	}
@@ -267,8 +279,8 @@ func (c *compiler) requestStack(q Request, r Reader) bool {
 			continue
 		}
 		if x, ok := s.Stack(&c.checks, int32(i)); ok && x.Name == q.Name && len(c.faults.list) == 0 {
-			if e, ok := c.stackShape(x, r); ok {
-				c.addStacked(x, r, e)
+			if e, ok := c.stackShape(x, c.readers[reader]); ok {
+				c.addStacked(x, reader, e)
 			}
 			return true
 		}

@@ -14,7 +14,7 @@ const formatAdvice = "correct the format"
 
 // formatOf names the format of a Module.
 func (c *compiler) formatOf(m *Module) string {
-	if _, ok := m.Spec.(denseSpec); ok {
+	if m.reader == isDense {
 		return "dense"
 	}
 	return c.method
@@ -120,8 +120,13 @@ func (b *Builder) holds(suffix string, r *grid) bool {
 			return false
 		}
 		size := b.c.in.Catalog.Extent(int(t)).Len
-		if r.rows < 0 || col.src < 0 || col.width < 0 || col.src > 0 && r.rows > size/col.src {
+		if r.rows < 0 || col.src < 0 || col.width < 0 || col.src > 0 && r.rows > size/col.src && !r.joined {
 			b.c.formatFault(m, stages.CodeShape, "makes ."+suffix+" of bytes that the tensor "+b.c.in.Catalog.Name(int(t))+" has not", fmt.Sprintf("at most %d bytes", size),
+				fmt.Sprintf("%d rows of %d bytes", r.rows, col.src))
+			return false
+		}
+		if r.joined && (col.src == 0 || r.rows < (size+col.src-1)/col.src) {
+			b.c.formatFault(m, stages.CodeShape, "makes ."+suffix+" of less than the tensor "+b.c.in.Catalog.Name(int(t))+" has", fmt.Sprintf("%d bytes", size),
 				fmt.Sprintf("%d rows of %d bytes", r.rows, col.src))
 			return false
 		}

@@ -79,6 +79,9 @@ func (v *views) describe(i int32) string {
 	return v.Name(int(i)) + " (expert " + strconv.Itoa(int(x.expert)) + ")"
 }
 
+// Layout is that of the real tensor.
+func (v *views) Layout(i int) stages.Layout { return layoutOf(v.Catalog, int(v.real(int32(i)))) }
+
 func (v *views) DType(i int) stages.DType { return v.Catalog.DType(int(v.real(int32(i)))) }
 
 // AppendShape leaves out the axis of the experts.

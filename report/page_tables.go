@@ -124,11 +124,14 @@ func (p Page) describe(b Slow) (name, what string) {
 	for _, s := range batch.Slabs {
 		outputs[s.Output] = true
 	}
-	first := batch.Outputs[batch.Slabs[0].Output].Name
 	what = fmt.Sprintf("batch %d", b.Seq)
 	if n := len(tensors) - 1; n > 0 {
 		what += ", with " + Plural(int64(n), "more tensor")
 	}
+	if batch.IsScan() {
+		return Clean(name), what + ", a scan"
+	}
+	first := batch.Outputs[batch.Slabs[0].Output].Name
 	if what += ", into " + Clean(first); len(outputs) > 1 {
 		what += fmt.Sprintf(" and %s more", Count(int64(len(outputs)-1)))
 	}

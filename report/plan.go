@@ -14,8 +14,8 @@ type Plan struct {
 	Path   string // as the user gave it
 	DType  string // asked for: "keep", "f16", ...
 	Budget int64  // bytes
-	// NoFuse, Strict and ActOrder are what else was asked for.
-	NoFuse, Strict, ActOrder bool
+	// NoFuse, NoPad, Strict and ActOrder are what else was asked for.
+	NoFuse, NoPad, Strict, ActOrder bool
 	// PlainExponent says that FP8 scales were asked for without the factor of the kernels.
 	PlainExponent bool
 }
@@ -39,6 +39,7 @@ func (p Plan) Text(width int) string {
 	p.writeKinds(&b)
 	p.writeFused(&b)
 	p.writeOutputs(&b, width)
+	writePadded(&b, p.Plan.Summary)
 	writeKept(&b, p.Plan.Summary)
 	if len(p.Plan.Faults) == 0 {
 		p.writeCosts(&b)
@@ -100,6 +101,7 @@ func (p Plan) askedFor() string {
 		says  string
 	}{
 		{p.NoFuse, "nothing fused or stacked"},
+		{p.NoPad, "nothing padded"},
 		{p.Strict, "strict"},
 		{p.ActOrder, "act-order wherever there is a g_idx"},
 		{p.PlainExponent, "FP8 scales without the exponent factor"},
@@ -175,6 +177,22 @@ func (p Plan) writeFused(b *strings.Builder) {
 	}
 }
 
+// writePadded says what was filled up to whole tiles.
+func writePadded(b *strings.Builder, s plan.Summary) {
+	if len(s.Padded) == 0 {
+		return
+	}
+	b.WriteString("\npadded with zeros to the kernel's tiles: output x input features\n")
+	for _, p := range s.Padded {
+		each := ""
+		if p.Shares > 1 {
+			each = fmt.Sprintf(", in %d equal shares", p.Shares)
+		}
+		fmt.Fprintf(b, "  - %d x %d to %d x %d%s: %s, first %s\n", p.Unpadded[0], p.Unpadded[1], p.Padded[0], p.Padded[1], each,
+			Plural(int64(p.Groups), "module"), Clean(p.Example))
+	}
+}
+
 // writeKept says what the layout could not hold, and why.
 func writeKept(b *strings.Builder, s plan.Summary) {
 	if len(s.Kept) == 0 {
@@ -196,6 +214,9 @@ func (p Plan) writeCosts(b *strings.Builder) {
 	again := ""
 	if extra := s.BytesRead - (s.BytesIn - s.IgnoredIn); extra > 0 && s.BytesIn > 0 {
 		again = fmt.Sprintf(", %.1f %% of it gaps and bytes read again", 100*float64(extra)/float64(s.BytesRead))
+	}
+	if s.Scanned > 0 {
+		again += fmt.Sprintf(" (%s by scans, which look ahead for a value of many tensors)", Bytes(s.Scanned))
 	}
 	b.WriteString("\n")
 	writeFacts(b,

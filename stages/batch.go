@@ -17,7 +17,7 @@ func Flat(off, n int64) Rect { return Rect{Off: off, RowBytes: n, Stride: n, Row
 // Input is a byte range that a Part reads, inside one of its Batch's fetched Ranges.
 type Input struct {
 	Tensor string // the source tensor, for errors
-	Extent Extent // where it lies in the Shard
+	Extent Extent // where it lies in the Shard; of no bytes where a Part makes nothing but padding
 	Range  int    // index into Batch.Ranges
 	Off    int64  // bytes from the start of that Range
 }
@@ -31,7 +31,18 @@ type Part struct {
 	Slab   int // index into Batch.Slabs, or NoSlab
 	Dst    Rect
 	Inputs []Input
+	// Finds is the scan that the Part belongs to: its Op writes nothing and says in Job.Found what it found. Needs is the scan whose value
+	// its Op gets as Job.Scanned. NoScan for none, as most Parts have it.
+	Finds, Needs ScanID
 }
+
+// ScanID numbers the scans of a load, from 1 on. A scan looks at bytes ahead of the Parts that need one value of all of them before they
+// can write; its Parts are in Batches of their own, which write nothing and are admitted first. Its value is the largest of what its Parts
+// found, so that neither their order nor the number of workers decides it.
+type ScanID int32
+
+// NoScan is the ScanID of a Part that has to do with none.
+const NoScan ScanID = 0
 
 // Job is what an Op is given to do one Part.
 type Job struct {
@@ -44,6 +55,9 @@ type Job struct {
 	// Soon says that Dst is staging, which will be read again soon: it had better stay in the processor's caches. Final memory of some
 	// size had better go past them.
 	Soon bool
+
+	Scanned uint64 // the value of the scan that the Part needs
+	Found   uint64 // set by the Op of a scan: what it found in Src
 
 	Inputs []Input                          // what Src are, for errors
 	Warn   func(format string, args ...any) // reports what is odd but not wrong; never nil
@@ -87,7 +101,8 @@ type Views interface {
 	Release()
 }
 
-// Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch.
+// Batch is the unit of flow and of memory accounting: some whole Slabs, the Parts that make them, and the byte ranges to fetch. One of a scan
+// has Parts and ranges only.
 type Batch struct {
 	Seq   int
 	Name  string // its number and its first tensor, for errors, spans and traces; what is at fault in it says so itself
@@ -112,6 +127,9 @@ type Batch struct {
 	dropped bool // the Views were there and are released
 }
 
+// IsScan reports whether the Batch belongs to scans: it has no Slabs, and nothing is written for it.
+func (b *Batch) IsScan() bool { return len(b.Parts) > 0 && b.Parts[0].Finds != NoScan }
+
 // Cost is what the Batch is charged at admission, in bytes: its fetch buffers with their padding, and the Sink's staging.
 func (b *Batch) Cost() int64 { return b.InBytes + b.Padding + b.Staging }
 
@@ -123,12 +141,13 @@ func (b *Batch) HeldBytes() int64 {
 	return b.Cost()
 }
 
-// Source is the bytes of the i-th Input of p. It is nil before the fetch stage and after the Views were released.
+// Source is the bytes of the i-th Input of p. It is nil before the fetch stage and after the Views were released, and for an Input of no
+// bytes.
 func (b *Batch) Source(p *Part, i int) []byte {
-	if b.Views == nil {
+	in := &p.Inputs[i]
+	if b.Views == nil || in.Extent.Len == 0 {
 		return nil
 	}
-	in := &p.Inputs[i]
 	v := b.Views.Bytes(in.Range)
 	return v[in.Off : in.Off+in.Extent.Len : in.Off+in.Extent.Len]
 }

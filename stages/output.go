@@ -32,6 +32,21 @@ const (
 	KindRepacked    Kind = "repacked" // in a kernel's layout (fused and stacked where the rules say so)
 )
 
+// Padding says by how much the tiles of a kernel's layout made the module of an Output larger. What is in the padding decodes to zero.
+type Padding struct {
+	// Unpadded are the output and input features of the module, [N, K], of one expert when it is stacked; Padded are those that its Outputs
+	// are made for. The features of the module come first in each.
+	Unpadded [2]int64 `json:"unpadded"`
+	Padded   [2]int64 `json:"padded"`
+	// Shares is how many equal shares of the output features are filled up by themselves: of experts those of gate and those of up.
+	Shares int `json:"shares"`
+}
+
+// String is the two extents.
+func (p Padding) String() string {
+	return fmt.Sprintf("%v padded to %v in %d", p.Unpadded, p.Padded, p.Shares)
+}
+
 // Output is a tensor as the Sink will hold it. Outputs are fixed before a byte moves.
 type Output struct {
 	Name      string
@@ -39,8 +54,9 @@ type Output struct {
 	Shape     []int64
 	Layout    Layout
 	Kind      Kind
-	Size      int64 // bytes
-	SlabBytes int64 // size of every Slab but the last; 0 only when Size is 0
+	Size      int64    // bytes
+	SlabBytes int64    // size of every Slab but the last; 0 only when Size is 0
+	Padding   *Padding // of its module; nil for none. Not to be changed
 }
 
 // Slabs is the number of Slabs. An Output of no bytes has none: the Sink knows it from Begin.

@@ -17,8 +17,10 @@ func (e Extent) End() int64 { return e.Off + e.Len }
 
 // Tensor is what a Shard's header declares.
 type Tensor struct {
-	Name   string
-	DType  DType
-	Shape  []int64
+	Name  string
+	DType DType
+	Shape []int64
+	// Layout is how the bytes are ordered: LayoutRaw, but for blocks of a GGUF file (see BlockLayout).
+	Layout Layout
 	Extent Extent
 }

@@ -67,6 +67,7 @@ type planFlags struct {
 	exponent                 choice
 	include, exclude         []string
 	noFuse, strict, actOrder bool
+	noPad                    bool
 	budget                   size
 	workers                  int
 	traceBatches             bool // of load and pack
@@ -91,6 +92,7 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&f.layout, "layout", "layout of quantised modules; a packed folder has its own")
 	fs.Var(&f.dtype, "dtype", "dtype of floating-point tensors and of scales; f32 does not go with layouts marlin and exllama")
 	fs.BoolVar(&f.noFuse, "no-fuse", false, "make every module by itself: no q/k/v or gate/up in one, no stacked experts")
+	fs.BoolVar(&f.noPad, "no-pad", false, "keep modules raw that the kernels' tiles do not fit, instead of filling them up with zeros")
 	fs.BoolVar(&f.strict, "strict", false, "refuse a checkpoint of which the layout cannot hold all, instead of keeping modules raw")
 	fs.BoolVar(&f.actOrder, "act-order", false, "sort input features by g_idx wherever there is one, though the config says desc_act false")
 	fs.Var(&f.exponent, "fp8-exponent", "whether marlin scales of FP8 weights hold the factor that the kernels leave out: plain for kernels that multiply themselves")
@@ -133,7 +135,7 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 		exponent = stages.Exponent(f.exponent.value)
 	}
 	return coldload.Options{
-		Layout: layout, NoFuse: f.noFuse, Strict: f.strict, ActOrder: f.actOrder, FP8Exponent: exponent, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
+		Layout: layout, NoFuse: f.noFuse, NoPad: f.noPad, Strict: f.strict, ActOrder: f.actOrder, FP8Exponent: exponent, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers:      workersOf(f.workers),
 		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
 		TraceBatches: f.traceBatches, NoSelfCheck: f.noSelfCheck,

@@ -223,6 +223,7 @@ type optionsJSON struct {
 	Workers  int      `json:"workers"` // 0: each stage chose
 	Names    string   `json:"names"`
 	NoFuse   bool     `json:"no_fuse"`
+	NoPad    bool     `json:"no_pad"`
 	Strict   bool     `json:"strict"`
 	ActOrder bool     `json:"act_order"`
 	Include  []string `json:"include"`
@@ -231,7 +232,7 @@ type optionsJSON struct {
 
 func optionsObject(o *planFlags) optionsJSON {
 	return optionsJSON{
-		IO: o.io.value, Workers: o.workers, Names: o.names.value, NoFuse: o.noFuse, Strict: o.strict, ActOrder: o.actOrder,
+		IO: o.io.value, Workers: o.workers, Names: o.names.value, NoFuse: o.noFuse, NoPad: o.noPad, Strict: o.strict, ActOrder: o.actOrder,
 		Include: notNil(o.include), Exclude: notNil(o.exclude),
 	}
 }

@@ -58,7 +58,7 @@ func runPlan(ctx context.Context, e *env, o *planFlags, path string) error {
 		return context.Cause(ctx)
 	}
 	r := report.Plan{
-		Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget, NoFuse: opt.NoFuse, Strict: opt.Strict, ActOrder: opt.ActOrder,
+		Plan: p, Path: path, DType: o.dtype.value, Budget: opt.Budget, NoFuse: opt.NoFuse, NoPad: opt.NoPad, Strict: opt.Strict, ActOrder: opt.ActOrder,
 		PlainExponent: opt.FP8Exponent == stages.ExponentPlain,
 	}
 	width, onTerminal := e.outTTY()
@@ -100,6 +100,7 @@ type planJSON struct {
 	Batches  int   `json:"batches"`
 	BytesIn  int64 `json:"bytes_in"`
 	Read     int64 `json:"bytes_read"`
+	Scanned  int64 `json:"bytes_scanned"` // of those read, ahead of the outputs that need a value of many tensors
 	BytesOut int64 `json:"bytes_out"`
 
 	Budget        int64  `json:"budget"`
@@ -111,6 +112,7 @@ type planJSON struct {
 
 	Kinds  map[stages.Kind]report.KindTotal `json:"kinds"`
 	Fused  []plan.Fused                     `json:"fused"`
+	Padded []plan.Padded                    `json:"padded"`
 	Kept   []plan.Kept                      `json:"kept"`
 	Notes  []string                         `json:"notes"`
 	Faults []stages.Fault                   `json:"faults"`
@@ -122,10 +124,10 @@ func planObject(r report.Plan, err error) planJSON {
 		Path: r.Path, Version: coldload.Version,
 		Family: s.Family, Format: s.Format, Layout: string(s.Layout), DType: r.DType,
 		Shards: s.Shards, Tensors: s.Tensors, Ignored: s.Ignored, Modules: s.Modules, Groups: s.Groups,
-		Outputs: len(p.Outputs), Parts: s.Parts, Batches: p.BatchCount(), BytesIn: s.BytesIn, Read: s.BytesRead, BytesOut: s.BytesOut,
+		Outputs: len(p.Outputs), Parts: s.Parts, Batches: p.BatchCount(), BytesIn: s.BytesIn, Read: s.BytesRead, Scanned: s.Scanned, BytesOut: s.BytesOut,
 		Budget: r.Budget, LargestBatch: s.LargestBatch, LargestName: s.LargestName,
 		PredictedPeak: p.PredictedPeak(r.Budget, true), PeakNoResult: p.PredictedPeak(r.Budget, false), DiskBytes: p.DiskBytes(),
-		Kinds: report.Kinds(p.Outputs), Fused: notNil(s.Fused), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),
+		Kinds: report.Kinds(p.Outputs), Fused: notNil(s.Fused), Padded: notNil(s.Padded), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),
 	}
 	if err != nil {
 		o.Error = err.Error()
@@ -141,6 +143,8 @@ type outputJSON struct {
 	Layout stages.Layout `json:"layout"`
 	Kind   stages.Kind   `json:"kind"`
 	Bytes  int64         `json:"bytes"`
+	// Padding is that of its module, when it has some.
+	Padding *stages.Padding `json:"padding,omitempty"`
 }
 
 // outputList makes them one by one: there may be hundreds of thousands.
@@ -148,7 +152,7 @@ func outputList(outputs []stages.Output) iter.Seq[*outputJSON] {
 	return func(yield func(*outputJSON) bool) {
 		for i := range outputs {
 			o := &outputs[i]
-			j := outputJSON{Name: o.Name, DType: o.DType.String(), Shape: notNil(o.Shape), Layout: o.Layout, Kind: o.Kind, Bytes: o.Size}
+			j := outputJSON{Name: o.Name, DType: o.DType.String(), Shape: notNil(o.Shape), Layout: o.Layout, Kind: o.Kind, Bytes: o.Size, Padding: o.Padding}
 			if !yield(&j) {
 				return
 			}

@@ -41,6 +41,7 @@ func (f *synthFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&f.opt.Bits, "bits", 4, "code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; awq: 4)")
 	fs.IntVar(&f.opt.Group, "group", 128, "input rows that share a scale, or -1 for all of them")
 	fs.BoolVar(&f.opt.DescAct, "desc-act", false, "act-order: the rows of a group lie apart")
+	fs.BoolVar(&f.opt.Asym, "asym", false, "zero points: gptq (as gptq_v2) and compressed-tensors")
 	fs.Uint64Var(&f.opt.Seed, "seed", 0, "equal seeds give equal files")
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in a shard")
 }

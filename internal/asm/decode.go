@@ -26,6 +26,9 @@ func decode() {
 		}
 	}
 	decodeFP8()
+	decodeFP4()
+	decodeGGUF()
+	transposeSquares()
 	rowsDequants()
 }
 

@@ -18,10 +18,13 @@ func repack() {
 	}
 	gather(4)
 	gather(8)
+	gatherStrips(4)
+	gatherStrips(8)
+	copyStrips()
 	permutations()
-	marlinFP8()
+	rowsMarlins()
 	transposes()
-	splitHalves()
+	transposedScales()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

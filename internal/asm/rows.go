@@ -17,13 +17,14 @@ func transposes() {
 // transposeLine: lanes rows at a time become lanes columns. Four words of each row are loaded at a time, those of rows 4l to 4l+3 into the
 // 128-bit lanes l of four registers, which costs no shuffles; then each lane is a 4x4 transpose.
 func transposeLine(name string, lanes int, r []VecPhysical, put store, insert func(lane int, m Mem, r VecPhysical)) {
-	function(name, "func(dst, src *byte, stride, ahead int)",
-		fmt.Sprintf("%s transposes %d words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.", name, lanes))
+	function(name, "func(dst, src *byte, stride, ahead, step int)",
+		fmt.Sprintf("%s transposes %d words of each of 64 rows, stride bytes apart, and prefetches 64 places, step bytes apart, from ahead bytes behind src on.", name, lanes))
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
 	Load(Param("stride"), R8)
 	Load(Param("ahead"), R9)
 	ADDQ(RSI, R9)
+	Load(Param("step"), R11)
 	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R10)
 	MOVQ(U32(uint32(64/lanes)), RCX)
 	// Rows 4l to 4l+3 are at the pointer of lane l, at one, two and three strides from it.
@@ -50,8 +51,8 @@ func transposeLine(name string, lanes int, r []VecPhysical, put store, insert fu
 			for lane := 1; lane < len(pointers); lane++ {
 				insert(lane, row(lane, i, 16*quarter), x[i])
 			}
-			PREFETCHT0(at(R9, 0)) // of lanes rows in all
-			ADDQ(R8, R9)
+			PREFETCHT0(at(R9, 0)) // lanes places in all
+			ADDQ(R11, R9)
 		}
 		VPUNPCKLDQ(x[1], x[0], t[0])
 		VPUNPCKHDQ(x[1], x[0], t[1])
@@ -68,22 +69,6 @@ func transposeLine(name string, lanes int, r []VecPhysical, put store, insert fu
 	ADDQ(U32(uint32(4*lanes)), RDI)
 	DECQ(RCX)
 	JNZ(LabelRef(name + "Rows"))
-	leave(false)
-}
-
-// splitHalves emits the kernel that takes the halves of 64 words apart: two scales in one, of neighbouring groups.
-func splitHalves() {
-	const name = "splitHalvesAVX512"
-	function(name, "func(low, high, words *byte)", name+" stores the lower halves of 64 words at low and the upper halves at high.")
-	Load(Param("low"), RDI)
-	Load(Param("high"), RDX)
-	Load(Param("words"), RSI)
-	for i := range 4 {
-		VMOVDQU32(at(RSI, 64*i), zs[i])
-		VPMOVDW(zs[i], at(RDI, 32*i))
-		VPSRLD(U8(16), zs[i], zs[i])
-		VPMOVDW(zs[i], at(RDX, 32*i))
-	}
 	leave(false)
 }
 

@@ -21,6 +21,8 @@ type Options struct {
 	NoSelfCheck bool
 	// Warn takes what an Op found odd, one line each, from several goroutines at once: [Warnings.Add]. Nil drops it.
 	Warn func(text string)
+	// Scans is where what scans find goes, and whence those get it that need it. Nil for a load without scans.
+	Scans *Scans
 }
 
 // Executor is a pipeline stage on Batches. It is safe for concurrent use by any number of workers.
@@ -101,6 +103,9 @@ func (r *run) do(p *stages.Part) error {
 	if err := fault.Guard(r.call, r.regions...); err != nil {
 		return r.explain(err)
 	}
+	if p.Finds != stages.NoScan {
+		return r.opt.Scans.found(p.Finds, r.job.Found)
+	}
 	return nil
 }
 
@@ -110,6 +115,14 @@ func (r *run) prepare() error {
 		return err
 	}
 	j, p := &r.job, r.part
+	j.Found, j.Scanned = 0, 0
+	if p.Needs != stages.NoScan {
+		v, err := r.opt.Scans.value(p.Needs)
+		if err != nil {
+			return err
+		}
+		j.Scanned = v
+	}
 	j.Dst, j.Rows, j.RowBytes, j.Stride = nil, 0, 0, 0
 	if p.Slab != stages.NoSlab {
 		j.Dst = r.batch.Written(p)

@@ -103,6 +103,9 @@ func (c *checker) output(o *Output) {
 	if size, err := bytesOf(o.DType, o.Shape); err != nil || size != o.Bytes {
 		c.add(o.Name, "%d bytes are not %s %v", o.Bytes, o.DType, o.Shape)
 	}
+	if p := o.Padding; p != nil && !padding(*p) {
+		c.add(o.Name, "padding %v to %v in %d shares cannot be", p.Unpadded, p.Padded, p.Shares)
+	}
 	c.size(o.Name, "bytes", o.Bytes)
 	c.size(o.Name, "offset", o.Offset)
 	if shard, ok := c.shards[o.File]; !ok {
@@ -120,6 +123,16 @@ func (c *checker) output(o *Output) {
 			c.add(o.Name, "more than %d slabs", maxSlabs)
 		}
 	}
+}
+
+// padding reports whether a module can be padded so.
+func padding(p stages.Padding) bool {
+	for i, n := range p.Unpadded {
+		if n <= 0 || n > p.Padded[i] || p.Padded[i] > maxBytes {
+			return false
+		}
+	}
+	return p.Shares > 0 && int64(p.Shares) <= p.Unpadded[0] && p.Padded[0]%int64(p.Shares) == 0
 }
 
 func bytesOf(d stages.DType, shape []int64) (int64, error) {

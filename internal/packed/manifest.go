@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -29,7 +30,9 @@ const (
 // layoutVersions is how the bytes of each layout are ordered in this version of the program.
 var layoutVersions = map[stages.Layout]int{
 	stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1, stages.LayoutExllamaV2: 1,
-	stages.LayoutMarlinPlain: 1,
+	stages.LayoutMarlinPlain:      1,
+	stages.BlockLayout(gguf.Q4_0): 1, stages.BlockLayout(gguf.Q8_0): 1, stages.BlockLayout(gguf.Q4_K): 1, stages.BlockLayout(gguf.Q6_K): 1,
+	stages.BlockLayout(gguf.MXFP4): 1,
 }
 
 // LayoutVersion is the version of a layout that this program writes and reads; 0 when no Output can have this layout.
@@ -71,23 +74,24 @@ type File struct {
 
 // Output is an Output as it lies in the folder.
 type Output struct {
-	Name          string        `json:"name"`
-	DType         stages.DType  `json:"dtype"`
-	Shape         []int64       `json:"shape"`
-	Layout        stages.Layout `json:"layout"`
-	LayoutVersion int           `json:"layout_version"`
-	Kind          stages.Kind   `json:"kind"`
-	File          string        `json:"file"`
-	Offset        int64         `json:"offset"` // bytes from the start of the file
-	Bytes         int64         `json:"bytes"`
-	Digest        Digest        `json:"digest"`
-	SHA256        Sum           `json:"sha256,omitzero"` // of the whole Output, when it was asked for
+	Name          string          `json:"name"`
+	DType         stages.DType    `json:"dtype"`
+	Shape         []int64         `json:"shape"`
+	Layout        stages.Layout   `json:"layout"`
+	LayoutVersion int             `json:"layout_version"`
+	Kind          stages.Kind     `json:"kind"`
+	Padding       *stages.Padding `json:"padding,omitzero"`
+	File          string          `json:"file"`
+	Offset        int64           `json:"offset"` // bytes from the start of the file
+	Bytes         int64           `json:"bytes"`
+	Digest        Digest          `json:"digest"`
+	SHA256        Sum             `json:"sha256,omitzero"` // of the whole Output, when it was asked for
 }
 
 // Stage is the Output in the words of package stages.
 func (o *Output) Stage() stages.Output {
 	return stages.Output{
-		Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, Kind: o.Kind,
+		Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, Kind: o.Kind, Padding: o.Padding,
 		Size: o.Bytes, SlabBytes: o.Digest.SlabBytes,
 	}
 }

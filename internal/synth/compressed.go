@@ -29,7 +29,7 @@ func (l *lister) compresses(base string, n, k int) bool {
 	return l.packs(n, k) && (l.ignore == nil || !l.ignore.MatchString(base))
 }
 
-// compressed adds the tensors of a module in format pack-quantized of compressed-tensors: symmetric codes, BF16 scales.
+// compressed adds the tensors of a module in format pack-quantized of compressed-tensors, with BF16 scales.
 func (l *lister) compressed(base string, n, k int, bias bool, input string) {
 	group, first := l.o.Group, len(l.specs)
 	if group < 0 {
@@ -40,6 +40,9 @@ func (l *lister) compressed(base string, n, k int, bias bool, input string) {
 	l.add(base+".weight_packed", safetensors.I32, []int64{rows, cols * int64(l.o.Bits) / 32}, Random)
 	l.add(base+".weight_scale", safetensors.BF16, []int64{rows, cols / int64(group)}, func(_ safetensors.DType, seed uint64) Fill { return bf16Scales(seed) })
 	l.add(base+".weight_shape", safetensors.I64, []int64{2}, func(safetensors.DType, uint64) Fill { return Constant(shape...) })
+	if l.o.Asym {
+		l.add(base+".weight_zero_point", safetensors.I32, []int64{rows * int64(l.o.Bits) / 32, cols / int64(group)}, Random)
+	}
 	if l.o.DescAct && group < k {
 		l.add(base+".weight_g_idx", safetensors.I32, []int64{cols}, func(safetensors.DType, uint64) Fill {
 			return orderFill{seed: tensorSeed(l.o.Seed, input), rows: cols, group: int64(group)}
@@ -67,7 +70,7 @@ func (l *lister) compressedConfig() map[string]any {
 	}
 	weights := map[string]any{
 		"actorder": nil, "block_structure": nil, "dynamic": false, "group_size": l.o.Group, "num_bits": l.o.Bits, "observer": "minmax",
-		"observer_kwargs": map[string]any{}, "strategy": "group", "symmetric": true, "type": "int",
+		"observer_kwargs": map[string]any{}, "strategy": "group", "symmetric": !l.o.Asym, "type": "int",
 	}
 	if l.o.DescAct {
 		weights["actorder"] = "group"

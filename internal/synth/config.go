@@ -57,6 +57,10 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = fp8Config(l.o.Format)
 	case FormatCompressed:
 		c["quantization_config"] = l.compressedConfig()
+	case FormatMXFP4:
+		c["quantization_config"] = mxfp4Config()
+	case FormatMXFP4Pack:
+		c["quantization_config"] = l.mxfp4PackConfig()
 	case FormatNone:
 	}
 	return c
@@ -64,17 +68,21 @@ func (l *lister) config() map[string]any {
 
 // quantConfig has the keys that GPTQModel 7.7 writes, both in config.json and as quantize_config.json.
 func (l *lister) quantConfig() map[string]any {
+	format := "gptq"
+	if l.o.Asym {
+		format = "gptq_v2" // in which every stored zero point means one thing
+	}
 	q := map[string]any{
 		"bits":              l.o.Bits,
-		"checkpoint_format": "gptq",
+		"checkpoint_format": format,
 		"desc_act":          l.o.DescAct,
-		"format":            "gptq",
+		"format":            format,
 		"group_size":        l.o.Group,
 		"lm_head":           false,
 		"method":            "gptq",
 		"pack_dtype":        "int32",
 		"quant_method":      "gptq",
-		"sym":               true,
+		"sym":               !l.o.Asym,
 		"meta": map[string]any{
 			"act_group_aware":     !l.o.DescAct,
 			"damp_auto_increment": 0.01,

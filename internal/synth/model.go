@@ -25,6 +25,8 @@ type Model struct {
 	Vocab      int
 
 	QKVBias bool
+	OutBias bool // of the attention's output
+	Sinks   bool // a sink of attention for every head
 	QKNorm  QKNorm
 	MLA     *MLA // multi-head latent attention in place of q, k, v projections
 	MoE     *MoE // nil for a dense model
@@ -68,6 +70,8 @@ type MoE struct {
 	SharedInner int
 	SharedGate  bool // the shared expert has a gate of its own: Shared + "_gate"
 
+	Router    string // the module that chooses experts, within Block; empty means "gate". With Joined it has a bias
+	Joined    bool   // tensors hold all experts, with gate and up interleaved: gpt-oss
 	ScoreBias string // name, within Block, of the router's correction bias (F32); empty for none
 }
 
@@ -81,6 +85,13 @@ var (
 	projMembers  = []Member{{"gate_proj", false}, {"up_proj", false}, {"down_proj", true}}
 	mixtralOrder = []Member{{"w1", false}, {"w2", true}, {"w3", false}} // gate, down, up
 )
+
+// Has reports whether there are checkpoints of the model in a format: those whose experts are joined are not quantised otherwise, nor are others
+// that way.
+func (m *Model) Has(f Format) bool {
+	joined := m.MoE != nil && m.MoE.Joined
+	return f == FormatNone || joined == (f == FormatMXFP4)
+}
 
 // Models returns all models, the default first.
 func Models() []Model { return slices.Clone(models) }

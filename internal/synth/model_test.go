@@ -35,6 +35,9 @@ func find(t *testing.T, specs []Spec, name string) Spec {
 func TestEveryModelLists(t *testing.T) {
 	for _, m := range Models() {
 		for _, f := range Formats() {
+			if !m.Has(f) {
+				continue
+			}
 			seen := map[string]bool{}
 			total := int64(0)
 			for _, s := range mustTensors(t, Options{Model: m.Name, Format: f, Layers: min(m.Layers, 5)}) {
@@ -55,6 +58,7 @@ func TestParameterCounts(t *testing.T) {
 	for model, want := range map[string]float64{
 		"qwen3-30b-a3b": 30.53, "qwen3-235b-a22b": 235.09, "mixtral-8x7b": 46.70, "deepseek-v3": 671.03, "glm-4.5-air": 106.85,
 		"minimax-m2": 228.69, "llama-3-8b": 8.03, "qwen2-7b": 7.62, "qwen2-moe": 14.32,
+		"gpt-oss-20b": 20.91, "gpt-oss-120b": 116.83,
 	} {
 		total := int64(0)
 		for _, s := range mustTensors(t, Options{Model: model, Format: FormatNone}) {
@@ -109,6 +113,12 @@ func TestRealShapes(t *testing.T) {
 		{"qwen2-7b", FormatNone, "model.layers.0.self_attn.k_proj.bias", "BF16[512]"},
 		{"qwen2-moe", FormatNone, "model.layers.0.mlp.shared_expert_gate.weight", "BF16[1 2048]"},
 		{"qwen2-moe", FormatGPTQ, "model.layers.0.mlp.shared_expert.up_proj.scales", "F16[16 5632]"},
+		{"gpt-oss-20b", FormatMXFP4, "model.layers.0.mlp.experts.gate_up_proj_blocks", "U8[32 5760 90 16]"},
+		{"gpt-oss-20b", FormatMXFP4, "model.layers.0.mlp.experts.down_proj_scales", "U8[32 2880 90]"},
+		{"gpt-oss-120b", FormatNone, "model.layers.0.mlp.experts.gate_up_proj", "BF16[128 2880 5760]"},
+		{"gpt-oss-120b", FormatMXFP4, "model.layers.0.self_attn.sinks", "BF16[64]"},
+		{"qwen3-30b-a3b", FormatMXFP4Pack, "model.layers.0.mlp.experts.127.gate_proj.weight_packed", "U8[768 1024]"},
+		{"qwen3-30b-a3b", FormatMXFP4Pack, "model.layers.0.mlp.experts.127.gate_proj.weight_scale", "U8[768 64]"},
 	}
 	for _, tt := range tests {
 		s := find(t, mustTensors(t, Options{Model: tt.model, Format: tt.format, Layers: 4}), tt.name)
@@ -148,6 +158,29 @@ func TestAgainstTheRealTool(t *testing.T) {
 				got = append(got, fmt.Sprintf("%s %s %v", spec.Name, spec.DType, spec.Shape))
 			}
 		}
+	}
+	if d := firstDifference(got, want); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestAgainstTransformers does so with gpt-oss.
+func TestAgainstTransformers(t *testing.T) {
+	want := headerEntries(t, filepath.Join("..", "..", "testdata", "fixtures", "mxfp4_gptoss", "checkpoint", "model.safetensors"))
+	m, err := FindModel("micro-gpt-oss")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Layers, m.Hidden, m.Vocab, m.MoE = 1, 128, 256, gptOSSMoE(4, 128)
+	l := &lister{o: Options{Format: FormatMXFP4}.withDefaults(), m: m, dense: map[string]bool{}}
+	l.model()
+	shards, err := l.shards()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, spec := range shards[0].Specs {
+		got = append(got, fmt.Sprintf("%s %s %v", spec.Name, spec.DType, spec.Shape))
 	}
 	if d := firstDifference(got, want); d != "" {
 		t.Error(d)
@@ -262,7 +295,17 @@ func TestSortedOrder(t *testing.T) {
 
 func TestWrongOptions(t *testing.T) {
 	for _, o := range []Options{
-		{Model: "gpt-7"}, {Format: "int5"}, {Bits: 5}, {Group: -2}, {Layers: -1}, {ShardSize: -1}, {Workers: -1}, {Order: "random"},
+		{Model: "gpt-7"},
+		{Format: "int5"},
+		{Bits: 5},
+		{Group: -2},
+		{Layers: -1},
+		{ShardSize: -1},
+		{Workers: -1},
+		{Order: "random"},
+		{Model: "micro", Format: FormatMXFP4},
+		{Model: "gpt-oss-20b", Format: FormatGPTQ},
+		{Model: "gpt-oss-20b", Format: FormatMXFP4Pack},
 	} {
 		if _, err := Tensors(o); !errors.Is(err, ErrOptions) {
 			t.Errorf("%+v: %v", o, err)

@@ -138,6 +138,18 @@ var models = []Model{
 		},
 	},
 	{
+		Name: "gpt-oss-20b", About: "gpt-oss, 32 experts in joined tensors, biases and sinks, 24 layers",
+		Arch: "GptOssForCausalLM", Type: "gpt_oss",
+		Layers: 24, Hidden: 2880, Heads: 64, KVHeads: 8, HeadDim: 64, Inner: 2880, Vocab: 201088,
+		QKVBias: true, OutBias: true, Sinks: true, MoE: gptOSSMoE(32, 2880), Config: gptOSSConfig(24),
+	},
+	{
+		Name: "gpt-oss-120b", About: "gpt-oss, 128 experts in joined tensors, biases and sinks, 36 layers",
+		Arch: "GptOssForCausalLM", Type: "gpt_oss",
+		Layers: 36, Hidden: 2880, Heads: 64, KVHeads: 8, HeadDim: 64, Inner: 2880, Vocab: 201088,
+		QKVBias: true, OutBias: true, Sinks: true, MoE: gptOSSMoE(128, 2880), Config: gptOSSConfig(36),
+	},
+	{
 		Name: "tiny-moe", About: "a small Qwen3-MoE of about 300 MB in 4 bits, for the demo",
 		Arch: "Qwen3MoeForCausalLM", Type: "qwen3_moe",
 		Layers: 5, Hidden: 1024, Heads: 16, KVHeads: 4, HeadDim: 64, Inner: 2048, Vocab: 8192,
@@ -149,6 +161,31 @@ var models = []Model{
 		Layers: 2, Hidden: 256, Heads: 4, KVHeads: 2, HeadDim: 32, Inner: 256, Vocab: 128,
 		QKNorm: HeadQKNorm, MoE: qwen3MoE(4, 2, 128), Config: qwen3Config(256, 10000),
 	},
+	{
+		Name: "micro-gpt-oss", About: "a gpt-oss of about 1 MB in MXFP4 whose experts fill no whole tiles, for tests",
+		Arch: "GptOssForCausalLM", Type: "gpt_oss",
+		Layers: 2, Hidden: 288, Heads: 4, KVHeads: 2, HeadDim: 32, Inner: 96, Vocab: 128,
+		QKVBias: true, OutBias: true, Sinks: true, MoE: gptOSSMoE(4, 96), Config: gptOSSConfig(2),
+	},
+}
+
+func gptOSSMoE(experts, inner int) *MoE {
+	return &MoE{Block: "mlp", Experts: experts, PerToken: 4, Inner: inner, ExpertsKey: "num_local_experts", Router: "router", Joined: true}
+}
+
+func gptOSSConfig(layers int) map[string]any {
+	types := make([]string, layers)
+	for i := range types {
+		types[i] = [...]string{"sliding_attention", "full_attention"}[i%2]
+	}
+	return map[string]any{
+		"attention_bias": true, "attention_dropout": 0.0, "eos_token_id": 200002, "experts_per_token": 4, "initial_context_length": 4096,
+		"layer_types": types, "max_position_embeddings": 131072, "output_router_logits": false, "pad_token_id": 199999, "rms_norm_eps": 1e-5,
+		"rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+		"rope_scaling": map[string]any{
+			"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096, "rope_type": "yarn", "truncate": false,
+		},
+	}
 }
 
 func qwen3MoE(experts, perToken, inner int) *MoE {

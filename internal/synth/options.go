@@ -19,16 +19,16 @@ type Format string
 
 // The formats that Write knows.
 const (
-	FormatGPTQ Format = "gptq" // symmetric, checkpoint_format gptq (v1 zero points)
+	FormatGPTQ Format = "gptq" // checkpoint_format gptq (v1 zero points)
 	FormatNone Format = "none" // BF16 everywhere
 	FormatAWQ  Format = "awq"  // version gemm: 4 bits, zero points
-	// FormatCompressed is pack-quantized of compressed-tensors, symmetric, with BF16 scales.
+	// FormatCompressed is pack-quantized of compressed-tensors, with BF16 scales.
 	FormatCompressed Format = "compressed-tensors"
 )
 
 // Formats are the formats that Write knows, the default first.
 func Formats() []Format {
-	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel}
+	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatMXFP4, FormatMXFP4Pack}
 }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
@@ -40,9 +40,12 @@ type Options struct {
 	Layers int    // how many layers; 0 means as many as the model has
 	Format Format // empty means FormatGPTQ
 
-	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8
+	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8, and of MXFP4, whose have 4
 	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ, AWQ and compressed-tensors
 	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ and compressed-tensors
+
+	// Asym stores a zero point for every group and output feature, of any value. GPTQ (then in checkpoint_format gptq_v2) and compressed-tensors.
+	Asym bool
 
 	Seed      uint64
 	ShardSize int64 // most bytes of tensor data in a Shard; 0 means DefaultShardSize
@@ -86,14 +89,20 @@ func (o Options) Validate() error {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrOptions}, args...)...))
 	}
-	if _, err := FindModel(o.Model); err != nil {
+	m, err := FindModel(o.Model)
+	if err != nil {
 		faults = append(faults, err)
 	}
 	if !slices.Contains(Formats(), o.Format) {
 		fault("unknown format %q; known: %q", o.Format, Formats())
+	} else if err == nil && !m.Has(o.Format) {
+		fault("model %s does not come in format %s: %s is that of gpt-oss, which has no other but %s", m.Name, o.Format, FormatMXFP4, FormatNone)
 	}
 	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
 		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)
+	}
+	if o.Asym && o.Format != FormatGPTQ && o.Format != FormatCompressed {
+		fault("%s is no format with and without zero points", o.Format)
 	}
 	if o.Format == FormatCompressed {
 		compressedOptions(o, fault)

@@ -1,6 +1,7 @@
 package synth
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strconv"
@@ -59,7 +60,7 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || l.o.Format == FormatNone || l.o.Format == FormatCompressed
+	sorted := l.o.Order == OrderSorted || slices.Contains([]Format{FormatNone, FormatCompressed, FormatMXFP4, FormatMXFP4Pack}, l.o.Format)
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -119,7 +120,10 @@ func (l *lister) attention(p string) {
 	l.linear(p+"q_proj", q, m.Hidden, m.QKVBias, in)
 	l.linear(p+"k_proj", kv, m.Hidden, m.QKVBias, in)
 	l.linear(p+"v_proj", kv, m.Hidden, m.QKVBias, in)
-	l.linear(p+"o_proj", m.Hidden, q, false, p+"o_proj")
+	l.linear(p+"o_proj", m.Hidden, q, m.OutBias, p+"o_proj")
+	if m.Sinks {
+		l.add(p+"sinks", safetensors.BF16, []int64{int64(m.Heads)}, Random)
+	}
 	switch m.QKNorm {
 	case NoQKNorm:
 	case HeadQKNorm:
@@ -145,7 +149,13 @@ func (l *lister) latentAttention(p string) {
 
 func (l *lister) experts(p string) {
 	e := l.m.MoE
-	l.weight(p+"gate.weight", e.Experts, l.m.Hidden)
+	router := p + cmp.Or(e.Router, "gate")
+	l.weight(router+".weight", e.Experts, l.m.Hidden)
+	if e.Joined {
+		l.add(router+".bias", safetensors.BF16, []int64{int64(e.Experts)}, Random)
+		l.joinedExperts(p + "experts.")
+		return
+	}
 	if e.ScoreBias != "" {
 		l.add(p+e.ScoreBias, safetensors.F32, []int64{int64(e.Experts)}, Random)
 	}
@@ -183,10 +193,13 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case l.o.Format == FormatCompressed && l.compresses(base, n, k):
 		l.compressed(base, n, k, bias, input)
 		return
+	case l.o.Format == FormatMXFP4Pack && l.compresses(base, n, k):
+		l.mxfp4Pack(base, n, k, bias)
+		return
 	case fp8Config(l.o.Format) != nil:
 		l.fp8(base, n, k, bias)
 		return
-	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed:
+	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed || l.o.Format == FormatMXFP4Pack:
 		l.dense[modulePattern(base)] = true
 	case l.o.Format == FormatAWQ:
 		l.dense[base] = true
@@ -199,7 +212,11 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 
 // packs reports whether the real tool's packer takes the layer: it wants multiples of 32, and every consumer wants whole groups.
 func (l *lister) packs(n, k int) bool {
-	return n%32 == 0 && k%32 == 0 && (l.o.Group < 0 || k%l.o.Group == 0)
+	group := l.o.Group
+	if l.o.Format == FormatMXFP4Pack {
+		group = mxfp4Group
+	}
+	return n%32 == 0 && k%32 == 0 && (group < 0 || k%group == 0)
 }
 
 // gptq adds the tensors of a quantised module in the order in which GPTQModel declares its buffers.
@@ -224,7 +241,11 @@ func (l *lister) gptq(base string, n, k int, bias bool, input string) {
 		l.add(base+".bias", safetensors.F16, []int64{cols}, Random)
 	}
 	l.add(base+".qweight", safetensors.I32, []int64{words(rows), cols}, Random)
-	l.add(base+".qzeros", safetensors.I32, []int64{groups, words(cols)}, fixed(symmetricZeros(l.o.Bits)))
+	zeros := fixed(symmetricZeros(l.o.Bits))
+	if l.o.Asym {
+		zeros = Random
+	}
+	l.add(base+".qzeros", safetensors.I32, []int64{groups, words(cols)}, zeros)
 	for i := first; i < len(l.specs); i++ {
 		l.specs[i].quantised = true
 	}

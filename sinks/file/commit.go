@@ -173,7 +173,7 @@ func (s *Sink) entries(byName []int32) iter.Seq[*packed.Output] {
 		for _, i := range byName {
 			o := &s.outputs[i]
 			entry := packed.Output{
-				Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, LayoutVersion: packed.LayoutVersion(o.Layout), Kind: o.Kind,
+				Name: o.Name, DType: o.DType, Shape: o.Shape, Layout: o.Layout, LayoutVersion: packed.LayoutVersion(o.Layout), Kind: o.Kind, Padding: o.Padding,
 				File: s.shardOf(int(i)).name, Offset: s.offsets[i], Bytes: o.Size,
 				Digest: packed.Digest{Algorithm: s.opt.Algorithm, SlabBytes: o.SlabBytes, Root: s.digests.Root(int(i))},
 			}

@@ -17,9 +17,10 @@ type Memory struct {
 
 // Tensor is one Output in memory.
 type Tensor struct {
-	DType  stages.DType
-	Shape  []int64 // shared with the Memory: not to be changed
-	Layout stages.Layout
+	DType   stages.DType
+	Shape   []int64 // shared with the Memory: not to be changed
+	Layout  stages.Layout
+	Padding *stages.Padding // nil for none; shared with the Memory: not to be changed
 	// Bytes is the memory itself, starting at a multiple of 64. It may be written to. It is invalid after Memory.Close, and the garbage
 	// collector does not know of it: a touch after Close crashes the process.
 	Bytes []byte
@@ -59,7 +60,7 @@ func (m *Memory) Close() error {
 
 func (m *Memory) tensor(i int) Tensor {
 	o := &m.outputs[i]
-	return Tensor{DType: o.DType, Shape: o.Shape, Layout: o.Layout, Bytes: m.bytes(m.places.starts[i], o.Size)}
+	return Tensor{DType: o.DType, Shape: o.Shape, Layout: o.Layout, Padding: o.Padding, Bytes: m.bytes(m.places.starts[i], o.Size)}
 }
 
 // slab is the memory of a Slab that exists.

@@ -79,26 +79,6 @@ func (op *fp8Dequant) Run(j *stages.Job) error {
 	return d.rows(rows, cols)
 }
 
-// CheckWord computes the weights in one word again, each by itself.
-func (op *fp8Dequant) CheckWord(j *stages.Job, row, word int) error {
-	size := op.to.Bits() / 8
-	k := j.RowBytes / size
-	_, c := op.blocks.Grid(int64(j.Rows), int64(k))
-	return checkElements(j, row, word, size, func(i int, out []byte) {
-		block := 0
-		if op.blocks.Rows > 0 {
-			block = row / int(op.blocks.Rows) * int(c)
-		}
-		if op.blocks.Cols > 0 {
-			block += i / int(op.blocks.Cols)
-		}
-		scale, scaleBytes := [1]float32{}, op.scales.Bits()/8
-		op.toF32(asBytes(scale[:]), j.Src[1][block*scaleBytes:(block+1)*scaleBytes])
-		w := [1]float32{convert.E4M3ToF32(j.Src[0][row*k+i]) * scale[0]}
-		op.fromF32(out, asBytes(w[:]))
-	})
-}
-
 // fp8Chunk is about how many weights are looked at and then decoded, while they are in the second-level cache.
 const fp8Chunk = 64 << 10
 

@@ -11325,6 +11325,3400 @@ fp8ToF32AVX2NTBlock:
 	VZEROUPPER
 	RET
 
+DATA fp4Values<>+0(SB)/4, $0x00000000
+DATA fp4Values<>+4(SB)/4, $0x3f000000
+DATA fp4Values<>+8(SB)/4, $0x3f800000
+DATA fp4Values<>+12(SB)/4, $0x3fc00000
+DATA fp4Values<>+16(SB)/4, $0x40000000
+DATA fp4Values<>+20(SB)/4, $0x40400000
+DATA fp4Values<>+24(SB)/4, $0x40800000
+DATA fp4Values<>+28(SB)/4, $0x40c00000
+DATA fp4Values<>+32(SB)/4, $0x80000000
+DATA fp4Values<>+36(SB)/4, $0xbf000000
+DATA fp4Values<>+40(SB)/4, $0xbf800000
+DATA fp4Values<>+44(SB)/4, $0xbfc00000
+DATA fp4Values<>+48(SB)/4, $0xc0000000
+DATA fp4Values<>+52(SB)/4, $0xc0400000
+DATA fp4Values<>+56(SB)/4, $0xc0800000
+DATA fp4Values<>+60(SB)/4, $0xc0c00000
+GLOBL fp4Values<>(SB), RODATA|NOPTR, $64
+
+DATA fp4Magnitudes<>+0(SB)/4, $0x00000000
+DATA fp4Magnitudes<>+4(SB)/4, $0x3f000000
+DATA fp4Magnitudes<>+8(SB)/4, $0x3f800000
+DATA fp4Magnitudes<>+12(SB)/4, $0x3fc00000
+DATA fp4Magnitudes<>+16(SB)/4, $0x40000000
+DATA fp4Magnitudes<>+20(SB)/4, $0x40400000
+DATA fp4Magnitudes<>+24(SB)/4, $0x40800000
+DATA fp4Magnitudes<>+28(SB)/4, $0x40c00000
+GLOBL fp4Magnitudes<>(SB), RODATA|NOPTR, $32
+
+DATA fp4Upper<>+0(SB)/2, $0x0000
+DATA fp4Upper<>+2(SB)/2, $0x0000
+DATA fp4Upper<>+4(SB)/2, $0x0000
+DATA fp4Upper<>+6(SB)/2, $0x0000
+DATA fp4Upper<>+8(SB)/2, $0x0000
+DATA fp4Upper<>+10(SB)/2, $0x0000
+DATA fp4Upper<>+12(SB)/2, $0x0000
+DATA fp4Upper<>+14(SB)/2, $0x0000
+DATA fp4Upper<>+16(SB)/2, $0x0000
+DATA fp4Upper<>+18(SB)/2, $0x0000
+DATA fp4Upper<>+20(SB)/2, $0x0000
+DATA fp4Upper<>+22(SB)/2, $0x0000
+DATA fp4Upper<>+24(SB)/2, $0x0000
+DATA fp4Upper<>+26(SB)/2, $0x0000
+DATA fp4Upper<>+28(SB)/2, $0x0000
+DATA fp4Upper<>+30(SB)/2, $0x0000
+DATA fp4Upper<>+32(SB)/2, $0x0010
+DATA fp4Upper<>+34(SB)/2, $0x0010
+DATA fp4Upper<>+36(SB)/2, $0x0010
+DATA fp4Upper<>+38(SB)/2, $0x0010
+DATA fp4Upper<>+40(SB)/2, $0x0010
+DATA fp4Upper<>+42(SB)/2, $0x0010
+DATA fp4Upper<>+44(SB)/2, $0x0010
+DATA fp4Upper<>+46(SB)/2, $0x0010
+DATA fp4Upper<>+48(SB)/2, $0x0010
+DATA fp4Upper<>+50(SB)/2, $0x0010
+DATA fp4Upper<>+52(SB)/2, $0x0010
+DATA fp4Upper<>+54(SB)/2, $0x0010
+DATA fp4Upper<>+56(SB)/2, $0x0010
+DATA fp4Upper<>+58(SB)/2, $0x0010
+DATA fp4Upper<>+60(SB)/2, $0x0010
+DATA fp4Upper<>+62(SB)/2, $0x0010
+GLOBL fp4Upper<>(SB), RODATA|NOPTR, $64
+
+DATA fp4LowBytes<>+0(SB)/1, $0x00
+DATA fp4LowBytes<>+1(SB)/1, $0x02
+DATA fp4LowBytes<>+2(SB)/1, $0x04
+DATA fp4LowBytes<>+3(SB)/1, $0x06
+DATA fp4LowBytes<>+4(SB)/1, $0x08
+DATA fp4LowBytes<>+5(SB)/1, $0x0a
+DATA fp4LowBytes<>+6(SB)/1, $0x0c
+DATA fp4LowBytes<>+7(SB)/1, $0x0e
+DATA fp4LowBytes<>+8(SB)/1, $0x00
+DATA fp4LowBytes<>+9(SB)/1, $0x02
+DATA fp4LowBytes<>+10(SB)/1, $0x04
+DATA fp4LowBytes<>+11(SB)/1, $0x06
+DATA fp4LowBytes<>+12(SB)/1, $0x08
+DATA fp4LowBytes<>+13(SB)/1, $0x0a
+DATA fp4LowBytes<>+14(SB)/1, $0x0c
+DATA fp4LowBytes<>+15(SB)/1, $0x0e
+GLOBL fp4LowBytes<>(SB), RODATA|NOPTR, $16
+
+DATA fp4HighBytes<>+0(SB)/1, $0x01
+DATA fp4HighBytes<>+1(SB)/1, $0x03
+DATA fp4HighBytes<>+2(SB)/1, $0x05
+DATA fp4HighBytes<>+3(SB)/1, $0x07
+DATA fp4HighBytes<>+4(SB)/1, $0x09
+DATA fp4HighBytes<>+5(SB)/1, $0x0b
+DATA fp4HighBytes<>+6(SB)/1, $0x0d
+DATA fp4HighBytes<>+7(SB)/1, $0x0f
+DATA fp4HighBytes<>+8(SB)/1, $0x01
+DATA fp4HighBytes<>+9(SB)/1, $0x03
+DATA fp4HighBytes<>+10(SB)/1, $0x05
+DATA fp4HighBytes<>+11(SB)/1, $0x07
+DATA fp4HighBytes<>+12(SB)/1, $0x09
+DATA fp4HighBytes<>+13(SB)/1, $0x0b
+DATA fp4HighBytes<>+14(SB)/1, $0x0d
+DATA fp4HighBytes<>+15(SB)/1, $0x0f
+GLOBL fp4HighBytes<>(SB), RODATA|NOPTR, $16
+
+DATA fp4Signs<>+0(SB)/8, $0x0000000000000000
+DATA fp4Signs<>+8(SB)/8, $0x8080808080808080
+GLOBL fp4Signs<>(SB), RODATA|NOPTR, $16
+
+// func fp4By32ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By32ToBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+
+fp4By32ToBF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By32ToBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By32ToBF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By32ToF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp4By32ToF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By32ToF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·fp4By32ToF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF32AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z0, Z6, Z6
+	VMOVDQU32    Z5, (DI)
+	VMOVDQU32    Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By32ToF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By32ToF32AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX2Row
+	VZEROUPPER
+	RET
+
+DATA sign<>+0(SB)/4, $0x80000000
+GLOBL sign<>(SB), RODATA|NOPTR, $4
+
+// func fp4By32ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By32ToBF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+
+fp4By32ToBF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By32ToBF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By32ToBF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToBF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToBF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToBF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By32ToF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VPMOVZXBW    Y4, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp4By32ToF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By32ToF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VINSERTI128  $0x01, X0, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By32ToF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By32ToF32AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By32ToF32AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z0, Z6, Z6
+	VMOVNTDQ     Z5, (DI)
+	VMOVNTDQ     Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By32ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By32ToF32AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By32ToF32AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By32ToF32AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000004, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By32ToF32AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By32ToF32AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By16ToBF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+	VMOVDQU64    fp4Upper<>+0(SB), Z26
+
+fp4By16ToBF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z27, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPSRLD       $0x10, Z1, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z1, Z1
+	VPSRLD       $0x10, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVDW      Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z26, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By16ToBF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By16ToBF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y11, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y1, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKUSDW    X2, X1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL
+TEXT ·fp4By16ToF16AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+	VMOVDQU64    fp4Upper<>+0(SB), Z28
+
+fp4By16ToF16AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z28, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVDQU32    Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp4By16ToF16AVX2(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By16ToF16AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·fp4By16ToF32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By16ToF32AVX512Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX512Block:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z1, Z6, Z6
+	VMOVDQU32    Z5, (DI)
+	VMOVDQU32    Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX512Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX512Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4By16ToF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By16ToF32AVX2Row:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX2Block:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVDQU      Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX2Block
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX2Row
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By16ToBF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD one<>+0(SB), Z30
+	VPBROADCASTD halfLess<>+0(SB), Z29
+	VPBROADCASTD lowNibbles<>+0(SB), Z28
+	VMOVDQU64    fp4Values<>+0(SB), Z27
+	VMOVDQU64    fp4Upper<>+0(SB), Z26
+
+fp4By16ToBF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z27, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VPSRLD       $0x10, Z0, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z0, Z0
+	VPSRLD       $0x10, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z27, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPSRLD       $0x10, Z1, Z2
+	VPANDD       Z30, Z2, Z2
+	VPADDD       Z29, Z2, Z2
+	VPADDD       Z2, Z1, Z1
+	VPSRLD       $0x10, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y28, Y4, Y4
+	VPMOVDW      Z0, Y0
+	VPMOVDW      Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z26, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By16ToBF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   one<>+0(SB), Y14
+	VPBROADCASTD   halfLess<>+0(SB), Y13
+	VPBROADCASTD   lowNibbles<>+0(SB), Y12
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y11
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y10
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y9
+	VBROADCASTI128 fp4Signs<>+0(SB), Y8
+
+fp4By16ToBF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToBF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y12, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y11, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VPSRLD       $0x10, Y0, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y0, Y0
+	VPSRLD       $0x10, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y11, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VPSRLD       $0x10, Y1, Y2
+	VPAND        Y14, Y2, Y2
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	VPSRLD       $0x10, Y1, Y1
+	VEXTRACTI128 $0x01, Y0, X2
+	VPACKUSDW    X2, X0, X0
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKUSDW    X2, X1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y10, Y0, Y1
+	VPSHUFB      Y9, Y0, Y0
+	VPXOR        Y8, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToBF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToBF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By16ToF16AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+	VMOVDQU64    fp4Upper<>+0(SB), Z28
+
+fp4By16ToF16AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VCVTPS2PH    $0x00, Z0, Y0
+	VCVTPS2PH    $0x00, Z1, Y1
+	VPMOVZXBW    Y4, Z5
+	VINSERTI64X4 $0x01, Y1, Z0, Z0
+	VPORD        Z28, Z5, Z5
+	VPERMW       Z0, Z5, Z5
+	VMOVNTDQ     Z5, (DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp4By16ToF16AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ           dst+0(FP), R8
+	MOVQ           src+8(FP), SI
+	MOVQ           scales+16(FP), DX
+	MOVQ           rows+32(FP), R10
+	MOVQ           blocks+40(FP), R11
+	MOVQ           dstStride+48(FP), R12
+	VBROADCASTSS   global+24(FP), Y15
+	VPBROADCASTD   lowNibbles<>+0(SB), Y14
+	VMOVDQU        fp4Magnitudes<>+0(SB), Y13
+	VBROADCASTI128 fp4LowBytes<>+0(SB), Y12
+	VBROADCASTI128 fp4HighBytes<>+0(SB), Y11
+	VBROADCASTI128 fp4Signs<>+0(SB), Y10
+
+fp4By16ToF16AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF16AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPS2PH    $0x00, Y1, X1
+	VINSERTI128  $0x01, X1, Y0, Y0
+	VPSHUFB      Y12, Y0, Y1
+	VPSHUFB      Y11, Y0, Y0
+	VPXOR        Y10, Y0, Y0
+	VPSHUFB      Y4, Y1, Y1
+	VPSHUFB      Y4, Y0, Y0
+	VPUNPCKLBW   Y0, Y1, Y2
+	VPUNPCKHBW   Y0, Y1, Y3
+	VPERM2I128   $0x20, Y3, Y2, Y0
+	VPERM2I128   $0x31, Y3, Y2, Y1
+	VMOVNTDQ     Y0, (DI)
+	VMOVNTDQ     Y1, 32(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          fp4By16ToF16AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF16AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, MMX+
+TEXT ·fp4By16ToF32AVX512NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Z31
+	VPBROADCASTD lowNibbles<>+0(SB), Z30
+	VMOVDQU64    fp4Values<>+0(SB), Z29
+
+fp4By16ToF32AVX512NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX512NTBlock:
+	VBROADCASTSS (DX), Z0
+	VMULPS       Z29, Z0, Z0
+	VMULPS       Z31, Z0, Z0
+	VBROADCASTSS 4(DX), Z1
+	VMULPS       Z29, Z1, Z1
+	VMULPS       Z31, Z1, Z1
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPORD        Y5, Y4, Y4
+	VPANDD       Y30, Y4, Y4
+	VPMOVZXBD    X4, Z5
+	VEXTRACTI128 $0x01, Y4, X4
+	VPMOVZXBD    X4, Z6
+	VPERMD       Z0, Z5, Z5
+	VPERMD       Z1, Z6, Z6
+	VMOVNTDQ     Z5, (DI)
+	VMOVNTDQ     Z6, 64(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX512NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX512NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4By16ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4By16ToF32AVX2NT(SB), NOSPLIT, $0-56
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), DX
+	MOVQ         rows+32(FP), R10
+	MOVQ         blocks+40(FP), R11
+	MOVQ         dstStride+48(FP), R12
+	VBROADCASTSS global+24(FP), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y14
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y13
+	VPBROADCASTD sign<>+0(SB), Y12
+
+fp4By16ToF32AVX2NTRow:
+	MOVQ R8, DI
+	MOVQ R11, CX
+
+fp4By16ToF32AVX2NTBlock:
+	VPMOVZXBW    (SI), Y4
+	VPSLLW       $0x04, Y4, Y5
+	VPOR         Y5, Y4, Y4
+	VPAND        Y14, Y4, Y4
+	VBROADCASTSS (DX), Y0
+	VMULPS       Y13, Y0, Y0
+	VMULPS       Y15, Y0, Y0
+	VBROADCASTSS 4(DX), Y1
+	VMULPS       Y13, Y1, Y1
+	VMULPS       Y15, Y1, Y1
+	VEXTRACTI128 $0x01, Y4, X5
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, (DI)
+	VPSRLDQ      $0x08, X4, X4
+	VPMOVZXBD    X4, Y6
+	VPERMPS      Y0, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 32(DI)
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 64(DI)
+	VPSRLDQ      $0x08, X5, X5
+	VPMOVZXBD    X5, Y6
+	VPERMPS      Y1, Y6, Y7
+	VPSLLD       $0x1c, Y6, Y6
+	VPAND        Y12, Y6, Y6
+	VPXOR        Y6, Y7, Y7
+	VMOVNTDQ     Y7, 96(DI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000008, DX
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          fp4By16ToF32AVX2NTBlock
+	ADDQ         R12, R8
+	DECQ         R10
+	JNZ          fp4By16ToF32AVX2NTRow
+	SFENCE
+	VZEROUPPER
+	RET
+
+DATA ggufFP4Values<>+0(SB)/4, $0x00000000
+DATA ggufFP4Values<>+4(SB)/4, $0x3f000000
+DATA ggufFP4Values<>+8(SB)/4, $0x3f800000
+DATA ggufFP4Values<>+12(SB)/4, $0x3fc00000
+DATA ggufFP4Values<>+16(SB)/4, $0x40000000
+DATA ggufFP4Values<>+20(SB)/4, $0x40400000
+DATA ggufFP4Values<>+24(SB)/4, $0x40800000
+DATA ggufFP4Values<>+28(SB)/4, $0x40c00000
+DATA ggufFP4Values<>+32(SB)/4, $0x00000000
+DATA ggufFP4Values<>+36(SB)/4, $0xbf000000
+DATA ggufFP4Values<>+40(SB)/4, $0xbf800000
+DATA ggufFP4Values<>+44(SB)/4, $0xbfc00000
+DATA ggufFP4Values<>+48(SB)/4, $0xc0000000
+DATA ggufFP4Values<>+52(SB)/4, $0xc0400000
+DATA ggufFP4Values<>+56(SB)/4, $0xc0800000
+DATA ggufFP4Values<>+60(SB)/4, $0xc0c00000
+GLOBL ggufFP4Values<>(SB), RODATA|NOPTR, $64
+
+// func q4_0BlocksAVX512(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·q4_0BlocksAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD eight<>+0(SB), Z30
+
+q4_0BlocksAVX512Block:
+	VPBROADCASTW (SI), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVZXBD    2(SI), Z1
+	VPSRLD       $0x04, Z1, Z2
+	VPANDD       Z31, Z1, Z1
+	VPSUBD       Z30, Z1, Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VMOVUPS      Z1, (DI)
+	VPSUBD       Z30, Z2, Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z0, Z2, Z2
+	VMOVUPS      Z2, 64(DI)
+	ADDQ         $0x00000012, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          q4_0BlocksAVX512Block
+	VZEROUPPER
+	RET
+
+DATA eight<>+0(SB)/4, $0x00000008
+GLOBL eight<>(SB), RODATA|NOPTR, $4
+
+// func q8_0BlocksAVX512(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·q8_0BlocksAVX512(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ blocks+16(FP), CX
+
+q8_0BlocksAVX512Block:
+	VPBROADCASTW (SI), Y0
+	VCVTPH2PS    Y0, Z0
+	VPMOVSXBD    2(SI), Z1
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VMOVUPS      Z1, (DI)
+	VPMOVSXBD    18(SI), Z2
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z0, Z2, Z2
+	VMOVUPS      Z2, 64(DI)
+	ADDQ         $0x00000022, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          q8_0BlocksAVX512Block
+	VZEROUPPER
+	RET
+
+// func q4KBlocksAVX512(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, AVX512F, F16C
+TEXT ·q4KBlocksAVX512(SB), NOSPLIT, $64-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Z31
+
+q4KBlocksAVX512Block:
+	MOVL         4(SI), AX
+	MOVL         8(SI), BX
+	MOVL         12(SI), DX
+	MOVL         AX, R8
+	SHRL         $0x06, R8
+	ANDL         $0x03030303, R8
+	SHLL         $0x04, R8
+	MOVL         DX, R9
+	ANDL         $0x0f0f0f0f, R9
+	ORL          R9, R8
+	ANDL         $0x3f3f3f3f, AX
+	SHLQ         $0x20, R8
+	ORQ          R8, AX
+	VMOVQ        AX, X0
+	VPMOVZXBD    X0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (SP)
+	MOVL         BX, R8
+	SHRL         $0x06, R8
+	ANDL         $0x03030303, R8
+	SHLL         $0x04, R8
+	MOVL         DX, R9
+	SHRL         $0x04, R9
+	ANDL         $0x0f0f0f0f, R9
+	ORL          R9, R8
+	ANDL         $0x3f3f3f3f, BX
+	SHLQ         $0x20, R8
+	ORQ          R8, BX
+	VMOVQ        BX, X0
+	VPMOVZXBD    X0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPBROADCASTW 2(SI), X1
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 32(SP)
+	VPMOVZXBD    16(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS (SP), Z2
+	VBROADCASTSS 32(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, (DI)
+	VBROADCASTSS 4(SP), Z2
+	VBROADCASTSS 36(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 128(DI)
+	VPMOVZXBD    32(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS (SP), Z2
+	VBROADCASTSS 32(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 64(DI)
+	VBROADCASTSS 4(SP), Z2
+	VBROADCASTSS 36(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 192(DI)
+	VPMOVZXBD    48(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS 8(SP), Z2
+	VBROADCASTSS 40(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 256(DI)
+	VBROADCASTSS 12(SP), Z2
+	VBROADCASTSS 44(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 384(DI)
+	VPMOVZXBD    64(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS 8(SP), Z2
+	VBROADCASTSS 40(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 320(DI)
+	VBROADCASTSS 12(SP), Z2
+	VBROADCASTSS 44(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 448(DI)
+	VPMOVZXBD    80(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS 16(SP), Z2
+	VBROADCASTSS 48(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 512(DI)
+	VBROADCASTSS 20(SP), Z2
+	VBROADCASTSS 52(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 640(DI)
+	VPMOVZXBD    96(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS 16(SP), Z2
+	VBROADCASTSS 48(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 576(DI)
+	VBROADCASTSS 20(SP), Z2
+	VBROADCASTSS 52(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 704(DI)
+	VPMOVZXBD    112(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS 24(SP), Z2
+	VBROADCASTSS 56(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 768(DI)
+	VBROADCASTSS 28(SP), Z2
+	VBROADCASTSS 60(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 896(DI)
+	VPMOVZXBD    128(SI), Z0
+	VPSRLD       $0x04, Z0, Z1
+	VPANDD       Z31, Z0, Z0
+	VBROADCASTSS 24(SP), Z2
+	VBROADCASTSS 56(SP), Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z2, Z0, Z0
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 832(DI)
+	VBROADCASTSS 28(SP), Z2
+	VBROADCASTSS 60(SP), Z3
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VSUBPS       Z3, Z1, Z1
+	VMOVUPS      Z1, 960(DI)
+	ADDQ         $0x00000090, SI
+	ADDQ         $0x00000400, DI
+	DECQ         CX
+	JNZ          q4KBlocksAVX512Block
+	VZEROUPPER
+	RET
+
+// func q6KBlocksAVX512(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·q6KBlocksAVX512(SB), NOSPLIT, $64-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD upperOf6<>+0(SB), Z30
+	VPBROADCASTD thirtyTwo<>+0(SB), Z29
+
+q6KBlocksAVX512Block:
+	VPBROADCASTW 208(SI), Y1
+	VCVTPH2PS    Y1, Z1
+	VPMOVSXBD    192(SI), Z0
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z1, Z0, Z0
+	VMOVUPS      Z0, (SP)
+	VPMOVZXBD    (SI), Z0
+	VPMOVZXBD    32(SI), Z1
+	VPMOVZXBD    128(SI), Z2
+	VPANDD       Z31, Z0, Z3
+	VPSLLD       $0x04, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS (SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, (DI)
+	VPANDD       Z31, Z1, Z3
+	VPSLLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 8(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 128(DI)
+	VPSRLD       $0x04, Z0, Z3
+	VPSRLD       $0x00, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 16(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 256(DI)
+	VPSRLD       $0x04, Z1, Z3
+	VPSRLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 24(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 384(DI)
+	VPMOVZXBD    16(SI), Z0
+	VPMOVZXBD    48(SI), Z1
+	VPMOVZXBD    144(SI), Z2
+	VPANDD       Z31, Z0, Z3
+	VPSLLD       $0x04, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 4(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 64(DI)
+	VPANDD       Z31, Z1, Z3
+	VPSLLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 12(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 192(DI)
+	VPSRLD       $0x04, Z0, Z3
+	VPSRLD       $0x00, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 20(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 320(DI)
+	VPSRLD       $0x04, Z1, Z3
+	VPSRLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 28(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 448(DI)
+	VPMOVZXBD    64(SI), Z0
+	VPMOVZXBD    96(SI), Z1
+	VPMOVZXBD    160(SI), Z2
+	VPANDD       Z31, Z0, Z3
+	VPSLLD       $0x04, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 32(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 512(DI)
+	VPANDD       Z31, Z1, Z3
+	VPSLLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 40(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 640(DI)
+	VPSRLD       $0x04, Z0, Z3
+	VPSRLD       $0x00, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 48(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 768(DI)
+	VPSRLD       $0x04, Z1, Z3
+	VPSRLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 56(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 896(DI)
+	VPMOVZXBD    80(SI), Z0
+	VPMOVZXBD    112(SI), Z1
+	VPMOVZXBD    176(SI), Z2
+	VPANDD       Z31, Z0, Z3
+	VPSLLD       $0x04, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 36(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 576(DI)
+	VPANDD       Z31, Z1, Z3
+	VPSLLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 44(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 704(DI)
+	VPSRLD       $0x04, Z0, Z3
+	VPSRLD       $0x00, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 52(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 832(DI)
+	VPSRLD       $0x04, Z1, Z3
+	VPSRLD       $0x02, Z2, Z4
+	VPANDD       Z30, Z4, Z4
+	VPORD        Z4, Z3, Z3
+	VPSUBD       Z29, Z3, Z3
+	VCVTDQ2PS    Z3, Z3
+	VBROADCASTSS 60(SP), Z4
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      Z3, 960(DI)
+	ADDQ         $0x000000d2, SI
+	ADDQ         $0x00000400, DI
+	DECQ         CX
+	JNZ          q6KBlocksAVX512Block
+	VZEROUPPER
+	RET
+
+DATA upperOf6<>+0(SB)/4, $0x00000030
+GLOBL upperOf6<>(SB), RODATA|NOPTR, $4
+
+DATA thirtyTwo<>+0(SB)/4, $0x00000020
+GLOBL thirtyTwo<>(SB), RODATA|NOPTR, $4
+
+// func ggufMXFP4BlocksAVX512(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX512F
+TEXT ·ggufMXFP4BlocksAVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Z31
+	VPBROADCASTD leastE8M0<>+0(SB), Z30
+	VPBROADCASTD infinite<>+0(SB), Z29
+	VMOVDQU64    ggufFP4Values<>+0(SB), Z27
+
+ggufMXFP4BlocksAVX512Block:
+	MOVBLZX      (SI), AX
+	VMOVD        AX, X0
+	VPBROADCASTD X0, Z0
+	VPSLLD       $0x17, Z0, Z0
+	VPMAXUD      Z30, Z0, Z0
+	VPCMPEQD     Z29, Z0, K1
+	VPTERNLOGD.Z $0xff, Z1, Z1, K1, Z1
+	VPSRLD       $0x09, Z1, Z1
+	VPORD        Z1, Z0, Z0
+	VPMOVZXBD    1(SI), Z1
+	VPSRLD       $0x04, Z1, Z2
+	VPANDD       Z31, Z1, Z1
+	VPERMPS      Z27, Z1, Z3
+	VMULPS       Z0, Z3, Z3
+	VMOVUPS      Z3, (DI)
+	VPERMPS      Z27, Z2, Z3
+	VMULPS       Z0, Z3, Z3
+	VMOVUPS      Z3, 64(DI)
+	ADDQ         $0x00000011, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          ggufMXFP4BlocksAVX512Block
+	VZEROUPPER
+	RET
+
+DATA leastE8M0<>+0(SB)/4, $0x00400000
+GLOBL leastE8M0<>(SB), RODATA|NOPTR, $4
+
+DATA infinite<>+0(SB)/4, $0x7f800000
+GLOBL infinite<>(SB), RODATA|NOPTR, $4
+
+// func q4_0BlocksAVX2(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·q4_0BlocksAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD eight<>+0(SB), Y14
+
+q4_0BlocksAVX2Block:
+	VPBROADCASTW (SI), X0
+	VCVTPH2PS    X0, Y0
+	VPMOVZXBD    2(SI), Y1
+	VPSRLD       $0x04, Y1, Y2
+	VPAND        Y15, Y1, Y1
+	VPSUBD       Y14, Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      Y1, (DI)
+	VPSUBD       Y14, Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 64(DI)
+	VPMOVZXBD    10(SI), Y3
+	VPSRLD       $0x04, Y3, Y4
+	VPAND        Y15, Y3, Y3
+	VPSUBD       Y14, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 32(DI)
+	VPSUBD       Y14, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y0, Y4, Y4
+	VMOVUPS      Y4, 96(DI)
+	ADDQ         $0x00000012, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          q4_0BlocksAVX2Block
+	VZEROUPPER
+	RET
+
+// func q8_0BlocksAVX2(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·q8_0BlocksAVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ blocks+16(FP), CX
+
+q8_0BlocksAVX2Block:
+	VPBROADCASTW (SI), X0
+	VCVTPH2PS    X0, Y0
+	VPMOVSXBD    2(SI), Y1
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      Y1, (DI)
+	VPMOVSXBD    10(SI), Y2
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 32(DI)
+	VPMOVSXBD    18(SI), Y3
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 64(DI)
+	VPMOVSXBD    26(SI), Y4
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y0, Y4, Y4
+	VMOVUPS      Y4, 96(DI)
+	ADDQ         $0x00000022, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          q8_0BlocksAVX2Block
+	VZEROUPPER
+	RET
+
+// func q4KBlocksAVX2(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·q4KBlocksAVX2(SB), NOSPLIT, $64-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Y15
+
+q4KBlocksAVX2Block:
+	MOVL         4(SI), AX
+	MOVL         8(SI), BX
+	MOVL         12(SI), DX
+	MOVL         AX, R8
+	SHRL         $0x06, R8
+	ANDL         $0x03030303, R8
+	SHLL         $0x04, R8
+	MOVL         DX, R9
+	ANDL         $0x0f0f0f0f, R9
+	ORL          R9, R8
+	ANDL         $0x3f3f3f3f, AX
+	SHLQ         $0x20, R8
+	ORQ          R8, AX
+	VMOVQ        AX, X0
+	VPMOVZXBD    X0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPBROADCASTW (SI), X1
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (SP)
+	MOVL         BX, R8
+	SHRL         $0x06, R8
+	ANDL         $0x03030303, R8
+	SHLL         $0x04, R8
+	MOVL         DX, R9
+	SHRL         $0x04, R9
+	ANDL         $0x0f0f0f0f, R9
+	ORL          R9, R8
+	ANDL         $0x3f3f3f3f, BX
+	SHLQ         $0x20, R8
+	ORQ          R8, BX
+	VMOVQ        BX, X0
+	VPMOVZXBD    X0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPBROADCASTW 2(SI), X1
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 32(SP)
+	VPMOVZXBD    16(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS (SP), Y2
+	VBROADCASTSS 32(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, (DI)
+	VBROADCASTSS 4(SP), Y2
+	VBROADCASTSS 36(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 128(DI)
+	VPMOVZXBD    24(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS (SP), Y2
+	VBROADCASTSS 32(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 32(DI)
+	VBROADCASTSS 4(SP), Y2
+	VBROADCASTSS 36(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 160(DI)
+	VPMOVZXBD    32(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS (SP), Y2
+	VBROADCASTSS 32(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 64(DI)
+	VBROADCASTSS 4(SP), Y2
+	VBROADCASTSS 36(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 192(DI)
+	VPMOVZXBD    40(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS (SP), Y2
+	VBROADCASTSS 32(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 96(DI)
+	VBROADCASTSS 4(SP), Y2
+	VBROADCASTSS 36(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 224(DI)
+	VPMOVZXBD    48(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 8(SP), Y2
+	VBROADCASTSS 40(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 256(DI)
+	VBROADCASTSS 12(SP), Y2
+	VBROADCASTSS 44(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 384(DI)
+	VPMOVZXBD    56(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 8(SP), Y2
+	VBROADCASTSS 40(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 288(DI)
+	VBROADCASTSS 12(SP), Y2
+	VBROADCASTSS 44(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 416(DI)
+	VPMOVZXBD    64(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 8(SP), Y2
+	VBROADCASTSS 40(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 320(DI)
+	VBROADCASTSS 12(SP), Y2
+	VBROADCASTSS 44(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 448(DI)
+	VPMOVZXBD    72(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 8(SP), Y2
+	VBROADCASTSS 40(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 352(DI)
+	VBROADCASTSS 12(SP), Y2
+	VBROADCASTSS 44(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 480(DI)
+	VPMOVZXBD    80(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 16(SP), Y2
+	VBROADCASTSS 48(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 512(DI)
+	VBROADCASTSS 20(SP), Y2
+	VBROADCASTSS 52(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 640(DI)
+	VPMOVZXBD    88(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 16(SP), Y2
+	VBROADCASTSS 48(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 544(DI)
+	VBROADCASTSS 20(SP), Y2
+	VBROADCASTSS 52(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 672(DI)
+	VPMOVZXBD    96(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 16(SP), Y2
+	VBROADCASTSS 48(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 576(DI)
+	VBROADCASTSS 20(SP), Y2
+	VBROADCASTSS 52(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 704(DI)
+	VPMOVZXBD    104(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 16(SP), Y2
+	VBROADCASTSS 48(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 608(DI)
+	VBROADCASTSS 20(SP), Y2
+	VBROADCASTSS 52(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 736(DI)
+	VPMOVZXBD    112(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 24(SP), Y2
+	VBROADCASTSS 56(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 768(DI)
+	VBROADCASTSS 28(SP), Y2
+	VBROADCASTSS 60(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 896(DI)
+	VPMOVZXBD    120(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 24(SP), Y2
+	VBROADCASTSS 56(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 800(DI)
+	VBROADCASTSS 28(SP), Y2
+	VBROADCASTSS 60(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 928(DI)
+	VPMOVZXBD    128(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 24(SP), Y2
+	VBROADCASTSS 56(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 832(DI)
+	VBROADCASTSS 28(SP), Y2
+	VBROADCASTSS 60(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 960(DI)
+	VPMOVZXBD    136(SI), Y0
+	VPSRLD       $0x04, Y0, Y1
+	VPAND        Y15, Y0, Y0
+	VBROADCASTSS 24(SP), Y2
+	VBROADCASTSS 56(SP), Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y2, Y0, Y0
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      Y0, 864(DI)
+	VBROADCASTSS 28(SP), Y2
+	VBROADCASTSS 60(SP), Y3
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VSUBPS       Y3, Y1, Y1
+	VMOVUPS      Y1, 992(DI)
+	ADDQ         $0x00000090, SI
+	ADDQ         $0x00000400, DI
+	DECQ         CX
+	JNZ          q4KBlocksAVX2Block
+	VZEROUPPER
+	RET
+
+// func q6KBlocksAVX2(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2, F16C
+TEXT ·q6KBlocksAVX2(SB), NOSPLIT, $64-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD upperOf6<>+0(SB), Y14
+	VPBROADCASTD thirtyTwo<>+0(SB), Y13
+
+q6KBlocksAVX2Block:
+	VPBROADCASTW 208(SI), X1
+	VCVTPH2PS    X1, Y1
+	VPMOVSXBD    192(SI), Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (SP)
+	VPMOVSXBD    200(SI), Y0
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 32(SP)
+	VPMOVZXBD    (SI), Y0
+	VPMOVZXBD    32(SI), Y1
+	VPMOVZXBD    128(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS (SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, (DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 8(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 128(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 16(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 256(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 24(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 384(DI)
+	VPMOVZXBD    8(SI), Y0
+	VPMOVZXBD    40(SI), Y1
+	VPMOVZXBD    136(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS (SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 32(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 8(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 160(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 16(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 288(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 24(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 416(DI)
+	VPMOVZXBD    16(SI), Y0
+	VPMOVZXBD    48(SI), Y1
+	VPMOVZXBD    144(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 4(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 64(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 12(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 192(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 20(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 320(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 28(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 448(DI)
+	VPMOVZXBD    24(SI), Y0
+	VPMOVZXBD    56(SI), Y1
+	VPMOVZXBD    152(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 4(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 96(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 12(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 224(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 20(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 352(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 28(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 480(DI)
+	VPMOVZXBD    64(SI), Y0
+	VPMOVZXBD    96(SI), Y1
+	VPMOVZXBD    160(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 32(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 512(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 40(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 640(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 48(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 768(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 56(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 896(DI)
+	VPMOVZXBD    72(SI), Y0
+	VPMOVZXBD    104(SI), Y1
+	VPMOVZXBD    168(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 32(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 544(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 40(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 672(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 48(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 800(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 56(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 928(DI)
+	VPMOVZXBD    80(SI), Y0
+	VPMOVZXBD    112(SI), Y1
+	VPMOVZXBD    176(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 36(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 576(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 44(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 704(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 52(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 832(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 60(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 960(DI)
+	VPMOVZXBD    88(SI), Y0
+	VPMOVZXBD    120(SI), Y1
+	VPMOVZXBD    184(SI), Y2
+	VPAND        Y15, Y0, Y3
+	VPSLLD       $0x04, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 36(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 608(DI)
+	VPAND        Y15, Y1, Y3
+	VPSLLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 44(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 736(DI)
+	VPSRLD       $0x04, Y0, Y3
+	VPSRLD       $0x00, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 52(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 864(DI)
+	VPSRLD       $0x04, Y1, Y3
+	VPSRLD       $0x02, Y2, Y4
+	VPAND        Y14, Y4, Y4
+	VPOR         Y4, Y3, Y3
+	VPSUBD       Y13, Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VBROADCASTSS 60(SP), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 992(DI)
+	ADDQ         $0x000000d2, SI
+	ADDQ         $0x00000400, DI
+	DECQ         CX
+	JNZ          q6KBlocksAVX2Block
+	VZEROUPPER
+	RET
+
+// func ggufMXFP4BlocksAVX2(dst *float32, src *byte, blocks int)
+// Requires: AVX, AVX2
+TEXT ·ggufMXFP4BlocksAVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         blocks+16(FP), CX
+	VPBROADCASTD code4<>+0(SB), Y15
+	VPBROADCASTD leastE8M0<>+0(SB), Y14
+	VPBROADCASTD infinite<>+0(SB), Y13
+	VMOVDQU      ggufFP4Values<>+0(SB), Y11
+	VMOVDQU      ggufFP4Values<>+32(SB), Y12
+
+ggufMXFP4BlocksAVX2Block:
+	MOVBLZX      (SI), AX
+	VMOVD        AX, X0
+	VPBROADCASTD X0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VPMAXUD      Y14, Y0, Y0
+	VPCMPEQD     Y13, Y0, Y1
+	VPSRLD       $0x09, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPMOVZXBD    1(SI), Y1
+	VPSRLD       $0x04, Y1, Y2
+	VPAND        Y15, Y1, Y1
+	VPERMPS      Y11, Y1, Y3
+	VPERMPS      Y12, Y1, Y4
+	VPSLLD       $0x1c, Y1, Y1
+	VBLENDVPS    Y1, Y4, Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, (DI)
+	VPERMPS      Y11, Y2, Y3
+	VPERMPS      Y12, Y2, Y4
+	VPSLLD       $0x1c, Y2, Y2
+	VBLENDVPS    Y2, Y4, Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 64(DI)
+	VPMOVZXBD    9(SI), Y1
+	VPSRLD       $0x04, Y1, Y2
+	VPAND        Y15, Y1, Y1
+	VPERMPS      Y11, Y1, Y3
+	VPERMPS      Y12, Y1, Y4
+	VPSLLD       $0x1c, Y1, Y1
+	VBLENDVPS    Y1, Y4, Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 32(DI)
+	VPERMPS      Y11, Y2, Y3
+	VPERMPS      Y12, Y2, Y4
+	VPSLLD       $0x1c, Y2, Y2
+	VBLENDVPS    Y2, Y4, Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VMOVUPS      Y3, 96(DI)
+	ADDQ         $0x00000011, SI
+	ADDQ         $0x00000080, DI
+	DECQ         CX
+	JNZ          ggufMXFP4BlocksAVX2Block
+	VZEROUPPER
+	RET
+
+// func transposeSquares2AVX512(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·transposeSquares2AVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ squares+16(FP), CX
+	MOVQ dstStride+24(FP), R9
+	MOVQ srcStride+32(FP), R10
+	LEAQ (R9)(R9*2), R12
+	MOVQ R9, R13
+	SHLQ $0x03, R13
+
+transposeSquares2AVX512Square:
+	MOVQ        SI, BX
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z0
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z1
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z2
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z3
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z4
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z5
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z6
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z7
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z8
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z9
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z10
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z11
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z12
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z13
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z14
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKLWD  Z18, Z17, Z15
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        SI, BX
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z0
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z1
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z2
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z3
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z4
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z5
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z6
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z7
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z8
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z9
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z10
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z11
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z12
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z13
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z14
+	VMOVDQU32   (BX), Z17
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z18
+	ADDQ        R10, BX
+	VPUNPCKHWD  Z18, Z17, Z15
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (AX)(R9*4), DI
+	ADDQ        $0x00000040, SI
+	DECQ        CX
+	JNZ         transposeSquares2AVX512Square
+	VZEROUPPER
+	RET
+
+// func transposeSquares2AVX2(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+// Requires: AVX, AVX2
+TEXT ·transposeSquares2AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ squares+16(FP), CX
+	MOVQ dstStride+24(FP), R9
+	MOVQ srcStride+32(FP), R10
+	LEAQ (R9)(R9*2), R12
+	MOVQ R9, R13
+	SHLQ $0x03, R13
+
+transposeSquares2AVX2Square:
+	MOVQ        SI, BX
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y0
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y1
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y2
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y3
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y4
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y5
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y6
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKLWD  Y10, Y9, Y7
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        SI, BX
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y0
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y1
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y2
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y3
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y4
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y5
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y6
+	VMOVDQU     (BX), Y9
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y10
+	ADDQ        R10, BX
+	VPUNPCKHWD  Y10, Y9, Y7
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (AX)(R9*4), DI
+	ADDQ        $0x00000020, SI
+	DECQ        CX
+	JNZ         transposeSquares2AVX2Square
+	VZEROUPPER
+	RET
+
+// func transposeSquares4AVX512(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+// Requires: AVX, AVX512F
+TEXT ·transposeSquares4AVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ squares+16(FP), CX
+	MOVQ dstStride+24(FP), R9
+	MOVQ srcStride+32(FP), R10
+	LEAQ (R9)(R9*2), R12
+	MOVQ R9, R13
+	SHLQ $0x02, R13
+
+transposeSquares4AVX512Square:
+	MOVQ        SI, BX
+	VMOVDQU32   (BX), Z0
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z1
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z2
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z3
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z4
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z5
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z6
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z7
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z8
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z9
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z10
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z11
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z12
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z13
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z14
+	ADDQ        R10, BX
+	VMOVDQU32   (BX), Z15
+	ADDQ        R10, BX
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (AX)(R9*4), DI
+	ADDQ        $0x00000040, SI
+	DECQ        CX
+	JNZ         transposeSquares4AVX512Square
+	VZEROUPPER
+	RET
+
+// func transposeSquares4AVX2(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+// Requires: AVX, AVX2
+TEXT ·transposeSquares4AVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ squares+16(FP), CX
+	MOVQ dstStride+24(FP), R9
+	MOVQ srcStride+32(FP), R10
+	LEAQ (R9)(R9*2), R12
+	MOVQ R9, R13
+	SHLQ $0x02, R13
+
+transposeSquares4AVX2Square:
+	MOVQ        SI, BX
+	VMOVDQU     (BX), Y0
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y1
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y2
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y3
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y4
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y5
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y6
+	ADDQ        R10, BX
+	VMOVDQU     (BX), Y7
+	ADDQ        R10, BX
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (AX)(R9*4), DI
+	ADDQ        $0x00000020, SI
+	DECQ        CX
+	JNZ         transposeSquares4AVX2Square
+	VZEROUPPER
+	RET
+
 DATA nibbleShifts<>+0(SB)/4, $0x00000000
 DATA nibbleShifts<>+4(SB)/4, $0x00000004
 DATA nibbleShifts<>+8(SB)/4, $0x00000008

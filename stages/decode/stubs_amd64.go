@@ -244,6 +244,232 @@ func fp8ToF32AVX512NT(dst *byte, src *byte, scales *float32, rows int, runs int,
 //go:noescape
 func fp8ToF32AVX2NT(dst *byte, src *byte, scales *float32, rows int, runs int, blocks int, dstStride int)
 
+// fp4By32ToBF16AVX512 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToBF16AVX2 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX512 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX2 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX512 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX2 decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By32ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToBF16AVX512NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToBF16AVX2NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX512NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF16AVX2NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX512NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By32ToF32AVX2NT decodes rows of blocks times 32 codes, of which 32 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By32ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX512 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToBF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX2 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToBF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX512 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF16AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX2 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF16AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX512 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF32AVX512(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX2 decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+//
+//go:noescape
+func fp4By16ToF32AVX2(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX512NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToBF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToBF16AVX2NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToBF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX512NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF16AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF16AVX2NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF16AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX512NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// fp4By16ToF32AVX2NT decodes rows of blocks times 32 codes, of which 16 share a scale, times global. No weight becomes infinite.
+// src and scales lie row by row, dst has rows dstStride bytes apart.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4By16ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
+
+// q4_0BlocksAVX512 computes the values of blocks of 18 bytes: 32 of each.
+//
+//go:noescape
+func q4_0BlocksAVX512(dst *float32, src *byte, blocks int)
+
+// q8_0BlocksAVX512 computes the values of blocks of 34 bytes: 32 of each.
+//
+//go:noescape
+func q8_0BlocksAVX512(dst *float32, src *byte, blocks int)
+
+// q4KBlocksAVX512 computes the values of blocks of 144 bytes: 256 of each.
+//
+//go:noescape
+func q4KBlocksAVX512(dst *float32, src *byte, blocks int)
+
+// q6KBlocksAVX512 computes the values of blocks of 210 bytes: 256 of each.
+//
+//go:noescape
+func q6KBlocksAVX512(dst *float32, src *byte, blocks int)
+
+// ggufMXFP4BlocksAVX512 computes the values of blocks of 17 bytes: 32 of each.
+//
+//go:noescape
+func ggufMXFP4BlocksAVX512(dst *float32, src *byte, blocks int)
+
+// q4_0BlocksAVX2 computes the values of blocks of 18 bytes: 32 of each.
+//
+//go:noescape
+func q4_0BlocksAVX2(dst *float32, src *byte, blocks int)
+
+// q8_0BlocksAVX2 computes the values of blocks of 34 bytes: 32 of each.
+//
+//go:noescape
+func q8_0BlocksAVX2(dst *float32, src *byte, blocks int)
+
+// q4KBlocksAVX2 computes the values of blocks of 144 bytes: 256 of each.
+//
+//go:noescape
+func q4KBlocksAVX2(dst *float32, src *byte, blocks int)
+
+// q6KBlocksAVX2 computes the values of blocks of 210 bytes: 256 of each.
+//
+//go:noescape
+func q6KBlocksAVX2(dst *float32, src *byte, blocks int)
+
+// ggufMXFP4BlocksAVX2 computes the values of blocks of 17 bytes: 32 of each.
+//
+//go:noescape
+func ggufMXFP4BlocksAVX2(dst *float32, src *byte, blocks int)
+
+// transposeSquares2AVX512 transposes squares of 32 x 32 elements of 2 bytes, which lie side by side in src and follow each other in dst.
+//
+//go:noescape
+func transposeSquares2AVX512(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+
+// transposeSquares2AVX2 transposes squares of 16 x 16 elements of 2 bytes, which lie side by side in src and follow each other in dst.
+//
+//go:noescape
+func transposeSquares2AVX2(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+
+// transposeSquares4AVX512 transposes squares of 16 x 16 elements of 4 bytes, which lie side by side in src and follow each other in dst.
+//
+//go:noescape
+func transposeSquares4AVX512(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+
+// transposeSquares4AVX2 transposes squares of 8 x 8 elements of 4 bytes, which lie side by side in src and follow each other in dst.
+//
+//go:noescape
+func transposeSquares4AVX2(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+
 // rows4ToBF16AVX512 decodes groups groups of blocks times 32 codes, each with its scale and its zero point.
 //
 //go:noescape

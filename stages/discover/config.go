@@ -49,7 +49,10 @@ var dtypeKeys = []string{"dtype", "torch_dtype"}
 var expertKeys = []string{"num_local_experts", "num_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts"}
 
 // readConfigs reads config.json and what there is about the quantisation.
-func (d *discoverer) readConfigs(context.Context) error {
+func (d *discoverer) readConfigs(ctx context.Context) error {
+	if d.gguf {
+		return d.readGGUF(ctx)
+	}
 	d.ck.Config = &ModelConfig{}
 	doc, err := d.readObject(configName)
 	if err != nil {

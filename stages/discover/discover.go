@@ -29,7 +29,7 @@ type Kind string
 // The kinds of Checkpoint.
 const (
 	KindFolder Kind = "folder" // a folder
-	KindFile   Kind = "file"   // one .safetensors file
+	KindFile   Kind = "file"   // one .safetensors or .gguf file
 	KindHub    Kind = "hub"    // an entry of the Hugging Face cache, named by id or by path
 )
 
@@ -121,6 +121,7 @@ type discoverer struct {
 	*place
 	ck     *Checkpoint
 	names  []string // of the entries of the folder, sorted
+	gguf   bool     // the Shards are GGUF files
 	faults []stages.Fault
 }
 

@@ -144,11 +144,40 @@ func TestRefusedFolders(t *testing.T) {
 		{name: "empty", want: []stages.Code{stages.CodeNotFound}, words: []string{"is empty", singleName, indexName}},
 		{name: "no weights", files: map[string]string{"README.md": ""}, want: []stages.Code{stages.CodeNotFound}, words: []string{"no weights", "README.md"}},
 		{
-			name: "gguf", files: map[string]string{"m-Q4_K.gguf": "", "config.json": "{}"}, want: []stages.Code{stages.CodeUnsupported},
-			words: []string{"not supported yet", "gptq and unquantised safetensors", "m-Q4_K.gguf"},
+			name: "torch", files: map[string]string{"pytorch_model.bin": "", "config.json": "{}"}, want: []stages.Code{stages.CodeUnsupported},
+			words: []string{"not supported yet", "safetensors or GGUF", "pytorch_model.bin"},
 		},
-		{name: "torch", files: map[string]string{"pytorch_model.bin": ""}, want: []stages.Code{stages.CodeUnsupported}, words: []string{"pytorch_model.bin"}},
-		{name: "gguf file", files: map[string]string{"m.gguf": ""}, path: "m.gguf", want: []stages.Code{stages.CodeUnsupported}},
+		{name: "torch file", files: map[string]string{"m.pt": ""}, path: "m.pt", want: []stages.Code{stages.CodeUnsupported}},
+		{
+			name: "several ggufs", files: map[string]string{"m-Q4_K_M.gguf": "", "m-Q8_0.gguf": ""}, want: []stages.Code{stages.CodeAmbiguous},
+			words: []string{"several GGUF models", "m-Q4_K_M.gguf, m-Q8_0.gguf", "name one of the files"},
+		},
+		{
+			name: "two sets of ggufs", files: map[string]string{"a-00001-of-00001.gguf": "", "b-00001-of-00001.gguf": ""},
+			want: []stages.Code{stages.CodeAmbiguous},
+		},
+		{
+			name: "set of ggufs and a single one", files: map[string]string{"a-00001-of-00002.gguf": "", "a-00002-of-00002.gguf": "", "mmproj-F16.gguf": ""},
+			want: []stages.Code{stages.CodeAmbiguous},
+		},
+		{
+			name: "incomplete set of ggufs", files: map[string]string{"a-00002-of-00003.gguf": ""},
+			want:  []stages.Code{stages.CodeMissingShard, stages.CodeMissingShard},
+			words: []string{"a-00001-of-00003.gguf", "a-00003-of-00003.gguf"},
+		},
+		{
+			name: "gguf of a set that is not complete", files: map[string]string{"a-00001-of-00002.gguf": ""}, path: "a-00001-of-00002.gguf",
+			want: []stages.Code{stages.CodeMissingShard}, words: []string{"a-00002-of-00002.gguf"},
+		},
+		{
+			name: "second gguf of a set", files: map[string]string{"a-00001-of-00002.gguf": "", "a-00002-of-00002.gguf": ""}, path: "a-00002-of-00002.gguf",
+			want: []stages.Code{stages.CodeAmbiguous}, words: []string{"not its first", "a-00001-of-00002.gguf"},
+		},
+		{name: "gguf is a folder", files: map[string]string{"m.gguf/": ""}, want: []stages.Code{stages.CodeShard}, words: []string{"a folder"}},
+		{
+			name: "gguf beside an index without shards", files: map[string]string{"m.gguf": "", indexName: ab},
+			want: []stages.Code{stages.CodeMissingShard, stages.CodeMissingShard},
+		},
 		{name: "other file", files: map[string]string{"m.txt": ""}, path: "m.txt", want: []stages.Code{stages.CodeNotFound}},
 		{name: "no such path", path: "nothing", want: []stages.Code{stages.CodeNotFound}, words: []string{"does not exist"}},
 		{name: "below a file", files: map[string]string{"m.txt": ""}, path: "m.txt/x", want: []stages.Code{stages.CodeNotFound}},

@@ -66,7 +66,7 @@ func locateFile(path string, mode fs.FileMode) (*place, error) {
 		})
 	}
 	isIndex := strings.HasSuffix(name, indexSuffix)
-	if !isIndex && !isShardName(name) {
+	if !isIndex && !isShardName(name) && !IsGGUF(name) {
 		return nil, stages.Refuse(notWeights(path))
 	}
 	p, err := locateFolder(filepath.Dir(path))
@@ -88,7 +88,7 @@ func notWeights(path string) stages.Fault {
 	}
 	return stages.Fault{
 		Code: stages.CodeNotFound, File: path, Problem: "is not a checkpoint",
-		Expected: "a folder, a .safetensors file, or an index (" + indexName + ")",
+		Expected: "a folder, a .safetensors or .gguf file, or an index (" + indexName + ")",
 	}
 }
 
@@ -96,7 +96,7 @@ func notWeights(path string) stages.Fault {
 func unsupportedFiles(place, example string) stages.Fault {
 	return stages.Fault{
 		Code: stages.CodeUnsupported, File: place, Problem: "holds weights in a file format that is recognised but not supported yet",
-		Expected: "gptq and unquantised safetensors", Found: example,
+		Expected: "safetensors or GGUF", Found: example,
 		Advice: "convert the checkpoint to safetensors, or download a safetensors variant",
 	}
 }

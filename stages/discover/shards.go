@@ -28,7 +28,7 @@ func isShardName(name string) bool {
 
 // isForeignWeights tells whether a file of that name holds weights in a file format that coldload knows of and does not read.
 func isForeignWeights(name string) bool {
-	for _, suffix := range []string{".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"} {
+	for _, suffix := range []string{".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"} {
 		if strings.HasSuffix(name, suffix) {
 			return true
 		}
@@ -41,6 +41,14 @@ func isForeignWeights(name string) bool {
 // leaves no doubt.
 func (d *discoverer) findShards(ctx context.Context) error {
 	shards := slices.DeleteFunc(slices.Clone(d.names), func(n string) bool { return !isShardName(n) })
+	ggufs := slices.DeleteFunc(slices.Clone(d.names), func(n string) bool { return !IsGGUF(n) })
+	if IsGGUF(d.file) || len(shards) == 0 && len(ggufs) > 0 && d.index == "" && !d.has(indexName) {
+		d.gguf = true
+		return d.statShards(ctx, d.findGGUF(ggufs))
+	}
+	if len(ggufs) > 0 {
+		d.note("%d .gguf files are not read, the safetensors files are: name one to load it", len(ggufs))
+	}
 	index := d.chooseIndex(shards)
 	switch {
 	case d.file != "":
@@ -245,11 +253,14 @@ func (d *discoverer) noWeights() stages.Fault {
 
 // findOthers lists the files that go along with the weights.
 func (d *discoverer) findOthers(ctx context.Context) error {
+	if d.gguf {
+		return nil // the files say all that there is to the model, and what else lies there may be anything
+	}
 	for _, name := range d.names {
 		if err := context.Cause(ctx); ctx.Err() != nil {
 			return err
 		}
-		if strings.HasPrefix(name, ".") || strings.HasSuffix(name, shardSuffix) || strings.HasSuffix(name, ".index.json") || isForeignWeights(name) {
+		if strings.HasPrefix(name, ".") || strings.HasSuffix(name, shardSuffix) || strings.HasSuffix(name, ".index.json") || isForeignWeights(name) || IsGGUF(name) {
 			continue
 		}
 		_, info, err := d.trust.stat(d.at(name))

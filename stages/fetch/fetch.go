@@ -56,11 +56,21 @@ func (s *Stage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, er
 
 // fetch lets a Source that pads use what the Batch was charged for.
 func (s *Stage) fetch(ctx context.Context, b *stages.Batch) (stages.Views, error) {
+	if len(b.Ranges) == 0 {
+		return nothing{}, nil
+	}
 	if p, ok := s.source.(stages.Padder); ok {
 		return p.FetchPadded(ctx, b.Ranges, b.Padding)
 	}
 	return s.source.Fetch(ctx, b.Ranges)
 }
+
+// nothing is the Views of a Batch that makes nothing but padding: no Source is asked for no bytes.
+type nothing struct{}
+
+func (nothing) Bytes(int) []byte { return nil }
+func (nothing) Method() string   { return "none" }
+func (nothing) Release()         {}
 
 func (s *Stage) reserve(ctx context.Context, b *stages.Batch) ([][]byte, error) {
 	dst := make([][]byte, len(b.Slabs)) // never nil: it says that b was fetched

@@ -6,7 +6,6 @@ import (
 	"sort"
 	"strconv"
 
-	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -14,7 +13,7 @@ import (
 // Beyond the headers it takes about 8 bytes a tensor.
 type Catalog struct {
 	names   []string // of the Shards
-	headers []*safetensors.Header
+	headers []Header
 	first   []int     // number of the first tensor of every Shard, and of the end
 	order   [][]int32 // per Shard: from file order to header order; nil where they are the same
 
@@ -36,7 +35,7 @@ func New(shards []*Shard) (*Catalog, []stages.Fault) {
 
 // fileOrder sorts tensors by their bytes; nil when the header has them so. Tensors without bytes go before the one that starts at the
 // same offset, as they lie.
-func fileOrder(h *safetensors.Header) []int32 {
+func fileOrder(h Header) []int32 {
 	compare := func(a, b int32) int {
 		aBegin, aEnd := h.Extent(int(a))
 		bBegin, bEnd := h.Extent(int(b))
@@ -116,7 +115,7 @@ func (c *Catalog) Shards() int { return len(c.names) }
 // ShardName is the file name of a Shard.
 func (c *Catalog) ShardName(shard int32) string { return c.names[shard] }
 
-// Metadata is the value of one key of a Shard's __metadata__.
+// Metadata is the value of one key of a Shard's header, as text.
 func (c *Catalog) Metadata(shard int32, key string) (value string, ok bool) {
 	return c.headers[shard].MetadataValue(key)
 }
@@ -142,6 +141,15 @@ func (c *Catalog) AppendShape(dst []int64, i int) []int64 {
 	return c.headers[s].AppendShape(dst, n)
 }
 
+// Layout is how the bytes of tensor i are ordered: LayoutRaw, but for the blocks of a GGUF file, whose last dim counts bytes.
+func (c *Catalog) Layout(i int) stages.Layout {
+	s, n := c.at(i)
+	if h, ok := c.headers[s].(*ggufHeader); ok {
+		return h.Layout(n)
+	}
+	return stages.LayoutRaw
+}
+
 // Extent is where the bytes of tensor i lie.
 func (c *Catalog) Extent(i int) stages.Extent {
 	s, n := c.at(i)
@@ -157,7 +165,7 @@ func (c *Catalog) Lookup(name string) (i int, ok bool) {
 
 // Tensor is everything about tensor i.
 func (c *Catalog) Tensor(i int) stages.Tensor {
-	return stages.Tensor{Name: c.Name(i), DType: c.DType(i), Shape: c.AppendShape(nil, i), Extent: c.Extent(i)}
+	return stages.Tensor{Name: c.Name(i), DType: c.DType(i), Shape: c.AppendShape(nil, i), Layout: c.Layout(i), Extent: c.Extent(i)}
 }
 
 // Notes are what the headers have that no reader needs, Shard by Shard.

@@ -59,7 +59,7 @@ func TestCatalog(t *testing.T) {
 			sh := shard(t, s, fmt.Sprintf("shard-%d", s), rapid.Permutation(entries).Draw(t, "order"))
 			shards = append(shards, sh)
 			for _, e := range entries {
-				want = append(want, stages.Tensor{Name: e.name, DType: safetensors.U8, Shape: []int64{e.end - e.begin}, Extent: stages.Extent{
+				want = append(want, stages.Tensor{Name: e.name, DType: safetensors.U8, Shape: []int64{e.end - e.begin}, Layout: stages.LayoutRaw, Extent: stages.Extent{
 					Shard: int32(s), Off: sh.Header.DataOffset() + e.begin, Len: e.end - e.begin,
 				}})
 			}

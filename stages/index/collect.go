@@ -79,11 +79,13 @@ func (c *Collector) Commit(context.Context) error {
 func (c *Collector) check() []stages.Fault {
 	ck := c.Checkpoint
 	if ck.Index == nil {
-		return nil
+		return checkSplit(c.shards)
 	}
 	headers := make(map[string]*safetensors.Header, len(c.shards))
 	for _, s := range c.shards {
-		headers[s.Name] = s.Header
+		if h, ok := s.Header.(*safetensors.Header); ok {
+			headers[s.Name] = h
+		}
 	}
 	var faults []stages.Fault
 	if err := ck.Index.Check(headers); err != nil {

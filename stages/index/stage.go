@@ -16,8 +16,38 @@ type Shard struct {
 	Number int // in the Checkpoint
 	discover.Shard
 	File   *os.File
-	Header *safetensors.Header
+	Header Header // nil when it is at fault
 	Faults []stages.Fault
+}
+
+// Header is the table of tensors of one Shard, in the file format that its reader knows. It is immutable.
+type Header interface {
+	// Len is the number of tensors, which have numbers from 0 in the order of the header.
+	Len() int
+	Name(i int) string
+	DType(i int) stages.DType
+	// AppendShape appends the dims of tensor i to dst, slowest first.
+	AppendShape(dst []int64, i int) []int64
+	// Extent is where the bytes of tensor i lie in the data area.
+	Extent(i int) (begin, end int64)
+	// DataOffset is where the data area begins in the file.
+	DataOffset() int64
+	// MetadataValue is what the header says under a key, as text.
+	MetadataValue(key string) (value string, ok bool)
+	// Notes are what is unusual and accepted.
+	Notes() []string
+}
+
+// readHeader reads the header of an open Shard by the name of its file.
+func readHeader(f *os.File, s *Shard) (Header, error) {
+	if discover.IsGGUF(s.Name) {
+		return readGGUF(f, s)
+	}
+	h, err := safetensors.ReadHeader(f, s.Size, safetensors.WithName(s.Name))
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // ItemName names the Shard in errors.
@@ -48,7 +78,7 @@ func (st Stage) Process(ctx context.Context, s *Shard) (*Shard, error) {
 	f, err := st.Checkpoint.OpenShard(s.Number)
 	if err == nil {
 		s.File = f
-		s.Header, err = safetensors.ReadHeader(f, s.Size, safetensors.WithName(s.Name))
+		s.Header, err = readHeader(f, s)
 	}
 	if err == nil {
 		return s, nil
@@ -84,7 +114,7 @@ func faultsOf(err error) []stages.Fault {
 	if one, ok := errors.AsType[*safetensors.FormatError](err); ok {
 		return []stages.Fault{formatFault(one)}
 	}
-	return nil
+	return ggufFault(err)
 }
 
 // codes are the rules of the format that have a code of their own; the others are faults of the header.

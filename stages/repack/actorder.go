@@ -73,8 +73,74 @@ func (a actOrder) begin(op stages.Op, j *stages.Job) (n int, o *order, err error
 	if n, err = marlinColumns(op, j, a.bits); err != nil {
 		return 0, nil, err
 	}
+	if tileK*j.Rows > mostFeatures {
+		return 0, nil, fmt.Errorf("%s: %d input features, more than %d", op, tileK*j.Rows, mostFeatures)
+	}
 	o, err = ordered(op, j, tileK*j.Rows, a.groups)
 	return n, o, err
+}
+
+const (
+	// tileRow is a packed row of GPTQ's of one tile, in bytes. A strip has one after another, of all input features.
+	tileRow = 4 * tileN
+	// blockWords are the rows of a strip that are repacked at a time, in the first-level cache.
+	blockWords = 32
+	// stripsBytes is how much of a packed weight is taken at a time: in strips, which the second-level cache holds, because every row
+	// of them is read as often as it has codes, and those of a weight lie far apart.
+	stripsBytes = 256 << 10
+	// stripAhead is how many of their rows are taken at a time, and how far ahead they are prefetched.
+	stripAhead = 16
+	// mostFeatures is how many input features have their fields in 32 bits, with 8 bits each.
+	mostFeatures = 1 << 26
+)
+
+// fields says of every sorted feature where the row of a strip begins that has it, which is a multiple of tileRow, and in the lowest byte
+// how many bits its words are to move.
+func (o *order) fields(bits int) []uint32 {
+	per := 32 / bits
+	list := make([]uint32, len(o.perm))
+	for i, k := range o.perm {
+		list[i] = uint32(int(k)/per*tileRow | fieldTurn(int(k)%per, i%per, bits))
+	}
+	return list
+}
+
+// repackStrip repacks a strip of packed rows, which is of the columns from c to c+tileN, with its input features in the order of fields.
+func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, fields []uint32) {
+	tmp, per := borrow(blockWords*tileRow), 32/a.bits
+	defer scratch.Put(tmp)
+	for w := 0; w < len(strip)/tileRow; w += blockWords {
+		packed := (*tmp)[:min(blockWords*tileRow, len(strip)-w*tileRow)]
+		gatherStrip(packed, strip, fields[per*w:], a.bits)
+		rows := len(packed) / (2 * a.bits * tileN)
+		at := w*2/a.bits*j.Stride + 2*a.bits*c
+		end := at + (rows-1)*j.Stride + 2*a.bits*tileN
+		(&marlinRect{
+			dst: j.Dst[at:end:end], stride: j.Stride, rows: rows, n: tileN, src: packed, total: j.Rows * j.RowBytes, soon: j.Soon,
+		}).repack(a.bits)
+	}
+}
+
+// copyStripRows copies rows of a strip out of longer rows, which begin stride bytes apart. It is the reference.
+func copyStripRows(dst, src []byte, stride int) {
+	for i := range len(dst) / tileRow {
+		copy(dst[i*tileRow:(i+1)*tileRow], src[i*stride:])
+	}
+}
+
+// gatherStripRows makes packed rows from the fields of a strip. It is the reference.
+func gatherStripRows(dst, strip []byte, fields []uint32, bits int) {
+	for ; len(dst) > 0; dst = dst[tileRow:] {
+		for c := 0; c < tileRow; c += 4 {
+			var word uint32
+			for i, f := range fields[:32/bits] {
+				row, turn := f&^(tileRow-1), f&(tileRow-1)
+				word |= binary.LittleEndian.Uint32(strip[int(row)+c:]) >> turn & (1<<bits - 1) << (bits * i)
+			}
+			binary.LittleEndian.PutUint32(dst[c:], word)
+		}
+		fields = fields[32/bits:]
+	}
 }
 
 // SortIndices makes the Op that writes the order of a module's input features: the stable sort of its g_idx.
@@ -119,21 +185,6 @@ func (op sortOp) Run(j *stages.Job) error {
 	dst := j.Row(0)
 	for i, v := range list {
 		binary.LittleEndian.PutUint32(dst[4*i:], uint32(v))
-	}
-	return nil
-}
-
-// CheckWord compares one entry of the order with the groups that g_idx has.
-func (op sortOp) CheckWord(j *stages.Job, _, word int) error {
-	got := binary.LittleEndian.Uint32(j.Row(0)[4*word:])
-	must := word / (j.RowBytes / 4 / op.groups) // groups have one size, as Run has made sure
-	if op.indices {
-		var feature [1]int
-		featuresAt(j.Src[0], op.groups, []int{word}, feature[:])
-		must = feature[0]
-	}
-	if got != uint32(must) {
-		return mismatch(fmt.Sprintf("entry %d", word), uint32(must), got)
 	}
 	return nil
 }

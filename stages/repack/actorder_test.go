@@ -1,6 +1,7 @@
 package repack
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/stages"
 )
@@ -190,4 +192,66 @@ func BenchmarkActOrder(b *testing.B) {
 		benchOp(b, mustOp(b)(GPTQExllama(4, benchK/128)), benchK/8, benchN*4, make([]byte, benchK*benchN/2), g)
 	})
 	b.Run("indices", func(b *testing.B) { benchOp(b, SortIndices(benchK/128), 1, 4*benchK, g) })
+}
+
+// TestGatherStripKernels: every number of rows, one feature taken many times or each once, against pages that cannot be touched.
+func TestGatherStripKernels(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 5))
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for _, bits := range []int{4, 8} {
+				per := 32 / bits
+				for words := 1; words <= 34; words++ {
+					strip := random(uint64(words), words*tileRow)
+					o := &order{perm: make([]int32, per*words)}
+					for i, k := range r.Perm(per * words) {
+						if o.perm[i] = int32(k); words%5 == 0 {
+							o.perm[i] = int32(per*words - 1)
+						}
+					}
+					want := make([]byte, 0, len(strip))
+					for w := range words {
+						want = append(want, gatherSlow(strip, tileRow, o.perm[per*w:per*(w+1)], bits)...)
+					}
+					for _, atEnd := range []bool{false, true} {
+						dst := cputest.Guarded(t, make([]byte, len(strip)), atEnd)
+						gatherStrip(dst, cputest.Guarded(t, strip, atEnd), o.fields(bits), bits)
+						if !bytes.Equal(dst, want) {
+							t.Errorf("bits=%d, %d rows: differs", bits, words)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestGatherStripTrustsNobody: a strip that ends before a field is refused before a kernel runs.
+func TestGatherStripTrustsNobody(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			o := &order{perm: []int32{0, 1, 2, 3, 4, 5, 6, 8}}
+			gatherStrip(make([]byte, tileRow), make([]byte, tileRow, 2*tileRow)[:tileRow:tileRow], o.fields(4), 4)
+		})
+	}
+}
+
+// TestActOrderTakesSeveralStrips: columns that are more than fit the second-level cache at once.
+func TestActOrderTakesSeveralStrips(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 6))
+	for mask := range cputest.Masks() {
+		for _, bits := range []int{4, 8} {
+			const k, n = 1024, 704
+			codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, 8)
+			want := slowMarlin(permuteRows(codes, n, slowPerm(g)), n, bits)
+			t.Run(mask, func(t *testing.T) {
+				sources.WantRows(t, mustOp(t)(GPTQMarlinActOrder(bits, 8)), k/16, want, optest.PackRows(codes, n, bits, false), gptqInts(g))
+			})
+		}
+	}
 }

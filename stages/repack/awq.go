@@ -30,32 +30,36 @@ func (op awqMarlin) Run(j *stages.Job) error {
 	return nil
 }
 
-// CheckWord compares one Marlin word with the codes.
-func (awqMarlin) CheckWord(j *stages.Job, row, word int) error {
-	n := j.RowBytes / 8
-	return compareCodes(j, 4, row, word, func(k, c int) uint32 {
-		return binary.LittleEndian.Uint32(j.Src[0][4*(k*n/8+c/8):]) >> (4 * nibbles.FieldOf[c%8]) & 15
-	})
+// runWide is Run for columns that lie in longer packed rows, apart bytes from one to the next.
+func (op awqMarlin) runWide(j *stages.Job, apart int) error {
+	n, err := marlinColumns(op, j, 4)
+	if err != nil {
+		return err
+	}
+	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0], apart: apart, soon: j.Soon}).repackAWQ()
+	return nil
 }
 
 // genericAWQ repacks row by row.
 func (r *marlinRect) genericAWQ() {
+	apart := r.between(r.n / 2)
 	for i := range r.rows {
-		awqMarlinRow(r.dst[i*r.stride:i*r.stride+8*r.n], r.src[8*r.n*i:8*r.n*(i+1)], r.n)
+		awqMarlinRow(r.dst[i*r.stride:i*r.stride+8*r.n], r.src[16*apart*i:], r.n, apart)
 	}
 }
 
-// awqMarlinRow repacks one row of tiles: src is 16 rows of n/8 words, dst the row of 2n Marlin words, n a multiple of 64.
+// awqMarlinRow repacks one row of tiles: src is 16 rows of n/8 words, apart bytes from one to the next, dst the row of 2n
+// Marlin words, n a multiple of 64.
 //
 // It is the reference: the words of a tile lie in pairs, 16 columns each. The pair j of the input features 2q, 2q+8, 2q+1 and 2q+9 are eight
 // words, whose transpose is the output words 16*c0 + 4q + j of the columns c0 = 0..7. Two pairs are transposed together.
-func awqMarlinRow(dst, src []byte, n int) {
+func awqMarlinRow(dst, src []byte, n, apart int) {
 	for t := range n / tileN {
 		for i := range 8 {
 			q, j := i/2, i%2*2
 			var w [8]uint64
 			for i, k := range [4]int{2 * q, 2*q + 8, 2*q + 1, 2*q + 9} {
-				words := src[n/2*k+32*t+8*j:][:16]
+				words := src[apart*k+32*t+8*j:][:16]
 				a, b := binary.LittleEndian.Uint64(words), binary.LittleEndian.Uint64(words[8:])
 				w[i+i/2*2], w[i+i/2*2+2] = uint64(uint32(a))|b<<32, a>>32|b>>32<<32
 			}

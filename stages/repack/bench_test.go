@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/coldload/coldload/internal/cpu/cputest"
+	"github.com/coldload/coldload/stages"
 )
 
 // Rates are bytes of the destination a second; "x-memcpy" is the ratio to a copy of as many, from memory to memory.
@@ -24,6 +25,32 @@ func BenchmarkMarlin(b *testing.B) {
 							for at := 0; at+rows*size <= total; at += rows * size {
 								r := marlinRect{dst: dst[at:], stride: size, rows: rows, n: n, src: src[at+56 : at+56+rows*size]}
 								r.repack(bits)
+							}
+						})
+					})
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkRowsMarlin repacks experts and layers whose codes lie along K: [N, K].
+func BenchmarkRowsMarlin(b *testing.B) {
+	const total = 128 << 20
+	for _, bits := range []int{4, 8} {
+		for _, shape := range [][2]int{{768, 2048}, {1536, 2048}, {2048, 7168}, {7168, 2048}, {4096, 4096}, {4096, 14336}, {18432, 7168}} {
+			n, k := shape[0], shape[1]
+			b.Run(fmt.Sprintf("bits=%d/n=%d,k=%d", bits, n, k), func(b *testing.B) {
+				for mask := range cputest.Masks() {
+					b.Run(mask, func(b *testing.B) {
+						src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
+						op, size, stride := rowsMarlin{bits: bits}, n*k*bits/8, 2*bits*n
+						cputest.Ratio(b, total/size*size, func() {
+							for at := 0; at+size <= total; at += size {
+								j := &stages.Job{Dst: dst[at : at+size], Rows: k / tileK, RowBytes: stride, Stride: stride, Src: [][]byte{src[at+56 : at+56+size]}}
+								if err := op.Run(j); err != nil {
+									b.Fatal(err)
+								}
 							}
 						})
 					})

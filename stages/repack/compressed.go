@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -13,8 +14,7 @@ import (
 // Input: one, the whole codes of a module: I32 [N, K*bits/32], 32/bits codes a word along K. Destination: K/16 rows of N*bits/2 words, as
 // those of [GPTQMarlin]. N is a multiple of 64 and K of 16.
 //
-// The words, transposed, are GPTQ's. That is done for 64 rows and two cache lines of each at a time, in the first-level cache, so every
-// byte is read and written once.
+// The words, transposed, are GPTQ's. Every byte is read and written once, 64 rows at a time.
 func RowsMarlin(bits int) (stages.Op, error) {
 	if err := checkBits(bits); err != nil {
 		return nil, err
@@ -29,57 +29,50 @@ func (op rowsMarlin) String() string {
 	return fmt.Sprintf("repack rows of %d-bit codes to marlin", op.bits)
 }
 
-func (op rowsMarlin) Run(j *stages.Job) error {
-	n, err := marlinColumns(op, j, op.bits)
+func (op rowsMarlin) Run(j *stages.Job) error { return repackRows(op, j, op.bits) }
+
+// repackRows is the Run of an Op that repacks codes which lie along K, as the rows of the weight do: one source of N rows.
+func repackRows(op stages.Op, j *stages.Job, bits int) error {
+	n, err := marlinColumns(op, j, bits)
 	if err != nil {
 		return err
 	}
-	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
+	size := j.Rows * j.RowBytes
+	if err := wantSources(op, j, size); err != nil {
 		return err
 	}
-	tmp := borrow(blockWords * tileRow)
-	defer scratch.Put(tmp)
-	words := j.Rows * op.bits / 2 // of a row of codes
-	for c := 0; c < n; c += tileN {
-		strip := j.Src[0][4*words*c : 4*words*(c+tileN)]
-		for w := 0; w < words; w += blockWords {
-			m := min(blockWords, words-w)
-			transposeBlock((*tmp)[:m*tileRow], strip, w, words)
-			rect(j, w*2/op.bits, c, m*2/op.bits, (*tmp)[:m*tileRow], op.bits)
-		}
+	c := rowsColumn{stride: j.Stride, rows: j.Rows, bits: bits}
+	c.stream = !j.Soon && size >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	for at := 0; at < n && j.Rows > 0; at += tileN {
+		c.dst, c.src = j.Dst[2*bits*at:], j.Src[0][at*c.rowBytes():]
+		c.repack()
 	}
 	return nil
 }
 
-const (
-	// tileRow is a packed row of GPTQ's of one tile, in bytes.
-	tileRow = 4 * tileN
-	// lineWords is how many words of a row of codes are transposed at a time: a cache line. blockWords are repacked at a time.
-	lineWords, blockWords = 16, 2 * lineWords
-)
+// lineWords is how many words of a row of codes are transposed at a time: a cache line.
+const lineWords = 16
 
-// rect repacks GPTQ rows of the columns of one tile, from column c on, to rows rows of the destination.
-func rect(j *stages.Job, row, c, rows int, packed []byte, bits int) {
-	at := row*j.Stride + 2*bits*c
-	end := at + (rows-1)*j.Stride + 2*bits*tileN
-	(&marlinRect{
-		dst: j.Dst[at:end:end], stride: j.Stride, rows: rows, n: tileN, src: packed, total: j.Rows * j.RowBytes, soon: j.Soon,
-	}).repack(bits)
-}
-
-// transposeBlock transposes words of a strip of tileN rows, from word w of each on. What is two lines further in each row is prefetched,
-// and at the rows' end the beginning of the next strip: so many rows are more streams than the hardware follows.
+// transposeBlock transposes words of a strip of tileN rows, from word w of each on. So many rows are more streams than the hardware follows.
+// Short ones, which lie close together, are prefetched in the order of the addresses while the strip before is transposed. Of long ones what
+// is two lines further in each row is, and at the rows' end the beginning of the next strip.
 func transposeBlock(dst, strip []byte, w, words int) {
 	for ; len(dst) > 0; w += lineWords {
 		n := min(len(dst), lineWords*tileRow)
-		ahead := 2 * 4 * lineWords
-		if w+2*lineWords >= words {
+		ahead, step := 2*4*lineWords, 4*words
+		switch {
+		case len(strip) <= closeRows:
+			ahead, step = len(strip)+w*tileRow-4*w, 4*lineWords
+		case w+2*lineWords >= words:
 			ahead += (tileN - 1) * 4 * words
 		}
-		transpose(dst[:n], strip[4*w:], 4*words, ahead)
+		transpose(dst[:n], strip[4*w:], 4*words, ahead, step)
 		dst = dst[n:]
 	}
 }
+
+// closeRows is how many bytes the rows of a strip may take to be prefetched in the order of their addresses: the second-level cache holds them.
+const closeRows = 128 << 10
 
 // transposeRows transposes words: src begins with tileN rows, stride bytes apart, whose first len(dst)/tileRow words become the rows of dst.
 // It is the reference.
@@ -94,17 +87,6 @@ func transposeRows(dst, src []byte, stride int) {
 			binary.LittleEndian.PutUint32(dst[w*tileRow+4*r:], binary.LittleEndian.Uint32(row[4*w:]))
 		}
 	}
-}
-
-// CheckWord compares one Marlin word with the codes.
-func (op rowsMarlin) CheckWord(j *stages.Job, row, word int) error {
-	return compareCodes(j, op.bits, row, word, func(k, n int) uint32 { return rowCode(j, op.bits, k, n) })
-}
-
-// rowCode is the code of input feature k and output feature n of a Part's whole codes, whose rows are those of the weight.
-func rowCode(j *stages.Job, bits, k, n int) uint32 {
-	words := j.Rows * bits / 2 // of a row
-	return binary.LittleEndian.Uint32(j.Src[0][4*(n*words+k*bits/32):]) >> (k * bits % 32) & (1<<bits - 1)
 }
 
 // RowsMarlinActOrder is RowsMarlin for act-order: the input features are sorted by group first, stably.
@@ -128,31 +110,18 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	words, per := j.Rows*op.bits/2, 32/op.bits
-	strip, tmp := borrow(words*tileRow), borrow(blockWords*tileRow)
+	words := j.Rows * op.bits / 2 // of a row of codes
+	strip, fields := borrow(words*tileRow), o.fields(op.bits)
 	defer scratch.Put(strip)
-	defer scratch.Put(tmp)
 	for c := 0; c < n; c += tileN {
 		src := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
 			transposeBlock((*strip)[w*tileRow:(w+m)*tileRow], src, w, words)
 		}
-		for w := 0; w < words; w += blockWords {
-			m := min(blockWords, words-w)
-			for i := range m {
-				k := per * (w + i)
-				gather((*tmp)[i*tileRow:(i+1)*tileRow], *strip, o.perm[k:k+per], op.bits)
-			}
-			rect(j, w*2/op.bits, c, m*2/op.bits, (*tmp)[:m*tileRow], op.bits)
-		}
+		op.repackStrip(j, c, *strip, fields)
 	}
 	return nil
-}
-
-// CheckWord compares one Marlin word with the codes.
-func (op rowsMarlinActOrder) CheckWord(j *stages.Job, row, word int) error {
-	return op.compareSorted(j, row, word, func(k, n int) uint32 { return rowCode(j, op.bits, k, n) })
 }
 
 // RowsMarlinScales makes the Op that casts scales, whose rows are those of the weight, from one dtype to another (F16 or BF16), transposes
@@ -182,57 +151,18 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	if err := op.check(op, j, n*groups); err != nil {
 		return err
 	}
-	tmp := borrow(blockWords*tileRow + 2*tileN*groups)
+	strips := newScaleStrips(j.Stride, groups, 2, op.perm.columns())
+	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
-	block, natural := (*tmp)[:blockWords*tileRow], (*tmp)[blockWords*tileRow:]
-	for c := 0; c < n; c += tileN {
+	for c := 0; c < n && groups > 0; c += tileN {
 		src := j.Src[0][c*groups*size : (c+tileN)*groups*size]
 		if op.from != op.to {
-			if at := op.cast(natural, src); at >= 0 {
+			if at := op.cast(*tmp, src); at >= 0 {
 				return tooLarge(j, op.to, c*groups+at)
 			}
-			src = natural
+			src = *tmp
 		}
-		op.strip(j, c, src, block)
+		strips.transpose(j.Dst[2*c:], src)
 	}
 	return nil
-}
-
-// CheckWord compares two scales with those of the file.
-func (op *rowsMarlinScales) CheckWord(j *stages.Job, row, word int) error {
-	return compareHalves(j, row, word, func(g, column int) uint16 { return op.one(j.Src[0], op.perm.source(column)*j.Rows+g) })
-}
-
-// strip transposes the scales of the columns from c to c+tileN: [tileN, G] of the target's dtype. A word has those of two groups.
-func (op *rowsMarlinScales) strip(j *stages.Job, c int, src, block []byte) {
-	var rows [2][2 * tileN]byte
-	groups := j.Rows
-	for g := 0; g < groups; g += 2 * blockWords {
-		words := min(blockWords, (groups-g)/2)
-		transpose(block[:words*tileRow], src[2*g:], 2*groups, 0)
-		for w := range words {
-			split(&rows, (*[tileRow]byte)(block[w*tileRow:]))
-			for i := range rows {
-				op.perm.row(j.Row(g + 2*w + i)[2*c:2*(c+tileN)], rows[i][:])
-			}
-		}
-	}
-	if g := groups - 1; groups%2 == 1 {
-		for r := range tileN {
-			copy(rows[0][2*r:2*r+2], src[2*(r*groups+g):])
-		}
-		op.perm.row(j.Row(g)[2*c:2*(c+tileN)], rows[0][:])
-	}
-}
-
-// splitWords takes the halves of words apart. It is the reference.
-func splitWords(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
-	for i := range tileN / 4 {
-		w := (*[16]byte)(words[16*i:])
-		a, b := binary.LittleEndian.Uint64(w[0:]), binary.LittleEndian.Uint64(w[8:])
-		low := a&0xFFFF | a>>32<<16&0xFFFF_0000 | b<<32&0xFFFF_0000_0000 | b>>32<<48
-		high := a>>16&0xFFFF | a>>48<<16 | b<<16&0xFFFF_0000_0000 | b>>48<<48
-		binary.LittleEndian.PutUint64(rows[0][8*i:], low)
-		binary.LittleEndian.PutUint64(rows[1][8*i:], high)
-	}
 }

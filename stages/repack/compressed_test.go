@@ -101,6 +101,45 @@ func TestRowsMarlinLarge(t *testing.T) {
 	}
 }
 
+// TestRowsMarlinGuarded: the kernels touch nothing before or behind their source and destination, wherever a row ends within a line.
+func TestRowsMarlinGuarded(t *testing.T) {
+	for mask := range cputest.Masks() {
+		for _, bits := range []int{4, 8} {
+			for rows := 1; rows <= 20; rows++ {
+				for _, atEnd := range []bool{false, true} {
+					const n = 128
+					codes := codesOf(rand.New(rand.NewPCG(3, 5)), tileK*rows, n, bits)
+					j := &stages.Job{
+						Rows: rows, RowBytes: 2 * bits * n, Stride: 2 * bits * n, Src: [][]byte{cputest.Guarded(t, packRowsOf(codes, n, bits), atEnd)},
+						Dst: cputest.Guarded(t, make([]byte, 2*bits*n*rows), atEnd),
+					}
+					if err := mustOp(t)(RowsMarlin(bits)).Run(j); err != nil {
+						t.Fatalf("%s: %v", mask, err)
+					}
+					if !bytes.Equal(j.Dst, slowMarlin(codes, n, bits)) {
+						t.Errorf("%s, %d bits, %d rows, at end %v: differs", mask, bits, rows, atEnd)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestRowsMarlinSeveralCalls: rows longer than a call of a kernel reads.
+func TestRowsMarlinSeveralCalls(t *testing.T) {
+	const n = 64
+	for _, bits := range []int{4, 8} {
+		rows := 300*32/bits + 3
+		codes := codesOf(rand.New(rand.NewPCG(3, 6)), tileK*rows, n, bits)
+		src, want := packRowsOf(codes, n, bits), slowMarlin(codes, n, bits)
+		for mask := range cputest.Masks() {
+			t.Run(fmt.Sprintf("%s/bits=%d", mask, bits), func(t *testing.T) {
+				sources.WantRows(t, mustOp(t)(RowsMarlin(bits)), rows, want, src)
+			})
+		}
+	}
+}
+
 // TestTransposeKernels: every number of words, against pages that cannot be touched.
 func TestTransposeKernels(t *testing.T) {
 	for mask := range cputest.Masks() {
@@ -120,11 +159,11 @@ func TestTransposeKernels(t *testing.T) {
 					}
 					for _, atEnd := range []bool{false, true} {
 						if words == 0 {
-							transpose(nil, nil, stride, 0)
+							transpose(nil, nil, stride, 0, 0)
 							continue
 						}
 						dst := cputest.Guarded(t, make([]byte, len(want)), atEnd)
-						transpose(dst, cputest.Guarded(t, b, atEnd), stride, 1<<20)
+						transpose(dst, cputest.Guarded(t, b, atEnd), stride, 1<<20, 64)
 						if !bytes.Equal(dst, want) {
 							t.Errorf("%d words, stride %d: differs", words, stride)
 						}
@@ -180,6 +219,34 @@ func appendFloat(b []byte, d stages.DType, v float32) []byte {
 	kernel, _ := convert.Func(safetensors.BF16, safetensors.F32)
 	kernel(w[:], binary.LittleEndian.AppendUint16(nil, convert.F32ToBF16(v)))
 	return append(b, w[:]...)
+}
+
+// TestScaleStrips: every number of groups, of one byte or two, in every order, against pages that cannot be touched.
+func TestScaleStrips(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for size := 1; size <= 2; size++ {
+				for groups := 1; groups <= 140; groups++ {
+					order := []*columnOrder{&groupedColumns, &singleColumns, &fp4Columns}[groups%3]
+					src := random(uint64(groups), tileN*groups*size)
+					want := make([]byte, 0, len(src))
+					for g := range groups {
+						for _, from := range order {
+							at := (from*groups + g) * size
+							want = append(want, src[at:at+size]...)
+						}
+					}
+					for _, atEnd := range []bool{false, true} {
+						dst := cputest.Guarded(t, make([]byte, len(src)), atEnd)
+						newScaleStrips(tileN*size, groups, size, order).transpose(dst, cputest.Guarded(t, src, atEnd))
+						if !bytes.Equal(dst, want) {
+							t.Fatalf("size %d, %d groups: differs", size, groups)
+						}
+					}
+				}
+			}
+		})
+	}
 }
 
 // TestRowsRefuse: sizes that do not fit, orders and values that cannot be.

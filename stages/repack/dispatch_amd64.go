@@ -48,12 +48,13 @@ func (r *marlinRect) repack(bits int) {
 		r.generic(bits)
 		return
 	}
-	dst, src, packed := r.dst, r.src, 4*r.n
-	_, _ = dst[(r.rows-1)*r.stride+size-1], src[r.rows*size-1] // the kernel trusts these bounds
+	dst, src, packed := r.dst, r.src, r.between(4*r.n)
+	from := packed * bits / 2                                                 // from one row of tiles to the next, in src
+	_, _ = dst[(r.rows-1)*r.stride+size-1], src[r.sourceEnd(bits/2, 4*r.n)-1] // the kernel trusts these bounds
 	// A short row of tiles reads a run of packed rows that is prefetched as one stream, while the row before it is repacked. A long one
 	// would have left the first-level cache again, so there each packed row is a stream of its own.
-	ahead, gap, step := size, 4*tileN, 2*bits*tileN
-	if size > 64<<10 {
+	ahead, gap, step := from, 4*tileN, 2*bits*tileN
+	if size > 64<<10 || from != size {
 		ahead, gap, step = 2<<10, packed, 4*tileN
 	}
 	if size <= cpu.MaxCall {
@@ -61,7 +62,7 @@ func (r *marlinRect) repack(bits int) {
 			each = min(each, rows)
 			kernel(&dst[0], &src[0], r.n/tileN, each, r.stride, packed, ahead, gap, step)
 			if each < rows {
-				dst, src = dst[each*r.stride:], src[each*size:]
+				dst, src = dst[each*r.stride:], src[each*from:]
 			}
 		}
 		return
@@ -69,7 +70,7 @@ func (r *marlinRect) repack(bits int) {
 	tileBytes := 2 * bits * tileN
 	for i := range r.rows {
 		for t, tiles := 0, r.n/tileN; t < tiles; t += cpu.MaxCall / tileBytes {
-			kernel(&dst[i*r.stride+t*tileBytes], &src[i*size+4*tileN*t], min(cpu.MaxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
+			kernel(&dst[i*r.stride+t*tileBytes], &src[i*from+4*tileN*t], min(cpu.MaxCall/tileBytes, tiles-t), 1, r.stride, packed, ahead, gap, step)
 		}
 	}
 }
@@ -97,13 +98,13 @@ func (r *marlinRect) repackAWQ() {
 
 // runAWQ runs a kernel on all rows of some tiles, from the first on: steps of width tiles each.
 func (r *marlinRect) runAWQ(kernel awqKernel, width, first, steps int) {
-	size := 8 * r.n
-	_, _ = r.dst[(r.rows-1)*r.stride+size-1], r.src[r.rows*size-1] // the kernel trusts these bounds
+	size, apart := 8*r.n, r.between(r.n/2)
+	_, _ = r.dst[(r.rows-1)*r.stride+size-1], r.src[r.sourceEnd(16, r.n/2)-1] // the kernel trusts these bounds
 	each, most := max(cpu.MaxCall/size, 1), cpu.MaxCall/(8*tileN*width)
 	for row := 0; row < r.rows; row += each {
 		for step := 0; step < steps; step += most {
 			at := first + step*width
-			kernel(&r.dst[row*r.stride+8*tileN*at], &r.src[row*size+tileN/2*at], min(most, steps-step), min(each, r.rows-row), r.stride, r.n/2)
+			kernel(&r.dst[row*r.stride+8*tileN*at], &r.src[row*16*apart+tileN/2*at], min(most, steps-step), min(each, r.rows-row), r.stride, apart)
 		}
 	}
 }
@@ -159,8 +160,54 @@ func gatherBlocks(dst, src *byte, off *[8]int, shift *[8]uint32, blocks, bits in
 	}
 }
 
-// transpose is transposeRows. ahead is how far in front of src is prefetched, in bytes.
-func transpose(dst, src []byte, stride, ahead int) {
+// gatherStrip is gatherStripRows.
+func gatherStrip(dst, strip []byte, fields []uint32, bits int) {
+	words := len(dst) / tileRow
+	if !cpu.X86.AVX2 || words == 0 {
+		gatherStripRows(dst, strip, fields, bits)
+		return
+	}
+	for _, f := range fields[:words*32/bits] {
+		_ = strip[f&^(tileRow-1)+tileRow-1] // the kernels trust these bounds
+	}
+	switch {
+	case cpu.X86.AVX512 && bits == 4:
+		gatherStrip4AVX512(&dst[0], &strip[0], &fields[0], words)
+	case cpu.X86.AVX512:
+		gatherStrip8AVX512(&dst[0], &strip[0], &fields[0], words)
+	case bits == 4:
+		gatherStrip4AVX2(&dst[0], &strip[0], &fields[0], words)
+	default:
+		gatherStrip8AVX2(&dst[0], &strip[0], &fields[0], words)
+	}
+}
+
+// fieldTurn is how many bits the words of a row are moved right that has field from in them, or turned right so that it becomes field to,
+// which spares the kernels of AVX-512 an instruction.
+func fieldTurn(from, to, bits int) int {
+	if cpu.X86.AVX512 {
+		return bits * (from - to) & 31
+	}
+	return bits * from
+}
+
+// copyStrip is copyStripRows. Rows that far apart are no stream for the hardware, so they are prefetched some rows ahead.
+func copyStrip(dst, src []byte, stride int) {
+	rows := len(dst) / tileRow
+	if !cpu.X86.AVX2 || rows == 0 {
+		copyStripRows(dst, src, stride)
+		return
+	}
+	_, _ = src[(rows-1)*stride+tileRow-1], dst[rows*tileRow-1] // the kernels trust these bounds
+	if cpu.X86.AVX512 {
+		copyStripAVX512(&dst[0], &src[0], rows, stride, stripAhead*stride)
+		return
+	}
+	copyStripAVX2(&dst[0], &src[0], rows, stride, stripAhead*stride)
+}
+
+// transpose is transposeRows. What it prefetches are places step bytes apart, a line for each row, from ahead bytes behind src on.
+func transpose(dst, src []byte, stride, ahead, step int) {
 	words := len(dst) / tileRow
 	if words == 0 {
 		return
@@ -168,23 +215,14 @@ func transpose(dst, src []byte, stride, ahead int) {
 	_, _ = src[(tileN-1)*stride+4*words-1], dst[words*tileRow-1] // the kernels trust these bounds
 	w := 0
 	for ; cpu.X86.AVX512 && words-w >= 16; w += 16 {
-		transpose16AVX512(&dst[w*tileRow], &src[4*w], stride, ahead)
+		transpose16AVX512(&dst[w*tileRow], &src[4*w], stride, ahead, step)
 	}
 	for ; cpu.X86.AVX2 && words-w >= 8; w += 8 {
-		transpose8AVX2(&dst[w*tileRow], &src[4*w], stride, ahead)
+		transpose8AVX2(&dst[w*tileRow], &src[4*w], stride, ahead, step)
 	}
 	if w < words {
 		transposeRows(dst[w*tileRow:], src[4*w:], stride)
 	}
-}
-
-// split is splitWords.
-func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) {
-	if cpu.X86.AVX512 {
-		splitHalvesAVX512(&rows[0][0], &rows[1][0], &words[0])
-		return
-	}
-	splitWords(rows, words)
 }
 
 // grouped is groupedRow.

@@ -4,6 +4,8 @@ package repack
 
 func (r *marlinRect) repack(bits int) { r.generic(bits) }
 
+func (c *rowsColumn) repack() { c.generic() }
+
 func (r *marlinRect) repackAWQ() { r.genericAWQ() }
 
 func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweight, rows, bits) }
@@ -12,6 +14,15 @@ func grouped(dst, src []byte) { groupedRow(dst, src) }
 
 func single(dst, src []byte) { singleRow(dst, src) }
 
-func transpose(dst, src []byte, stride, _ int) { transposeRows(dst, src, stride) }
+func copyStrip(dst, src []byte, stride int) { copyStripRows(dst, src, stride) }
 
-func split(rows *[2][2 * tileN]byte, words *[tileRow]byte) { splitWords(rows, words) }
+func transpose(dst, src []byte, stride, _, _ int) { transposeRows(dst, src, stride) }
+
+func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
+
+func gatherStrip(dst, strip []byte, fields []uint32, bits int) {
+	gatherStripRows(dst, strip, fields, bits)
+}
+
+// fieldTurn is how many bits the words of a row move right that has field from in them.
+func fieldTurn(from, _, bits int) int { return bits * from }

@@ -6,7 +6,6 @@ import (
 	"math"
 
 	"github.com/coldload/coldload/internal/convert"
-	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -22,48 +21,7 @@ type fp8Marlin struct{}
 func (fp8Marlin) Phase() stages.Phase { return stages.PhaseRepack }
 func (fp8Marlin) String() string      { return "repack FP8 to marlin" }
 
-func (op fp8Marlin) Run(j *stages.Job) error {
-	n, err := marlinColumns(op, j, 8)
-	if err != nil {
-		return err
-	}
-	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
-		return err
-	}
-	if j.Rows == 0 || n == 0 {
-		return nil
-	}
-	stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
-	k := tileK * j.Rows
-	for t := range n / tileN {
-		src := j.Src[0][t*tileN*k : (t+1)*tileN*k]
-		done := fp8Columns(j.Dst[16*tileN*t:], src, j.Rows, j.Stride, stream)
-		for r := done; r < j.Rows; r++ {
-			fp8Tile(j.Dst[r*j.Stride+16*tileN*t:][:16*tileN], src[tileK*r:], k)
-		}
-	}
-	return nil
-}
-
-// CheckWord compares one Marlin word with the weights.
-func (fp8Marlin) CheckWord(j *stages.Job, row, word int) error {
-	k := tileK * j.Rows
-	return compareCodes(j, 8, row, word, func(i, n int) uint32 { return uint32(j.Src[0][n*k+i]) })
-}
-
-// fp8Tile repacks one tile of 16 input features: src holds its 64 rows, k bytes apart and 16 bytes of each. It is the reference: dword q of
-// column c0 + 8m is word 32*c0 + 8q + m of the tile, and has the bytes 2q, 2q+8, 2q+1, 2q+9 of the column.
-func fp8Tile(dst, src []byte, k int) {
-	for n := range tileN {
-		row := src[n*k : n*k+tileK]
-		low, high := binary.LittleEndian.Uint64(row), binary.LittleEndian.Uint64(row[8:])
-		at := 4 * (32*(n%8) + n/8)
-		for q := range 4 {
-			a, b := uint32(low>>(16*q)), uint32(high>>(16*q))
-			binary.LittleEndian.PutUint32(dst[at+32*q:], a&0xFF|b&0xFF<<8|a&0xFF00<<8|b&0xFF00<<16)
-		}
-	}
-}
+func (op fp8Marlin) Run(j *stages.Job) error { return repackRows(op, j, 8) }
 
 // FP8MarlinScales makes the Op that makes Marlin scales of those of an FP8 module: one for every output feature in each group of b.Cols
 // input features.
@@ -72,7 +30,10 @@ func fp8Tile(dst, src []byte, k int) {
 // (F16 or BF16) for each group, permuted; N is a multiple of the permutation's block. The cast comes first, as the engines do it, then with
 // exponent fused the factor that the kernels' conversion of F8_E4M3 leaves out: 2^8 for F16, 2^120 for BF16. A value that is not finite,
 // before or after, is a *stages.DataError. Source: LAYOUTS C3.
-func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, exponent stages.Exponent) (stages.Op, error) {
+//
+// With members given, there is one input for each of them, and the rest of the row is padding: zeros, as are the rows of groups that the
+// inputs have not.
+func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, exponent stages.Exponent, members ...Member) (stages.Op, error) {
 	if err := checkScales(to); err != nil {
 		return nil, err
 	}
@@ -81,7 +42,7 @@ func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, expo
 	if !ok || !ok2 {
 		return nil, errNoCast(from, to)
 	}
-	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, toF32: toF32, fromF32: fromF32}
+	op := &fp8MarlinScales{blocks: b, from: from, to: to, perm: p, factor: 1, members: members, toF32: toF32, fromF32: fromF32}
 	switch {
 	case exponent == stages.ExponentPlain:
 	case to == safetensors.F16:
@@ -96,7 +57,8 @@ type fp8MarlinScales struct {
 	blocks         stages.Blocks
 	from, to       stages.DType
 	perm           Permutation
-	factor         float32 // of the value once it is cast: exact
+	members        []Member // empty: one, whose columns are all
+	factor         float32  // of the value once it is cast: exact
 	toF32, fromF32 convert.Kernel
 }
 
@@ -111,63 +73,87 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 	if n <= 0 || n%op.perm.block() != 0 || j.RowBytes%2 != 0 {
 		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, n, op.perm.block())
 	}
-	b, _ := op.blocks.Grid(int64(n), 1)
-	blocks := int(b)
-	if err := wantSources(op, j, blocks*j.Rows*op.from.Bits()/8); err != nil {
+	members := op.members
+	if len(members) == 0 {
+		members = []Member{{N: n}}
+	}
+	groups, err := op.groups(j, members, n)
+	if err != nil {
 		return err
 	}
-	if i := convert.FirstNonFinite(op.from, j.Src[0]); i >= 0 {
-		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
+	size, total := op.from.Bits()/8, 0
+	for _, src := range j.Src {
+		total += 2 * len(src) / size
 	}
-	borrowed := borrow(2*blocks*j.Rows + 2*n)
+	borrowed := borrow(total + 2*n)
 	defer scratch.Put(borrowed)
-	cast, row := (*borrowed)[:2*blocks*j.Rows], (*borrowed)[2*blocks*j.Rows:]
-	if err := op.cast(j, cast); err != nil {
-		return err
+	row, cast := (*borrowed)[:2*n], (*borrowed)[2*n:]
+	off := 0
+	for i, src := range j.Src {
+		if err := op.cast(j, i, cast[off:]); err != nil {
+			return err
+		}
+		off += 2 * len(src) / size
 	}
-	each := n
-	if op.blocks.Rows > 0 {
-		each = int(op.blocks.Rows)
-	}
-	for g := range j.Rows {
-		for i := range n {
-			copy(row[2*i:2*i+2], cast[2*(i/each*j.Rows+g):])
+	clear(row)
+	for g := range groups {
+		off := 0
+		for i, m := range members {
+			op.spread(row[2*m.At:2*(m.At+m.N)], cast[off+2*g:], groups)
+			off += 2 * len(j.Src[i]) / size
 		}
 		op.perm.row(j.Row(g), row)
+	}
+	for g := groups; g < j.Rows; g++ {
+		clear(j.Row(g))
 	}
 	return nil
 }
 
-// CheckWord compares two scales with those of the file.
-func (op *fp8MarlinScales) CheckWord(j *stages.Job, row, word int) error {
-	return compareHalves(j, row, word, func(g, column int) uint16 {
-		n := op.perm.source(column)
-		if op.blocks.Rows > 0 {
-			n /= int(op.blocks.Rows)
-		} else {
-			n = 0
+// groups checks the sources of members in rows of n columns, and returns how many groups of input features they have scales for.
+func (op *fp8MarlinScales) groups(j *stages.Job, members []Member, n int) (groups int, err error) {
+	if len(j.Src) != len(members) {
+		return 0, fmt.Errorf("%s: %d inputs, want %d", op, len(j.Src), len(members))
+	}
+	groups, end := j.Rows, 0
+	for i, m := range members {
+		blocks, _ := op.blocks.Grid(int64(m.N), 1)
+		each := int(blocks) * op.from.Bits() / 8
+		if m.Same || m.N <= 0 || m.At < end || m.At+m.N > n {
+			return 0, fmt.Errorf("%s: columns %d to %d of %d are no place for a member", op, m.At, m.At+m.N, n)
 		}
-		i, size := n*j.Rows+g, op.from.Bits()/8
-		var wide [4]byte
-		var out [2]byte
-		op.toF32(wide[:], j.Src[0][i*size:(i+1)*size])
-		op.fromF32(out[:], wide[:])
-		value := convert.F16ToF32(binary.LittleEndian.Uint16(out[:]))
-		if op.to == safetensors.BF16 {
-			value = convert.BF16ToF32(binary.LittleEndian.Uint16(out[:]))
+		if i == 0 && len(op.members) > 0 {
+			groups = min(len(j.Src[0])/each, j.Rows)
 		}
-		binary.LittleEndian.PutUint32(wide[:], math.Float32bits(value*op.factor))
-		op.fromF32(out[:], wide[:])
-		return binary.LittleEndian.Uint16(out[:])
-	})
+		if len(j.Src[i]) != each*groups {
+			return 0, fmt.Errorf("%s: input %d has %d bytes, want %d", op, i, len(j.Src[i]), each*groups)
+		}
+		end = m.At + m.N
+	}
+	return groups, nil
 }
 
-// cast fills dst with the scales as they are to be, in the order of the file.
-func (op *fp8MarlinScales) cast(j *stages.Job, dst []byte) error {
-	size := op.from.Bits() / 8
+// spread repeats every scale of a group, groups of them apart, for the output features of its block.
+func (op *fp8MarlinScales) spread(row, cast []byte, groups int) {
+	each := len(row) / 2
+	if op.blocks.Rows > 0 {
+		each = int(op.blocks.Rows)
+	}
+	for i := range len(row) / 2 {
+		copy(row[2*i:2*i+2], cast[2*(i/each*groups):])
+	}
+}
+
+// cast fills dst with the scales of one input as they are to be, in the order of the file.
+func (op *fp8MarlinScales) cast(j *stages.Job, input int, dst []byte) error {
+	src, size := j.Src[input], op.from.Bits()/8
+	j = &stages.Job{Inputs: j.Inputs[input : input+1]} // for errors
+	if i := convert.FirstNonFinite(op.from, src); i >= 0 {
+		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
+	}
 	var wide [4]byte
-	for i := range len(dst) / 2 {
-		op.toF32(wide[:], j.Src[0][i*size:(i+1)*size])
+	for i := range len(src) / size {
+		op.toF32(wide[:], src[i*size:(i+1)*size])
 		out := dst[2*i : 2*i+2]
 		if op.fromF32(out, wide[:]) >= 0 {
 			return tooLarge(j, op.to, i)

@@ -3,7 +3,6 @@ package repack
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -184,45 +183,4 @@ func FuzzFP8Marlin(f *testing.F) {
 		codes := codesOf(rand.New(rand.NewPCG(seed, 14)), k, n, 8)
 		sources.WantRows(t, FP8Marlin(), k/tileK, slowMarlin(codes, n, 8), alongK(codes, n))
 	})
-}
-
-// TestFP8MarlinGuarded: the kernels touch nothing before or behind their source and destination.
-func TestFP8MarlinGuarded(t *testing.T) {
-	const n, k = 128, 112
-	src := make([]byte, n*k)
-	for mask := range cputest.Masks() {
-		for _, atEnd := range []bool{false, true} {
-			j := &stages.Job{
-				Dst: cputest.Guarded(t, make([]byte, n*k), atEnd), Rows: k / tileK, RowBytes: tileK * n, Stride: tileK * n,
-				Src: [][]byte{cputest.Guarded(t, src, atEnd)},
-			}
-			if err := FP8Marlin().Run(j); err != nil {
-				t.Fatalf("%s: %v", mask, err)
-			}
-		}
-	}
-}
-
-// BenchmarkFP8Marlin repacks experts and layers, as the files have them: [N, K]. "x-memcpy" is the ratio to a copy of as many bytes.
-func BenchmarkFP8Marlin(b *testing.B) {
-	const total = 128 << 20
-	for _, shape := range [][2]int{{2048, 7168}, {7168, 2048}, {768, 2048}, {18432, 7168}} {
-		b.Run(fmt.Sprintf("n=%d,k=%d", shape[0], shape[1]), func(b *testing.B) {
-			for mask := range cputest.Masks() {
-				b.Run(mask, func(b *testing.B) {
-					n, k := shape[0], shape[1]
-					src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
-					op := FP8Marlin()
-					cputest.Ratio(b, total/(n*k)*n*k, func() {
-						for at := 0; at+n*k <= total; at += n * k {
-							j := &stages.Job{Dst: dst[at : at+n*k], Rows: k / tileK, RowBytes: tileK * n, Stride: tileK * n, Src: [][]byte{src[at+56 : at+56+n*k]}}
-							if err := op.Run(j); err != nil {
-								b.Fatal(err)
-							}
-						}
-					})
-				})
-			}
-		})
-	}
 }

@@ -1,7 +1,6 @@
 package repack
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/coldload/coldload/stages"
@@ -45,18 +44,6 @@ func (op gptqMarlin) Run(j *stages.Job) error {
 	return nil
 }
 
-// CheckWord compares one Marlin word with the codes.
-func (op gptqMarlin) CheckWord(j *stages.Job, row, word int) error {
-	n := j.RowBytes / (2 * op.bits)
-	return compareCodes(j, op.bits, row, word, func(k, c int) uint32 { return columnCode(j.Src[0], op.bits, n, k, c) })
-}
-
-// columnCode is the code of input feature k and output feature n of a qweight of GPTQ with columns output features.
-func columnCode(qweight []byte, bits, columns, k, n int) uint32 {
-	per := 32 / bits
-	return binary.LittleEndian.Uint32(qweight[4*(k/per*columns+n):]) >> (bits * (k % per)) & (1<<bits - 1)
-}
-
 // marlinColumns is N, from the bytes of a destination row.
 func marlinColumns(op stages.Op, j *stages.Job, bits int) (int, error) {
 	n := j.RowBytes / (2 * bits)
@@ -66,14 +53,24 @@ func marlinColumns(op stages.Op, j *stages.Job, bits int) (int, error) {
 	return n, nil
 }
 
-// marlinRow repacks the GPTQ rows of 16 input features, which lie one after another in src.
-func marlinRow(dst, src []byte, n, bits int) {
-	row := 4 * n
+// runWide is Run for columns that lie in longer packed rows, apart bytes from one to the next.
+func (op gptqMarlin) runWide(j *stages.Job, apart int) error {
+	n, err := marlinColumns(op, j, op.bits)
+	if err != nil {
+		return err
+	}
+	(&marlinRect{dst: j.Dst, stride: j.Stride, rows: j.Rows, n: n, src: j.Src[0], apart: apart, soon: j.Soon}).repack(op.bits)
+	return nil
+}
+
+// marlinRow repacks the GPTQ rows of 16 input features, which lie apart bytes from one to the next in src.
+func marlinRow(dst, src []byte, n, apart, bits int) {
+	row := func(i int) []byte { return src[i*apart : i*apart+4*n] }
 	if bits == 4 {
-		marlin4Row(dst, src[:row], src[row:])
+		marlin4Row(dst, row(0), row(1))
 		return
 	}
-	marlin8Row(dst, &[4][]byte{src[:row], src[row : 2*row], src[2*row : 3*row], src[3*row:]})
+	marlin8Row(dst, &[4][]byte{row(0), row(1), row(2), row(3)})
 }
 
 // GPTQMarlinActOrder is GPTQMarlin for act-order: the input features are sorted by group first, stably.
@@ -97,24 +94,24 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	borrowed := borrow(j.RowBytes)
-	defer scratch.Put(borrowed)
-	tmp := *borrowed
-	per := 32 / op.bits
-	for i := range j.Rows {
-		for r := range tileK / per {
-			k := tileK*i + per*r
-			gather(tmp[4*n*r:4*n*(r+1)], j.Src[0], o.perm[k:k+per], op.bits)
+	words := j.Rows * op.bits / 2 // of a column of codes
+	size := words * tileRow
+	most := max(1, stripsBytes/max(1, size))
+	strips, fields := borrow(min(most, n/tileN)*size), o.fields(op.bits)
+	defer scratch.Put(strips)
+	for c := 0; c < n; c += most * tileN {
+		m := min(most, n/tileN-c/tileN)
+		for w := 0; w < words; w += stripAhead {
+			rows := min(stripAhead, words-w)
+			for s := range m {
+				copyStrip((*strips)[s*size+w*tileRow:][:rows*tileRow], j.Src[0][4*(w*n+c+s*tileN):], 4*n)
+			}
 		}
-		(&marlinRect{dst: j.Row(i), stride: j.Stride, rows: 1, n: n, src: tmp, total: j.Rows * j.RowBytes, soon: j.Soon}).repack(op.bits)
+		for s := range m {
+			op.repackStrip(j, c+s*tileN, (*strips)[s*size:(s+1)*size], fields)
+		}
 	}
 	return nil
-}
-
-// CheckWord compares one Marlin word with the codes.
-func (op gptqMarlinActOrder) CheckWord(j *stages.Job, row, word int) error {
-	n := j.RowBytes / (2 * op.bits)
-	return op.compareSorted(j, row, word, func(k, c int) uint32 { return columnCode(j.Src[0], op.bits, n, k, c) })
 }
 
 // wantSources checks that the Job has one source for each size, of exactly that many bytes.

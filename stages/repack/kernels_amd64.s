@@ -3284,6 +3284,893 @@ gather8AVX2Block:
 DATA field0of8<>+0(SB)/4, $0x000000ff
 GLOBL field0of8<>(SB), RODATA|NOPTR, $4
 
+// func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX512F
+TEXT ·gatherStrip4AVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field1of4<>+0(SB), Z25
+	VPBROADCASTD field2of4<>+0(SB), Z26
+	VPBROADCASTD field3of4<>+0(SB), Z27
+	VPBROADCASTD field4of4<>+0(SB), Z28
+	VPBROADCASTD field5of4<>+0(SB), Z29
+	VPBROADCASTD field6of4<>+0(SB), Z30
+	VPBROADCASTD field7of4<>+0(SB), Z31
+
+gatherStrip4AVX512Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Z12
+	ANDQ         $-256, AX
+	VMOVDQU32    (SI)(AX*1), Z0
+	VPRORVD      Z12, Z0, Z0
+	VMOVDQU32    64(SI)(AX*1), Z1
+	VPRORVD      Z12, Z1, Z1
+	VMOVDQU32    128(SI)(AX*1), Z2
+	VPRORVD      Z12, Z2, Z2
+	VMOVDQU32    192(SI)(AX*1), Z3
+	VPRORVD      Z12, Z3, Z3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Z13
+	ANDQ         $-256, BX
+	VMOVDQU32    (SI)(BX*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z25, Z8, Z0
+	VMOVDQU32    64(SI)(BX*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z25, Z9, Z1
+	VMOVDQU32    128(SI)(BX*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z25, Z10, Z2
+	VMOVDQU32    192(SI)(BX*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z25, Z11, Z3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Z12
+	ANDQ         $-256, R8
+	VMOVDQU32    (SI)(R8*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z26, Z4, Z0
+	VMOVDQU32    64(SI)(R8*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z26, Z5, Z1
+	VMOVDQU32    128(SI)(R8*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z26, Z6, Z2
+	VMOVDQU32    192(SI)(R8*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z26, Z7, Z3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Z13
+	ANDQ         $-256, R9
+	VMOVDQU32    (SI)(R9*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z27, Z8, Z0
+	VMOVDQU32    64(SI)(R9*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z27, Z9, Z1
+	VMOVDQU32    128(SI)(R9*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z27, Z10, Z2
+	VMOVDQU32    192(SI)(R9*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z27, Z11, Z3
+	MOVL         16(DX), AX
+	VPBROADCASTD 16(DX), Z12
+	ANDQ         $-256, AX
+	VMOVDQU32    (SI)(AX*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z28, Z4, Z0
+	VMOVDQU32    64(SI)(AX*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z28, Z5, Z1
+	VMOVDQU32    128(SI)(AX*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z28, Z6, Z2
+	VMOVDQU32    192(SI)(AX*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z28, Z7, Z3
+	MOVL         20(DX), BX
+	VPBROADCASTD 20(DX), Z13
+	ANDQ         $-256, BX
+	VMOVDQU32    (SI)(BX*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z29, Z8, Z0
+	VMOVDQU32    64(SI)(BX*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z29, Z9, Z1
+	VMOVDQU32    128(SI)(BX*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z29, Z10, Z2
+	VMOVDQU32    192(SI)(BX*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z29, Z11, Z3
+	MOVL         24(DX), R8
+	VPBROADCASTD 24(DX), Z12
+	ANDQ         $-256, R8
+	VMOVDQU32    (SI)(R8*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z30, Z4, Z0
+	VMOVDQU32    64(SI)(R8*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z30, Z5, Z1
+	VMOVDQU32    128(SI)(R8*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z30, Z6, Z2
+	VMOVDQU32    192(SI)(R8*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z30, Z7, Z3
+	MOVL         28(DX), R9
+	VPBROADCASTD 28(DX), Z13
+	ANDQ         $-256, R9
+	VMOVDQU32    (SI)(R9*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z31, Z8, Z0
+	VMOVDQU32    64(SI)(R9*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z31, Z9, Z1
+	VMOVDQU32    128(SI)(R9*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z31, Z10, Z2
+	VMOVDQU32    192(SI)(R9*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z31, Z11, Z3
+	VMOVDQU32    Z0, (DI)
+	VMOVDQU32    Z1, 64(DI)
+	VMOVDQU32    Z2, 128(DI)
+	VMOVDQU32    Z3, 192(DI)
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip4AVX512Word
+	VZEROUPPER
+	RET
+
+// func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX2
+TEXT ·gatherStrip4AVX2(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field0of4<>+0(SB), Y15
+	VPBROADCASTD turn<>+0(SB), Y14
+
+gatherStrip4AVX2Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      (SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      32(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      64(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      96(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      (SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x04, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      (SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x08, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x08, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x08, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x0c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x0c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x0c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x0c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         16(DX), AX
+	VPBROADCASTD 16(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      (SI)(AX*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(AX*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(AX*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(AX*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         20(DX), BX
+	VPBROADCASTD 20(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      (SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x14, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x14, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x14, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x14, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         24(DX), R8
+	VPBROADCASTD 24(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      (SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x18, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x18, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x18, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x18, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         28(DX), R9
+	VPBROADCASTD 28(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x1c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x1c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x1c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x1c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	VMOVDQU      Y2, 64(DI)
+	VMOVDQU      Y3, 96(DI)
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      128(SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      160(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      192(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      224(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      128(SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x04, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      128(SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x08, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x08, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x08, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x08, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x0c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x0c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x0c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x0c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         16(DX), AX
+	VPBROADCASTD 16(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      128(SI)(AX*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(AX*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(AX*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(AX*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         20(DX), BX
+	VPBROADCASTD 20(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      128(SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x14, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x14, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x14, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x14, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         24(DX), R8
+	VPBROADCASTD 24(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      128(SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x18, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x18, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x18, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x18, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         28(DX), R9
+	VPBROADCASTD 28(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x1c, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x1c, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x1c, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x1c, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 160(DI)
+	VMOVDQU      Y2, 192(DI)
+	VMOVDQU      Y3, 224(DI)
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip4AVX2Word
+	VZEROUPPER
+	RET
+
+DATA turn<>+0(SB)/4, $0x0000001f
+GLOBL turn<>(SB), RODATA|NOPTR, $4
+
+// func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX512F
+TEXT ·gatherStrip8AVX512(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field1of8<>+0(SB), Z25
+	VPBROADCASTD field2of8<>+0(SB), Z26
+	VPBROADCASTD field3of8<>+0(SB), Z27
+
+gatherStrip8AVX512Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Z12
+	ANDQ         $-256, AX
+	VMOVDQU32    (SI)(AX*1), Z0
+	VPRORVD      Z12, Z0, Z0
+	VMOVDQU32    64(SI)(AX*1), Z1
+	VPRORVD      Z12, Z1, Z1
+	VMOVDQU32    128(SI)(AX*1), Z2
+	VPRORVD      Z12, Z2, Z2
+	VMOVDQU32    192(SI)(AX*1), Z3
+	VPRORVD      Z12, Z3, Z3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Z13
+	ANDQ         $-256, BX
+	VMOVDQU32    (SI)(BX*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z25, Z8, Z0
+	VMOVDQU32    64(SI)(BX*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z25, Z9, Z1
+	VMOVDQU32    128(SI)(BX*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z25, Z10, Z2
+	VMOVDQU32    192(SI)(BX*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z25, Z11, Z3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Z12
+	ANDQ         $-256, R8
+	VMOVDQU32    (SI)(R8*1), Z4
+	VPRORVD      Z12, Z4, Z4
+	VPTERNLOGD   $0xd8, Z26, Z4, Z0
+	VMOVDQU32    64(SI)(R8*1), Z5
+	VPRORVD      Z12, Z5, Z5
+	VPTERNLOGD   $0xd8, Z26, Z5, Z1
+	VMOVDQU32    128(SI)(R8*1), Z6
+	VPRORVD      Z12, Z6, Z6
+	VPTERNLOGD   $0xd8, Z26, Z6, Z2
+	VMOVDQU32    192(SI)(R8*1), Z7
+	VPRORVD      Z12, Z7, Z7
+	VPTERNLOGD   $0xd8, Z26, Z7, Z3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Z13
+	ANDQ         $-256, R9
+	VMOVDQU32    (SI)(R9*1), Z8
+	VPRORVD      Z13, Z8, Z8
+	VPTERNLOGD   $0xd8, Z27, Z8, Z0
+	VMOVDQU32    64(SI)(R9*1), Z9
+	VPRORVD      Z13, Z9, Z9
+	VPTERNLOGD   $0xd8, Z27, Z9, Z1
+	VMOVDQU32    128(SI)(R9*1), Z10
+	VPRORVD      Z13, Z10, Z10
+	VPTERNLOGD   $0xd8, Z27, Z10, Z2
+	VMOVDQU32    192(SI)(R9*1), Z11
+	VPRORVD      Z13, Z11, Z11
+	VPTERNLOGD   $0xd8, Z27, Z11, Z3
+	VMOVDQU32    Z0, (DI)
+	VMOVDQU32    Z1, 64(DI)
+	VMOVDQU32    Z2, 128(DI)
+	VMOVDQU32    Z3, 192(DI)
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip8AVX512Word
+	VZEROUPPER
+	RET
+
+// func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
+// Requires: AVX, AVX2
+TEXT ·gatherStrip8AVX2(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         fields+16(FP), DX
+	MOVQ         words+24(FP), CX
+	VPBROADCASTD field0of8<>+0(SB), Y15
+	VPBROADCASTD turn<>+0(SB), Y14
+
+gatherStrip8AVX2Word:
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      (SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      32(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      64(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      96(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      (SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x08, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x08, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x08, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x08, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      (SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      32(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      64(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      96(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      (SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x18, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      32(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x18, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      64(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x18, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      96(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x18, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, (DI)
+	VMOVDQU      Y1, 32(DI)
+	VMOVDQU      Y2, 64(DI)
+	VMOVDQU      Y3, 96(DI)
+	MOVL         (DX), AX
+	VPBROADCASTD (DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, AX
+	VMOVDQU      128(SI)(AX*1), Y0
+	VPSRLVD      Y12, Y0, Y0
+	VPAND        Y15, Y0, Y0
+	VMOVDQU      160(SI)(AX*1), Y1
+	VPSRLVD      Y12, Y1, Y1
+	VPAND        Y15, Y1, Y1
+	VMOVDQU      192(SI)(AX*1), Y2
+	VPSRLVD      Y12, Y2, Y2
+	VPAND        Y15, Y2, Y2
+	VMOVDQU      224(SI)(AX*1), Y3
+	VPSRLVD      Y12, Y3, Y3
+	VPAND        Y15, Y3, Y3
+	MOVL         4(DX), BX
+	VPBROADCASTD 4(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, BX
+	VMOVDQU      128(SI)(BX*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x08, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(BX*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x08, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(BX*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x08, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(BX*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x08, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	MOVL         8(DX), R8
+	VPBROADCASTD 8(DX), Y12
+	VPAND        Y14, Y12, Y12
+	ANDQ         $-256, R8
+	VMOVDQU      128(SI)(R8*1), Y4
+	VPSRLVD      Y12, Y4, Y4
+	VPAND        Y15, Y4, Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVDQU      160(SI)(R8*1), Y5
+	VPSRLVD      Y12, Y5, Y5
+	VPAND        Y15, Y5, Y5
+	VPSLLD       $0x10, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVDQU      192(SI)(R8*1), Y6
+	VPSRLVD      Y12, Y6, Y6
+	VPAND        Y15, Y6, Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPOR         Y6, Y2, Y2
+	VMOVDQU      224(SI)(R8*1), Y7
+	VPSRLVD      Y12, Y7, Y7
+	VPAND        Y15, Y7, Y7
+	VPSLLD       $0x10, Y7, Y7
+	VPOR         Y7, Y3, Y3
+	MOVL         12(DX), R9
+	VPBROADCASTD 12(DX), Y13
+	VPAND        Y14, Y13, Y13
+	ANDQ         $-256, R9
+	VMOVDQU      128(SI)(R9*1), Y8
+	VPSRLVD      Y13, Y8, Y8
+	VPAND        Y15, Y8, Y8
+	VPSLLD       $0x18, Y8, Y8
+	VPOR         Y8, Y0, Y0
+	VMOVDQU      160(SI)(R9*1), Y9
+	VPSRLVD      Y13, Y9, Y9
+	VPAND        Y15, Y9, Y9
+	VPSLLD       $0x18, Y9, Y9
+	VPOR         Y9, Y1, Y1
+	VMOVDQU      192(SI)(R9*1), Y10
+	VPSRLVD      Y13, Y10, Y10
+	VPAND        Y15, Y10, Y10
+	VPSLLD       $0x18, Y10, Y10
+	VPOR         Y10, Y2, Y2
+	VMOVDQU      224(SI)(R9*1), Y11
+	VPSRLVD      Y13, Y11, Y11
+	VPAND        Y15, Y11, Y11
+	VPSLLD       $0x18, Y11, Y11
+	VPOR         Y11, Y3, Y3
+	VMOVDQU      Y0, 128(DI)
+	VMOVDQU      Y1, 160(DI)
+	VMOVDQU      Y2, 192(DI)
+	VMOVDQU      Y3, 224(DI)
+	ADDQ         $0x00000010, DX
+	ADDQ         $0x00000100, DI
+	DECQ         CX
+	JNZ          gatherStrip8AVX2Word
+	VZEROUPPER
+	RET
+
+// func copyStripAVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·copyStripAVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ rows+16(FP), CX
+	MOVQ stride+24(FP), R8
+	MOVQ ahead+32(FP), R9
+
+copyStripAVX512Row:
+	PREFETCHT0 (SI)(R9*1)
+	PREFETCHT0 64(SI)(R9*1)
+	PREFETCHT0 128(SI)(R9*1)
+	PREFETCHT0 192(SI)(R9*1)
+	VMOVDQU32  (SI), Z0
+	VMOVDQU32  Z0, (DI)
+	VMOVDQU32  64(SI), Z1
+	VMOVDQU32  Z1, 64(DI)
+	VMOVDQU32  128(SI), Z2
+	VMOVDQU32  Z2, 128(DI)
+	VMOVDQU32  192(SI), Z3
+	VMOVDQU32  Z3, 192(DI)
+	ADDQ       R8, SI
+	ADDQ       $0x00000100, DI
+	DECQ       CX
+	JNZ        copyStripAVX512Row
+	VZEROUPPER
+	RET
+
+// func copyStripAVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+// Requires: AVX, MMX+
+TEXT ·copyStripAVX2(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ rows+16(FP), CX
+	MOVQ stride+24(FP), R8
+	MOVQ ahead+32(FP), R9
+
+copyStripAVX2Row:
+	PREFETCHT0 (SI)(R9*1)
+	PREFETCHT0 64(SI)(R9*1)
+	PREFETCHT0 128(SI)(R9*1)
+	PREFETCHT0 192(SI)(R9*1)
+	VMOVDQU    (SI), Y0
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    32(SI), Y1
+	VMOVDQU    Y1, 32(DI)
+	VMOVDQU    64(SI), Y2
+	VMOVDQU    Y2, 64(DI)
+	VMOVDQU    96(SI), Y3
+	VMOVDQU    Y3, 96(DI)
+	VMOVDQU    128(SI), Y4
+	VMOVDQU    Y4, 128(DI)
+	VMOVDQU    160(SI), Y5
+	VMOVDQU    Y5, 160(DI)
+	VMOVDQU    192(SI), Y6
+	VMOVDQU    Y6, 192(DI)
+	VMOVDQU    224(SI), Y7
+	VMOVDQU    Y7, 224(DI)
+	ADDQ       R8, SI
+	ADDQ       $0x00000100, DI
+	DECQ       CX
+	JNZ        copyStripAVX2Row
+	VZEROUPPER
+	RET
+
 DATA groupedWords<>+0(SB)/2, $0x0000
 DATA groupedWords<>+2(SB)/2, $0x0008
 DATA groupedWords<>+4(SB)/2, $0x0010
@@ -3496,75 +4383,1014 @@ single256:
 	VZEROUPPER
 	RET
 
-DATA marlinFP8Bytes<>+0(SB)/1, $0x00
-DATA marlinFP8Bytes<>+1(SB)/1, $0x08
-DATA marlinFP8Bytes<>+2(SB)/1, $0x01
-DATA marlinFP8Bytes<>+3(SB)/1, $0x09
-DATA marlinFP8Bytes<>+4(SB)/1, $0x02
-DATA marlinFP8Bytes<>+5(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+6(SB)/1, $0x03
-DATA marlinFP8Bytes<>+7(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+8(SB)/1, $0x04
-DATA marlinFP8Bytes<>+9(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+10(SB)/1, $0x05
-DATA marlinFP8Bytes<>+11(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+12(SB)/1, $0x06
-DATA marlinFP8Bytes<>+13(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+14(SB)/1, $0x07
-DATA marlinFP8Bytes<>+15(SB)/1, $0x0f
-DATA marlinFP8Bytes<>+16(SB)/1, $0x00
-DATA marlinFP8Bytes<>+17(SB)/1, $0x08
-DATA marlinFP8Bytes<>+18(SB)/1, $0x01
-DATA marlinFP8Bytes<>+19(SB)/1, $0x09
-DATA marlinFP8Bytes<>+20(SB)/1, $0x02
-DATA marlinFP8Bytes<>+21(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+22(SB)/1, $0x03
-DATA marlinFP8Bytes<>+23(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+24(SB)/1, $0x04
-DATA marlinFP8Bytes<>+25(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+26(SB)/1, $0x05
-DATA marlinFP8Bytes<>+27(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+28(SB)/1, $0x06
-DATA marlinFP8Bytes<>+29(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+30(SB)/1, $0x07
-DATA marlinFP8Bytes<>+31(SB)/1, $0x0f
-DATA marlinFP8Bytes<>+32(SB)/1, $0x00
-DATA marlinFP8Bytes<>+33(SB)/1, $0x08
-DATA marlinFP8Bytes<>+34(SB)/1, $0x01
-DATA marlinFP8Bytes<>+35(SB)/1, $0x09
-DATA marlinFP8Bytes<>+36(SB)/1, $0x02
-DATA marlinFP8Bytes<>+37(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+38(SB)/1, $0x03
-DATA marlinFP8Bytes<>+39(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+40(SB)/1, $0x04
-DATA marlinFP8Bytes<>+41(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+42(SB)/1, $0x05
-DATA marlinFP8Bytes<>+43(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+44(SB)/1, $0x06
-DATA marlinFP8Bytes<>+45(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+46(SB)/1, $0x07
-DATA marlinFP8Bytes<>+47(SB)/1, $0x0f
-DATA marlinFP8Bytes<>+48(SB)/1, $0x00
-DATA marlinFP8Bytes<>+49(SB)/1, $0x08
-DATA marlinFP8Bytes<>+50(SB)/1, $0x01
-DATA marlinFP8Bytes<>+51(SB)/1, $0x09
-DATA marlinFP8Bytes<>+52(SB)/1, $0x02
-DATA marlinFP8Bytes<>+53(SB)/1, $0x0a
-DATA marlinFP8Bytes<>+54(SB)/1, $0x03
-DATA marlinFP8Bytes<>+55(SB)/1, $0x0b
-DATA marlinFP8Bytes<>+56(SB)/1, $0x04
-DATA marlinFP8Bytes<>+57(SB)/1, $0x0c
-DATA marlinFP8Bytes<>+58(SB)/1, $0x05
-DATA marlinFP8Bytes<>+59(SB)/1, $0x0d
-DATA marlinFP8Bytes<>+60(SB)/1, $0x06
-DATA marlinFP8Bytes<>+61(SB)/1, $0x0e
-DATA marlinFP8Bytes<>+62(SB)/1, $0x07
-DATA marlinFP8Bytes<>+63(SB)/1, $0x0f
-GLOBL marlinFP8Bytes<>(SB), RODATA|NOPTR, $64
+DATA rowsMarlin4Bytes<>+0(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+1(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+2(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+3(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+4(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+5(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+6(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+7(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+8(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+9(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+10(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+11(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+12(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+13(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+14(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+15(SB)/1, $0x0f
+DATA rowsMarlin4Bytes<>+16(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+17(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+18(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+19(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+20(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+21(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+22(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+23(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+24(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+25(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+26(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+27(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+28(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+29(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+30(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+31(SB)/1, $0x0f
+DATA rowsMarlin4Bytes<>+32(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+33(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+34(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+35(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+36(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+37(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+38(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+39(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+40(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+41(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+42(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+43(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+44(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+45(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+46(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+47(SB)/1, $0x0f
+DATA rowsMarlin4Bytes<>+48(SB)/1, $0x00
+DATA rowsMarlin4Bytes<>+49(SB)/1, $0x04
+DATA rowsMarlin4Bytes<>+50(SB)/1, $0x01
+DATA rowsMarlin4Bytes<>+51(SB)/1, $0x05
+DATA rowsMarlin4Bytes<>+52(SB)/1, $0x02
+DATA rowsMarlin4Bytes<>+53(SB)/1, $0x06
+DATA rowsMarlin4Bytes<>+54(SB)/1, $0x03
+DATA rowsMarlin4Bytes<>+55(SB)/1, $0x07
+DATA rowsMarlin4Bytes<>+56(SB)/1, $0x08
+DATA rowsMarlin4Bytes<>+57(SB)/1, $0x0c
+DATA rowsMarlin4Bytes<>+58(SB)/1, $0x09
+DATA rowsMarlin4Bytes<>+59(SB)/1, $0x0d
+DATA rowsMarlin4Bytes<>+60(SB)/1, $0x0a
+DATA rowsMarlin4Bytes<>+61(SB)/1, $0x0e
+DATA rowsMarlin4Bytes<>+62(SB)/1, $0x0b
+DATA rowsMarlin4Bytes<>+63(SB)/1, $0x0f
+GLOBL rowsMarlin4Bytes<>(SB), RODATA|NOPTR, $64
 
-// func marlinFP8AVX512(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+DATA rowsMarlin8Bytes<>+0(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+1(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+2(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+3(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+4(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+5(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+6(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+7(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+8(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+9(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+10(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+11(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+12(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+13(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+14(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+15(SB)/1, $0x0f
+DATA rowsMarlin8Bytes<>+16(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+17(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+18(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+19(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+20(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+21(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+22(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+23(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+24(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+25(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+26(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+27(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+28(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+29(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+30(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+31(SB)/1, $0x0f
+DATA rowsMarlin8Bytes<>+32(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+33(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+34(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+35(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+36(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+37(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+38(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+39(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+40(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+41(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+42(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+43(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+44(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+45(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+46(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+47(SB)/1, $0x0f
+DATA rowsMarlin8Bytes<>+48(SB)/1, $0x00
+DATA rowsMarlin8Bytes<>+49(SB)/1, $0x08
+DATA rowsMarlin8Bytes<>+50(SB)/1, $0x01
+DATA rowsMarlin8Bytes<>+51(SB)/1, $0x09
+DATA rowsMarlin8Bytes<>+52(SB)/1, $0x02
+DATA rowsMarlin8Bytes<>+53(SB)/1, $0x0a
+DATA rowsMarlin8Bytes<>+54(SB)/1, $0x03
+DATA rowsMarlin8Bytes<>+55(SB)/1, $0x0b
+DATA rowsMarlin8Bytes<>+56(SB)/1, $0x04
+DATA rowsMarlin8Bytes<>+57(SB)/1, $0x0c
+DATA rowsMarlin8Bytes<>+58(SB)/1, $0x05
+DATA rowsMarlin8Bytes<>+59(SB)/1, $0x0d
+DATA rowsMarlin8Bytes<>+60(SB)/1, $0x06
+DATA rowsMarlin8Bytes<>+61(SB)/1, $0x0e
+DATA rowsMarlin8Bytes<>+62(SB)/1, $0x07
+DATA rowsMarlin8Bytes<>+63(SB)/1, $0x0f
+GLOBL rowsMarlin8Bytes<>(SB), RODATA|NOPTR, $64
+
+DATA highNibblesOfLow<>+0(SB)/8, $0x00000000f0f0f0f0
+GLOBL highNibblesOfLow<>(SB), RODATA|NOPTR, $8
+
+// func rowsMarlin4AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·marlinFP8AVX512(SB), NOSPLIT, $8-40
+TEXT ·rowsMarlin4AVX512(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Z30
+	VMOVDQU64    rowsMarlin4Bytes<>+0(SB), Z31
+
+rowsMarlin4AVX512Line:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin4AVX512Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX512NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX512NoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU32   (AX), Z0
+	VPSRLQ      $0x1c, Z0, Z8
+	VPTERNLOGQ  $0x28, Z30, Z0, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z0
+	VPSHUFB     Z31, Z0, Z0
+	VMOVDQU32   (AX)(R8*1), Z1
+	VPSRLQ      $0x1c, Z1, Z10
+	VPTERNLOGQ  $0x28, Z30, Z1, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z1
+	VPSHUFB     Z31, Z1, Z1
+	VMOVDQU32   (AX)(R8*2), Z2
+	VPSRLQ      $0x1c, Z2, Z8
+	VPTERNLOGQ  $0x28, Z30, Z2, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z2
+	VPSHUFB     Z31, Z2, Z2
+	VMOVDQU32   (BX), Z3
+	VPSRLQ      $0x1c, Z3, Z10
+	VPTERNLOGQ  $0x28, Z30, Z3, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z3
+	VPSHUFB     Z31, Z3, Z3
+	VMOVDQU32   (BX)(R8*1), Z4
+	VPSRLQ      $0x1c, Z4, Z8
+	VPTERNLOGQ  $0x28, Z30, Z4, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z4
+	VPSHUFB     Z31, Z4, Z4
+	VMOVDQU32   (BX)(R8*2), Z5
+	VPSRLQ      $0x1c, Z5, Z10
+	VPTERNLOGQ  $0x28, Z30, Z5, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z5
+	VPSHUFB     Z31, Z5, Z5
+	VMOVDQU32   (DX), Z6
+	VPSRLQ      $0x1c, Z6, Z8
+	VPTERNLOGQ  $0x28, Z30, Z6, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z6
+	VPSHUFB     Z31, Z6, Z6
+	VMOVDQU32   (DX)(R8*1), Z7
+	VPSRLQ      $0x1c, Z7, Z10
+	VPTERNLOGQ  $0x28, Z30, Z7, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z7
+	VPSHUFB     Z31, Z7, Z7
+	VPUNPCKHBW  Z1, Z0, Z8
+	VPUNPCKLBW  Z1, Z0, Z0
+	VPUNPCKHBW  Z3, Z2, Z9
+	VPUNPCKLBW  Z3, Z2, Z2
+	VPUNPCKHBW  Z5, Z4, Z10
+	VPUNPCKLBW  Z5, Z4, Z4
+	VPUNPCKHBW  Z7, Z6, Z11
+	VPUNPCKLBW  Z7, Z6, Z6
+	VPUNPCKLDQ  Z2, Z0, Z1
+	VPUNPCKHDQ  Z2, Z0, Z0
+	VPUNPCKLDQ  Z6, Z4, Z2
+	VPUNPCKHDQ  Z6, Z4, Z4
+	VPUNPCKLQDQ Z2, Z1, Z6
+	VPUNPCKHQDQ Z2, Z1, Z2
+	VPUNPCKLQDQ Z4, Z0, Z1
+	VPUNPCKHQDQ Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z2, Z6, Z12
+	VSHUFI32X4  $0xee, Z2, Z6, Z6
+	VSHUFI32X4  $0x44, Z4, Z1, Z13
+	VSHUFI32X4  $0xee, Z4, Z1, Z1
+	VSHUFI32X4  $0x88, Z13, Z12, Z2
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z1, Z6, Z4
+	VSHUFI32X4  $0xdd, Z1, Z6, Z6
+	VMOVDQU32   Z2, (R13)
+	VMOVDQU32   Z12, (R13)(R9*2)
+	VMOVDQU32   Z4, (CX)
+	VMOVDQU32   Z6, (CX)(R9*2)
+	VPUNPCKLDQ  Z9, Z8, Z3
+	VPUNPCKHDQ  Z9, Z8, Z8
+	VPUNPCKLDQ  Z11, Z10, Z9
+	VPUNPCKHDQ  Z11, Z10, Z10
+	VPUNPCKLQDQ Z9, Z3, Z11
+	VPUNPCKHQDQ Z9, Z3, Z9
+	VPUNPCKLQDQ Z10, Z8, Z3
+	VPUNPCKHQDQ Z10, Z8, Z10
+	VSHUFI32X4  $0x44, Z9, Z11, Z12
+	VSHUFI32X4  $0xee, Z9, Z11, Z11
+	VSHUFI32X4  $0x44, Z10, Z3, Z13
+	VSHUFI32X4  $0xee, Z10, Z3, Z3
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z3, Z11, Z10
+	VSHUFI32X4  $0xdd, Z3, Z11, Z11
+	VMOVDQU32   Z9, (R13)(R9*1)
+	VMOVDQU32   Z12, (R13)(R12*1)
+	VMOVDQU32   Z10, (CX)(R9*1)
+	VMOVDQU32   Z11, (CX)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000040, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin4AVX512Column
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*8), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX512Line
+	VZEROUPPER
+	RET
+
+// func rowsMarlin4AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rowsMarlin4AVX2(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Y14
+	VMOVDQU      rowsMarlin4Bytes<>+0(SB), Y15
+
+rowsMarlin4AVX2Line:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin4AVX2Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX2NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX2NoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU     (AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     (AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     (AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     (BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     (BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     (BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     (DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     (DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVDQU     Y12, (R13)
+	VMOVDQU     Y6, (R13)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVDQU     Y12, 32(R13)
+	VMOVDQU     Y1, 32(R13)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVDQU     Y12, (R13)(R9*1)
+	VMOVDQU     Y11, (R13)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVDQU     Y12, 32(R13)(R9*1)
+	VMOVDQU     Y3, 32(R13)(R12*1)
+	VMOVDQU     32(AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     32(AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     32(AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     32(BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     32(BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     32(BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     32(DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     32(DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVDQU     Y12, (CX)
+	VMOVDQU     Y6, (CX)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVDQU     Y12, 32(CX)
+	VMOVDQU     Y1, 32(CX)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVDQU     Y12, (CX)(R9*1)
+	VMOVDQU     Y11, (CX)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVDQU     Y12, 32(CX)(R9*1)
+	VMOVDQU     Y3, 32(CX)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000040, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin4AVX2Column
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*8), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX2Line
+	VZEROUPPER
+	RET
+
+// func rowsMarlin4AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·rowsMarlin4AVX512NT(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Z30
+	VMOVDQU64    rowsMarlin4Bytes<>+0(SB), Z31
+
+rowsMarlin4AVX512NTLine:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin4AVX512NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX512NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX512NTNoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU32   (AX), Z0
+	VPSRLQ      $0x1c, Z0, Z8
+	VPTERNLOGQ  $0x28, Z30, Z0, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z0
+	VPSHUFB     Z31, Z0, Z0
+	VMOVDQU32   (AX)(R8*1), Z1
+	VPSRLQ      $0x1c, Z1, Z10
+	VPTERNLOGQ  $0x28, Z30, Z1, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z1
+	VPSHUFB     Z31, Z1, Z1
+	VMOVDQU32   (AX)(R8*2), Z2
+	VPSRLQ      $0x1c, Z2, Z8
+	VPTERNLOGQ  $0x28, Z30, Z2, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z2
+	VPSHUFB     Z31, Z2, Z2
+	VMOVDQU32   (BX), Z3
+	VPSRLQ      $0x1c, Z3, Z10
+	VPTERNLOGQ  $0x28, Z30, Z3, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z3
+	VPSHUFB     Z31, Z3, Z3
+	VMOVDQU32   (BX)(R8*1), Z4
+	VPSRLQ      $0x1c, Z4, Z8
+	VPTERNLOGQ  $0x28, Z30, Z4, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z4
+	VPSHUFB     Z31, Z4, Z4
+	VMOVDQU32   (BX)(R8*2), Z5
+	VPSRLQ      $0x1c, Z5, Z10
+	VPTERNLOGQ  $0x28, Z30, Z5, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z5
+	VPSHUFB     Z31, Z5, Z5
+	VMOVDQU32   (DX), Z6
+	VPSRLQ      $0x1c, Z6, Z8
+	VPTERNLOGQ  $0x28, Z30, Z6, Z8
+	VPSLLQ      $0x1c, Z8, Z9
+	VPTERNLOGQ  $0x96, Z9, Z8, Z6
+	VPSHUFB     Z31, Z6, Z6
+	VMOVDQU32   (DX)(R8*1), Z7
+	VPSRLQ      $0x1c, Z7, Z10
+	VPTERNLOGQ  $0x28, Z30, Z7, Z10
+	VPSLLQ      $0x1c, Z10, Z11
+	VPTERNLOGQ  $0x96, Z11, Z10, Z7
+	VPSHUFB     Z31, Z7, Z7
+	VPUNPCKHBW  Z1, Z0, Z8
+	VPUNPCKLBW  Z1, Z0, Z0
+	VPUNPCKHBW  Z3, Z2, Z9
+	VPUNPCKLBW  Z3, Z2, Z2
+	VPUNPCKHBW  Z5, Z4, Z10
+	VPUNPCKLBW  Z5, Z4, Z4
+	VPUNPCKHBW  Z7, Z6, Z11
+	VPUNPCKLBW  Z7, Z6, Z6
+	VPUNPCKLDQ  Z2, Z0, Z1
+	VPUNPCKHDQ  Z2, Z0, Z0
+	VPUNPCKLDQ  Z6, Z4, Z2
+	VPUNPCKHDQ  Z6, Z4, Z4
+	VPUNPCKLQDQ Z2, Z1, Z6
+	VPUNPCKHQDQ Z2, Z1, Z2
+	VPUNPCKLQDQ Z4, Z0, Z1
+	VPUNPCKHQDQ Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z2, Z6, Z12
+	VSHUFI32X4  $0xee, Z2, Z6, Z6
+	VSHUFI32X4  $0x44, Z4, Z1, Z13
+	VSHUFI32X4  $0xee, Z4, Z1, Z1
+	VSHUFI32X4  $0x88, Z13, Z12, Z2
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z1, Z6, Z4
+	VSHUFI32X4  $0xdd, Z1, Z6, Z6
+	VMOVNTDQ    Z2, (R13)
+	VMOVNTDQ    Z12, (R13)(R9*2)
+	VMOVNTDQ    Z4, (CX)
+	VMOVNTDQ    Z6, (CX)(R9*2)
+	VPUNPCKLDQ  Z9, Z8, Z3
+	VPUNPCKHDQ  Z9, Z8, Z8
+	VPUNPCKLDQ  Z11, Z10, Z9
+	VPUNPCKHDQ  Z11, Z10, Z10
+	VPUNPCKLQDQ Z9, Z3, Z11
+	VPUNPCKHQDQ Z9, Z3, Z9
+	VPUNPCKLQDQ Z10, Z8, Z3
+	VPUNPCKHQDQ Z10, Z8, Z10
+	VSHUFI32X4  $0x44, Z9, Z11, Z12
+	VSHUFI32X4  $0xee, Z9, Z11, Z11
+	VSHUFI32X4  $0x44, Z10, Z3, Z13
+	VSHUFI32X4  $0xee, Z10, Z3, Z3
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
+	VSHUFI32X4  $0x88, Z3, Z11, Z10
+	VSHUFI32X4  $0xdd, Z3, Z11, Z11
+	VMOVNTDQ    Z9, (R13)(R9*1)
+	VMOVNTDQ    Z12, (R13)(R12*1)
+	VMOVNTDQ    Z10, (CX)(R9*1)
+	VMOVNTDQ    Z11, (CX)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000040, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin4AVX512NTColumn
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*8), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rowsMarlin4AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·rowsMarlin4AVX2NT(SB), NOSPLIT, $16-56
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         dstStride+24(FP), R9
+	MOVQ         srcStride+32(FP), R10
+	MOVQ         R10, R8
+	SHLQ         $0x03, R8
+	LEAQ         (R8)(R8*2), R11
+	LEAQ         (R9)(R9*2), R12
+	MOVQ         next+48(FP), CX
+	ADDQ         SI, CX
+	MOVQ         CX, 8(SP)
+	VPBROADCASTQ highNibblesOfLow<>+0(SB), Y14
+	VMOVDQU      rowsMarlin4Bytes<>+0(SB), Y15
+
+rowsMarlin4AVX2NTLine:
+	MOVQ SI, AX
+	MOVQ DI, R13
+	MOVQ $0x0000000000000008, CX
+	MOVQ CX, (SP)
+
+rowsMarlin4AVX2NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin4AVX2NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin4AVX2NTNoNext:
+	LEAQ        (AX)(R11*1), BX
+	LEAQ        (BX)(R11*1), DX
+	LEAQ        (R13)(R9*4), CX
+	VMOVDQU     (AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     (AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     (AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     (BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     (BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     (BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     (DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     (DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVNTDQ    Y12, (R13)
+	VMOVNTDQ    Y6, (R13)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVNTDQ    Y12, 32(R13)
+	VMOVNTDQ    Y1, 32(R13)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVNTDQ    Y12, (R13)(R9*1)
+	VMOVNTDQ    Y11, (R13)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVNTDQ    Y12, 32(R13)(R9*1)
+	VMOVNTDQ    Y3, 32(R13)(R12*1)
+	VMOVDQU     32(AX), Y0
+	VPSRLQ      $0x1c, Y0, Y8
+	VPXOR       Y0, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     32(AX)(R8*1), Y1
+	VPSRLQ      $0x1c, Y1, Y10
+	VPXOR       Y1, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     32(AX)(R8*2), Y2
+	VPSRLQ      $0x1c, Y2, Y8
+	VPXOR       Y2, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     32(BX), Y3
+	VPSRLQ      $0x1c, Y3, Y10
+	VPXOR       Y3, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VMOVDQU     32(BX)(R8*1), Y4
+	VPSRLQ      $0x1c, Y4, Y8
+	VPXOR       Y4, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y4, Y4
+	VPSHUFB     Y15, Y4, Y4
+	VMOVDQU     32(BX)(R8*2), Y5
+	VPSRLQ      $0x1c, Y5, Y10
+	VPXOR       Y5, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y5, Y5
+	VPSHUFB     Y15, Y5, Y5
+	VMOVDQU     32(DX), Y6
+	VPSRLQ      $0x1c, Y6, Y8
+	VPXOR       Y6, Y8, Y8
+	VPAND       Y14, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSLLQ      $0x1c, Y8, Y8
+	VPXOR       Y8, Y6, Y6
+	VPSHUFB     Y15, Y6, Y6
+	VMOVDQU     32(DX)(R8*1), Y7
+	VPSRLQ      $0x1c, Y7, Y10
+	VPXOR       Y7, Y10, Y10
+	VPAND       Y14, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSLLQ      $0x1c, Y10, Y10
+	VPXOR       Y10, Y7, Y7
+	VPSHUFB     Y15, Y7, Y7
+	VPUNPCKHBW  Y1, Y0, Y8
+	VPUNPCKLBW  Y1, Y0, Y0
+	VPUNPCKHBW  Y3, Y2, Y9
+	VPUNPCKLBW  Y3, Y2, Y2
+	VPUNPCKHBW  Y5, Y4, Y10
+	VPUNPCKLBW  Y5, Y4, Y4
+	VPUNPCKHBW  Y7, Y6, Y11
+	VPUNPCKLBW  Y7, Y6, Y6
+	VPUNPCKLDQ  Y2, Y0, Y1
+	VPUNPCKHDQ  Y2, Y0, Y0
+	VPUNPCKLDQ  Y6, Y4, Y2
+	VPUNPCKHDQ  Y6, Y4, Y4
+	VPUNPCKLQDQ Y2, Y1, Y6
+	VPUNPCKHQDQ Y2, Y1, Y2
+	VPUNPCKLQDQ Y4, Y0, Y1
+	VPUNPCKHQDQ Y4, Y0, Y4
+	VPERM2I128  $0x20, Y2, Y6, Y12
+	VPERM2I128  $0x31, Y2, Y6, Y6
+	VMOVNTDQ    Y12, (CX)
+	VMOVNTDQ    Y6, (CX)(R9*2)
+	VPERM2I128  $0x20, Y4, Y1, Y12
+	VPERM2I128  $0x31, Y4, Y1, Y1
+	VMOVNTDQ    Y12, 32(CX)
+	VMOVNTDQ    Y1, 32(CX)(R9*2)
+	VPUNPCKLDQ  Y9, Y8, Y3
+	VPUNPCKHDQ  Y9, Y8, Y8
+	VPUNPCKLDQ  Y11, Y10, Y9
+	VPUNPCKHDQ  Y11, Y10, Y10
+	VPUNPCKLQDQ Y9, Y3, Y11
+	VPUNPCKHQDQ Y9, Y3, Y9
+	VPUNPCKLQDQ Y10, Y8, Y3
+	VPUNPCKHQDQ Y10, Y8, Y10
+	VPERM2I128  $0x20, Y9, Y11, Y12
+	VPERM2I128  $0x31, Y9, Y11, Y11
+	VMOVNTDQ    Y12, (CX)(R9*1)
+	VMOVNTDQ    Y11, (CX)(R12*1)
+	VPERM2I128  $0x20, Y10, Y3, Y12
+	VPERM2I128  $0x31, Y10, Y3, Y3
+	VMOVNTDQ    Y12, 32(CX)(R9*1)
+	VMOVNTDQ    Y3, 32(CX)(R12*1)
+	ADDQ        R10, AX
+	ADDQ        $0x00000040, R13
+	DECQ        (SP)
+	JNZ         rowsMarlin4AVX2NTColumn
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*8), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin4AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func rowsMarlin8AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·rowsMarlin8AVX512(SB), NOSPLIT, $16-56
 	MOVQ      dst+0(FP), DI
 	MOVQ      src+8(FP), SI
 	MOVQ      dstStride+24(FP), R9
@@ -3573,40 +5399,62 @@ TEXT ·marlinFP8AVX512(SB), NOSPLIT, $8-40
 	SHLQ      $0x03, R8
 	LEAQ      (R8)(R8*2), R11
 	LEAQ      (R9)(R9*2), R12
-	VMOVDQU64 marlinFP8Bytes<>+0(SB), Z31
+	MOVQ      next+48(FP), CX
+	ADDQ      SI, CX
+	MOVQ      CX, 8(SP)
+	VMOVDQU64 rowsMarlin8Bytes<>+0(SB), Z31
 
-marlinFP8AVX512Step:
+rowsMarlin8AVX512Line:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX512Column:
-	LEAQ        (R13)(R9*4), CX
+rowsMarlin8AVX512Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX512NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX512NoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU32   (AX), Z0
 	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU32   (AX)(R8*1), Z1
 	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU32   (AX)(R8*2), Z2
 	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  192(BX)
 	VMOVDQU32   (BX), Z3
 	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU32   (BX)(R8*1), Z4
 	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU32   (BX)(R8*2), Z5
 	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  192(DX)
 	VMOVDQU32   (DX), Z6
 	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU32   (DX)(R8*1), Z7
 	VPSHUFB     Z31, Z7, Z7
 	VPUNPCKLDQ  Z1, Z0, Z8
@@ -3625,108 +5473,44 @@ marlinFP8AVX512Column:
 	VPUNPCKHQDQ Z5, Z9, Z5
 	VPUNPCKLQDQ Z6, Z4, Z9
 	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
+	VSHUFI32X4  $0x44, Z7, Z3, Z12
 	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
+	VSHUFI32X4  $0x44, Z5, Z1, Z13
 	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
+	VSHUFI32X4  $0x88, Z13, Z12, Z7
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
 	VSHUFI32X4  $0x88, Z1, Z3, Z5
 	VSHUFI32X4  $0xdd, Z1, Z3, Z3
 	VMOVDQU32   Z7, (R13)
-	VMOVDQU32   Z10, (R13)(R9*1)
+	VMOVDQU32   Z12, (R13)(R9*1)
 	VMOVDQU32   Z5, (R13)(R9*2)
 	VMOVDQU32   Z3, (R13)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
+	VSHUFI32X4  $0x44, Z9, Z8, Z12
 	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
+	VSHUFI32X4  $0x44, Z6, Z2, Z13
 	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
 	VSHUFI32X4  $0x88, Z2, Z8, Z6
 	VSHUFI32X4  $0xdd, Z2, Z8, Z8
 	VMOVDQU32   Z9, 64(R13)
-	VMOVDQU32   Z10, 64(R13)(R9*1)
+	VMOVDQU32   Z12, 64(R13)(R9*1)
 	VMOVDQU32   Z6, 64(R13)(R9*2)
 	VMOVDQU32   Z8, 64(R13)(R12*1)
-	PREFETCHT0  256(AX)
-	VMOVDQU32   64(AX), Z0
-	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  256(AX)(R8*1)
-	VMOVDQU32   64(AX)(R8*1), Z1
-	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  256(AX)(R8*2)
-	VMOVDQU32   64(AX)(R8*2), Z2
-	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  256(BX)
-	VMOVDQU32   64(BX), Z3
-	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  256(BX)(R8*1)
-	VMOVDQU32   64(BX)(R8*1), Z4
-	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  256(BX)(R8*2)
-	VMOVDQU32   64(BX)(R8*2), Z5
-	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  256(DX)
-	VMOVDQU32   64(DX), Z6
-	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  256(DX)(R8*1)
-	VMOVDQU32   64(DX)(R8*1), Z7
-	VPSHUFB     Z31, Z7, Z7
-	VPUNPCKLDQ  Z1, Z0, Z8
-	VPUNPCKHDQ  Z1, Z0, Z0
-	VPUNPCKLDQ  Z3, Z2, Z1
-	VPUNPCKHDQ  Z3, Z2, Z2
-	VPUNPCKLQDQ Z1, Z8, Z3
-	VPUNPCKHQDQ Z1, Z8, Z1
-	VPUNPCKLQDQ Z2, Z0, Z8
-	VPUNPCKHQDQ Z2, Z0, Z2
-	VPUNPCKLDQ  Z5, Z4, Z9
-	VPUNPCKHDQ  Z5, Z4, Z4
-	VPUNPCKLDQ  Z7, Z6, Z5
-	VPUNPCKHDQ  Z7, Z6, Z6
-	VPUNPCKLQDQ Z5, Z9, Z7
-	VPUNPCKHQDQ Z5, Z9, Z5
-	VPUNPCKLQDQ Z6, Z4, Z9
-	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
-	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
-	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z1, Z3, Z5
-	VSHUFI32X4  $0xdd, Z1, Z3, Z3
-	VMOVDQU32   Z7, (CX)
-	VMOVDQU32   Z10, (CX)(R9*1)
-	VMOVDQU32   Z5, (CX)(R9*2)
-	VMOVDQU32   Z3, (CX)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
-	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
-	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z2, Z8, Z6
-	VSHUFI32X4  $0xdd, Z2, Z8, Z8
-	VMOVDQU32   Z9, 64(CX)
-	VMOVDQU32   Z10, 64(CX)(R9*1)
-	VMOVDQU32   Z6, 64(CX)(R9*2)
-	VMOVDQU32   Z8, 64(CX)(R12*1)
 	ADDQ        R10, AX
 	ADDQ        $0x00000080, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX512Column
-	ADDQ        $0x00000080, SI
-	LEAQ        (DI)(R9*8), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX512Step
+	JNZ         rowsMarlin8AVX512Column
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*4), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX512Line
 	VZEROUPPER
 	RET
 
-// func marlinFP8AVX2(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+// func rowsMarlin8AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·marlinFP8AVX2(SB), NOSPLIT, $8-40
+TEXT ·rowsMarlin8AVX2(SB), NOSPLIT, $16-56
 	MOVQ    dst+0(FP), DI
 	MOVQ    src+8(FP), SI
 	MOVQ    dstStride+24(FP), R9
@@ -3735,40 +5519,62 @@ TEXT ·marlinFP8AVX2(SB), NOSPLIT, $8-40
 	SHLQ    $0x03, R8
 	LEAQ    (R8)(R8*2), R11
 	LEAQ    (R9)(R9*2), R12
-	VMOVDQU marlinFP8Bytes<>+0(SB), Y15
+	MOVQ    next+48(FP), CX
+	ADDQ    SI, CX
+	MOVQ    CX, 8(SP)
+	VMOVDQU rowsMarlin8Bytes<>+0(SB), Y15
 
-marlinFP8AVX2Step:
+rowsMarlin8AVX2Line:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX2Column:
-	LEAQ        (R13)(R9*2), CX
+rowsMarlin8AVX2Column:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX2NoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX2NoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU     (AX), Y0
 	VPSHUFB     Y15, Y0, Y0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU     (AX)(R8*1), Y1
 	VPSHUFB     Y15, Y1, Y1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU     (AX)(R8*2), Y2
 	VPSHUFB     Y15, Y2, Y2
-	PREFETCHT0  192(BX)
 	VMOVDQU     (BX), Y3
 	VPSHUFB     Y15, Y3, Y3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU     (BX)(R8*1), Y4
 	VPSHUFB     Y15, Y4, Y4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU     (BX)(R8*2), Y5
 	VPSHUFB     Y15, Y5, Y5
-	PREFETCHT0  192(DX)
 	VMOVDQU     (DX), Y6
 	VPSHUFB     Y15, Y6, Y6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU     (DX)(R8*1), Y7
 	VPSHUFB     Y15, Y7, Y7
 	VPUNPCKLDQ  Y1, Y0, Y8
@@ -3787,22 +5593,22 @@ marlinFP8AVX2Column:
 	VPUNPCKHQDQ Y5, Y9, Y5
 	VPUNPCKLQDQ Y6, Y4, Y9
 	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVDQU     Y10, (R13)
-	VMOVDQU     Y11, (R13)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVDQU     Y10, 32(R13)
-	VMOVDQU     Y11, 32(R13)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVDQU     Y10, 64(R13)
-	VMOVDQU     Y11, 64(R13)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVDQU     Y10, 96(R13)
-	VMOVDQU     Y11, 96(R13)(R9*1)
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVDQU     Y12, (R13)
+	VMOVDQU     Y3, (R13)(R9*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVDQU     Y12, 32(R13)
+	VMOVDQU     Y1, 32(R13)(R9*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVDQU     Y12, 64(R13)
+	VMOVDQU     Y8, 64(R13)(R9*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVDQU     Y12, 96(R13)
+	VMOVDQU     Y2, 96(R13)(R9*1)
 	VMOVDQU     32(AX), Y0
 	VPSHUFB     Y15, Y0, Y0
 	VMOVDQU     32(AX)(R8*1), Y1
@@ -3835,36 +5641,36 @@ marlinFP8AVX2Column:
 	VPUNPCKHQDQ Y5, Y9, Y5
 	VPUNPCKLQDQ Y6, Y4, Y9
 	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVDQU     Y10, (CX)
-	VMOVDQU     Y11, (CX)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVDQU     Y10, 32(CX)
-	VMOVDQU     Y11, 32(CX)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVDQU     Y10, 64(CX)
-	VMOVDQU     Y11, 64(CX)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVDQU     Y10, 96(CX)
-	VMOVDQU     Y11, 96(CX)(R9*1)
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVDQU     Y12, (R13)(R9*2)
+	VMOVDQU     Y3, (R13)(R12*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVDQU     Y12, 32(R13)(R9*2)
+	VMOVDQU     Y1, 32(R13)(R12*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVDQU     Y12, 64(R13)(R9*2)
+	VMOVDQU     Y8, 64(R13)(R12*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVDQU     Y12, 96(R13)(R9*2)
+	VMOVDQU     Y2, 96(R13)(R12*1)
 	ADDQ        R10, AX
 	ADDQ        $0x00000080, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX2Column
+	JNZ         rowsMarlin8AVX2Column
 	ADDQ        $0x00000040, SI
 	LEAQ        (DI)(R9*4), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX2Step
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX2Line
 	VZEROUPPER
 	RET
 
-// func marlinFP8AVX512NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+// func rowsMarlin8AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
-TEXT ·marlinFP8AVX512NT(SB), NOSPLIT, $8-40
+TEXT ·rowsMarlin8AVX512NT(SB), NOSPLIT, $16-56
 	MOVQ      dst+0(FP), DI
 	MOVQ      src+8(FP), SI
 	MOVQ      dstStride+24(FP), R9
@@ -3873,40 +5679,62 @@ TEXT ·marlinFP8AVX512NT(SB), NOSPLIT, $8-40
 	SHLQ      $0x03, R8
 	LEAQ      (R8)(R8*2), R11
 	LEAQ      (R9)(R9*2), R12
-	VMOVDQU64 marlinFP8Bytes<>+0(SB), Z31
+	MOVQ      next+48(FP), CX
+	ADDQ      SI, CX
+	MOVQ      CX, 8(SP)
+	VMOVDQU64 rowsMarlin8Bytes<>+0(SB), Z31
 
-marlinFP8AVX512NTStep:
+rowsMarlin8AVX512NTLine:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX512NTColumn:
-	LEAQ        (R13)(R9*4), CX
+rowsMarlin8AVX512NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX512NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX512NTNoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU32   (AX), Z0
 	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU32   (AX)(R8*1), Z1
 	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU32   (AX)(R8*2), Z2
 	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  192(BX)
 	VMOVDQU32   (BX), Z3
 	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU32   (BX)(R8*1), Z4
 	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU32   (BX)(R8*2), Z5
 	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  192(DX)
 	VMOVDQU32   (DX), Z6
 	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU32   (DX)(R8*1), Z7
 	VPSHUFB     Z31, Z7, Z7
 	VPUNPCKLDQ  Z1, Z0, Z8
@@ -3925,109 +5753,45 @@ marlinFP8AVX512NTColumn:
 	VPUNPCKHQDQ Z5, Z9, Z5
 	VPUNPCKLQDQ Z6, Z4, Z9
 	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
+	VSHUFI32X4  $0x44, Z7, Z3, Z12
 	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
+	VSHUFI32X4  $0x44, Z5, Z1, Z13
 	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
+	VSHUFI32X4  $0x88, Z13, Z12, Z7
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
 	VSHUFI32X4  $0x88, Z1, Z3, Z5
 	VSHUFI32X4  $0xdd, Z1, Z3, Z3
 	VMOVNTDQ    Z7, (R13)
-	VMOVNTDQ    Z10, (R13)(R9*1)
+	VMOVNTDQ    Z12, (R13)(R9*1)
 	VMOVNTDQ    Z5, (R13)(R9*2)
 	VMOVNTDQ    Z3, (R13)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
+	VSHUFI32X4  $0x44, Z9, Z8, Z12
 	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
+	VSHUFI32X4  $0x44, Z6, Z2, Z13
 	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
+	VSHUFI32X4  $0x88, Z13, Z12, Z9
+	VSHUFI32X4  $0xdd, Z13, Z12, Z12
 	VSHUFI32X4  $0x88, Z2, Z8, Z6
 	VSHUFI32X4  $0xdd, Z2, Z8, Z8
 	VMOVNTDQ    Z9, 64(R13)
-	VMOVNTDQ    Z10, 64(R13)(R9*1)
+	VMOVNTDQ    Z12, 64(R13)(R9*1)
 	VMOVNTDQ    Z6, 64(R13)(R9*2)
 	VMOVNTDQ    Z8, 64(R13)(R12*1)
-	PREFETCHT0  256(AX)
-	VMOVDQU32   64(AX), Z0
-	VPSHUFB     Z31, Z0, Z0
-	PREFETCHT0  256(AX)(R8*1)
-	VMOVDQU32   64(AX)(R8*1), Z1
-	VPSHUFB     Z31, Z1, Z1
-	PREFETCHT0  256(AX)(R8*2)
-	VMOVDQU32   64(AX)(R8*2), Z2
-	VPSHUFB     Z31, Z2, Z2
-	PREFETCHT0  256(BX)
-	VMOVDQU32   64(BX), Z3
-	VPSHUFB     Z31, Z3, Z3
-	PREFETCHT0  256(BX)(R8*1)
-	VMOVDQU32   64(BX)(R8*1), Z4
-	VPSHUFB     Z31, Z4, Z4
-	PREFETCHT0  256(BX)(R8*2)
-	VMOVDQU32   64(BX)(R8*2), Z5
-	VPSHUFB     Z31, Z5, Z5
-	PREFETCHT0  256(DX)
-	VMOVDQU32   64(DX), Z6
-	VPSHUFB     Z31, Z6, Z6
-	PREFETCHT0  256(DX)(R8*1)
-	VMOVDQU32   64(DX)(R8*1), Z7
-	VPSHUFB     Z31, Z7, Z7
-	VPUNPCKLDQ  Z1, Z0, Z8
-	VPUNPCKHDQ  Z1, Z0, Z0
-	VPUNPCKLDQ  Z3, Z2, Z1
-	VPUNPCKHDQ  Z3, Z2, Z2
-	VPUNPCKLQDQ Z1, Z8, Z3
-	VPUNPCKHQDQ Z1, Z8, Z1
-	VPUNPCKLQDQ Z2, Z0, Z8
-	VPUNPCKHQDQ Z2, Z0, Z2
-	VPUNPCKLDQ  Z5, Z4, Z9
-	VPUNPCKHDQ  Z5, Z4, Z4
-	VPUNPCKLDQ  Z7, Z6, Z5
-	VPUNPCKHDQ  Z7, Z6, Z6
-	VPUNPCKLQDQ Z5, Z9, Z7
-	VPUNPCKHQDQ Z5, Z9, Z5
-	VPUNPCKLQDQ Z6, Z4, Z9
-	VPUNPCKHQDQ Z6, Z4, Z6
-	VSHUFI32X4  $0x44, Z7, Z3, Z10
-	VSHUFI32X4  $0xee, Z7, Z3, Z3
-	VSHUFI32X4  $0x44, Z5, Z1, Z11
-	VSHUFI32X4  $0xee, Z5, Z1, Z1
-	VSHUFI32X4  $0x88, Z11, Z10, Z7
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z1, Z3, Z5
-	VSHUFI32X4  $0xdd, Z1, Z3, Z3
-	VMOVNTDQ    Z7, (CX)
-	VMOVNTDQ    Z10, (CX)(R9*1)
-	VMOVNTDQ    Z5, (CX)(R9*2)
-	VMOVNTDQ    Z3, (CX)(R12*1)
-	VSHUFI32X4  $0x44, Z9, Z8, Z10
-	VSHUFI32X4  $0xee, Z9, Z8, Z8
-	VSHUFI32X4  $0x44, Z6, Z2, Z11
-	VSHUFI32X4  $0xee, Z6, Z2, Z2
-	VSHUFI32X4  $0x88, Z11, Z10, Z9
-	VSHUFI32X4  $0xdd, Z11, Z10, Z10
-	VSHUFI32X4  $0x88, Z2, Z8, Z6
-	VSHUFI32X4  $0xdd, Z2, Z8, Z8
-	VMOVNTDQ    Z9, 64(CX)
-	VMOVNTDQ    Z10, 64(CX)(R9*1)
-	VMOVNTDQ    Z6, 64(CX)(R9*2)
-	VMOVNTDQ    Z8, 64(CX)(R12*1)
 	ADDQ        R10, AX
 	ADDQ        $0x00000080, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX512NTColumn
-	ADDQ        $0x00000080, SI
-	LEAQ        (DI)(R9*8), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX512NTStep
+	JNZ         rowsMarlin8AVX512NTColumn
+	ADDQ        $0x00000040, SI
+	LEAQ        (DI)(R9*4), DI
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX512NTLine
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func marlinFP8AVX2NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+// func rowsMarlin8AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·marlinFP8AVX2NT(SB), NOSPLIT, $8-40
+TEXT ·rowsMarlin8AVX2NT(SB), NOSPLIT, $16-56
 	MOVQ    dst+0(FP), DI
 	MOVQ    src+8(FP), SI
 	MOVQ    dstStride+24(FP), R9
@@ -4036,40 +5800,62 @@ TEXT ·marlinFP8AVX2NT(SB), NOSPLIT, $8-40
 	SHLQ    $0x03, R8
 	LEAQ    (R8)(R8*2), R11
 	LEAQ    (R9)(R9*2), R12
-	VMOVDQU marlinFP8Bytes<>+0(SB), Y15
+	MOVQ    next+48(FP), CX
+	ADDQ    SI, CX
+	MOVQ    CX, 8(SP)
+	VMOVDQU rowsMarlin8Bytes<>+0(SB), Y15
 
-marlinFP8AVX2NTStep:
+rowsMarlin8AVX2NTLine:
 	MOVQ SI, AX
 	MOVQ DI, R13
 	MOVQ $0x0000000000000008, CX
 	MOVQ CX, (SP)
 
-marlinFP8AVX2NTColumn:
-	LEAQ        (R13)(R9*2), CX
+rowsMarlin8AVX2NTColumn:
+	MOVQ       ahead+40(FP), CX
+	ADDQ       AX, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	PREFETCHT0 (CX)(R8*2)
+	ADDQ       R11, CX
+	PREFETCHT0 (CX)
+	PREFETCHT0 (CX)(R8*1)
+	CMPQ       next+48(FP), $0x00
+	JE         rowsMarlin8AVX2NTNoNext
+	MOVQ       8(SP), CX
+	PREFETCHT1 (CX)
+	PREFETCHT1 64(CX)
+	PREFETCHT1 128(CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 256(CX)
+	PREFETCHT1 320(CX)
+	PREFETCHT1 384(CX)
+	PREFETCHT1 448(CX)
+	ADDQ       $0x00000200, CX
+	MOVQ       CX, 8(SP)
+
+rowsMarlin8AVX2NTNoNext:
 	LEAQ        (AX)(R11*1), BX
 	LEAQ        (BX)(R11*1), DX
-	PREFETCHT0  192(AX)
+	LEAQ        (R13)(R9*4), CX
 	VMOVDQU     (AX), Y0
 	VPSHUFB     Y15, Y0, Y0
-	PREFETCHT0  192(AX)(R8*1)
 	VMOVDQU     (AX)(R8*1), Y1
 	VPSHUFB     Y15, Y1, Y1
-	PREFETCHT0  192(AX)(R8*2)
 	VMOVDQU     (AX)(R8*2), Y2
 	VPSHUFB     Y15, Y2, Y2
-	PREFETCHT0  192(BX)
 	VMOVDQU     (BX), Y3
 	VPSHUFB     Y15, Y3, Y3
-	PREFETCHT0  192(BX)(R8*1)
 	VMOVDQU     (BX)(R8*1), Y4
 	VPSHUFB     Y15, Y4, Y4
-	PREFETCHT0  192(BX)(R8*2)
 	VMOVDQU     (BX)(R8*2), Y5
 	VPSHUFB     Y15, Y5, Y5
-	PREFETCHT0  192(DX)
 	VMOVDQU     (DX), Y6
 	VPSHUFB     Y15, Y6, Y6
-	PREFETCHT0  192(DX)(R8*1)
 	VMOVDQU     (DX)(R8*1), Y7
 	VPSHUFB     Y15, Y7, Y7
 	VPUNPCKLDQ  Y1, Y0, Y8
@@ -4088,22 +5874,22 @@ marlinFP8AVX2NTColumn:
 	VPUNPCKHQDQ Y5, Y9, Y5
 	VPUNPCKLQDQ Y6, Y4, Y9
 	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVNTDQ    Y10, (R13)
-	VMOVNTDQ    Y11, (R13)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVNTDQ    Y10, 32(R13)
-	VMOVNTDQ    Y11, 32(R13)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVNTDQ    Y10, 64(R13)
-	VMOVNTDQ    Y11, 64(R13)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVNTDQ    Y10, 96(R13)
-	VMOVNTDQ    Y11, 96(R13)(R9*1)
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVNTDQ    Y12, (R13)
+	VMOVNTDQ    Y3, (R13)(R9*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVNTDQ    Y12, 32(R13)
+	VMOVNTDQ    Y1, 32(R13)(R9*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVNTDQ    Y12, 64(R13)
+	VMOVNTDQ    Y8, 64(R13)(R9*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVNTDQ    Y12, 96(R13)
+	VMOVNTDQ    Y2, 96(R13)(R9*1)
 	VMOVDQU     32(AX), Y0
 	VPSHUFB     Y15, Y0, Y0
 	VMOVDQU     32(AX)(R8*1), Y1
@@ -4136,42 +5922,43 @@ marlinFP8AVX2NTColumn:
 	VPUNPCKHQDQ Y5, Y9, Y5
 	VPUNPCKLQDQ Y6, Y4, Y9
 	VPUNPCKHQDQ Y6, Y4, Y6
-	VPERM2I128  $0x20, Y7, Y3, Y10
-	VPERM2I128  $0x31, Y7, Y3, Y11
-	VMOVNTDQ    Y10, (CX)
-	VMOVNTDQ    Y11, (CX)(R9*1)
-	VPERM2I128  $0x20, Y5, Y1, Y10
-	VPERM2I128  $0x31, Y5, Y1, Y11
-	VMOVNTDQ    Y10, 32(CX)
-	VMOVNTDQ    Y11, 32(CX)(R9*1)
-	VPERM2I128  $0x20, Y9, Y8, Y10
-	VPERM2I128  $0x31, Y9, Y8, Y11
-	VMOVNTDQ    Y10, 64(CX)
-	VMOVNTDQ    Y11, 64(CX)(R9*1)
-	VPERM2I128  $0x20, Y6, Y2, Y10
-	VPERM2I128  $0x31, Y6, Y2, Y11
-	VMOVNTDQ    Y10, 96(CX)
-	VMOVNTDQ    Y11, 96(CX)(R9*1)
+	VPERM2I128  $0x20, Y7, Y3, Y12
+	VPERM2I128  $0x31, Y7, Y3, Y3
+	VMOVNTDQ    Y12, (R13)(R9*2)
+	VMOVNTDQ    Y3, (R13)(R12*1)
+	VPERM2I128  $0x20, Y5, Y1, Y12
+	VPERM2I128  $0x31, Y5, Y1, Y1
+	VMOVNTDQ    Y12, 32(R13)(R9*2)
+	VMOVNTDQ    Y1, 32(R13)(R12*1)
+	VPERM2I128  $0x20, Y9, Y8, Y12
+	VPERM2I128  $0x31, Y9, Y8, Y8
+	VMOVNTDQ    Y12, 64(R13)(R9*2)
+	VMOVNTDQ    Y8, 64(R13)(R12*1)
+	VPERM2I128  $0x20, Y6, Y2, Y12
+	VPERM2I128  $0x31, Y6, Y2, Y2
+	VMOVNTDQ    Y12, 96(R13)(R9*2)
+	VMOVNTDQ    Y2, 96(R13)(R12*1)
 	ADDQ        R10, AX
 	ADDQ        $0x00000080, R13
 	DECQ        (SP)
-	JNZ         marlinFP8AVX2NTColumn
+	JNZ         rowsMarlin8AVX2NTColumn
 	ADDQ        $0x00000040, SI
 	LEAQ        (DI)(R9*4), DI
-	DECQ        steps+16(FP)
-	JNZ         marlinFP8AVX2NTStep
+	DECQ        lines+16(FP)
+	JNZ         rowsMarlin8AVX2NTLine
 	SFENCE
 	VZEROUPPER
 	RET
 
-// func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
+// func transpose16AVX512(dst *byte, src *byte, stride int, ahead int, step int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·transpose16AVX512(SB), NOSPLIT, $0-32
+TEXT ·transpose16AVX512(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ stride+16(FP), R8
 	MOVQ ahead+24(FP), R9
 	ADDQ SI, R9
+	MOVQ step+32(FP), R11
 	LEAQ (R8)(R8*2), R10
 	MOVQ $0x00000004, CX
 
@@ -4184,25 +5971,25 @@ transpose16AVX512Rows:
 	VINSERTI32X4 $0x02, (BX), Z0, Z0
 	VINSERTI32X4 $0x03, (DX), Z0, Z0
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      (SI)(R8*1), X1
 	VINSERTI32X4 $0x01, (AX)(R8*1), Z1, Z1
 	VINSERTI32X4 $0x02, (BX)(R8*1), Z1, Z1
 	VINSERTI32X4 $0x03, (DX)(R8*1), Z1, Z1
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      (SI)(R8*2), X2
 	VINSERTI32X4 $0x01, (AX)(R8*2), Z2, Z2
 	VINSERTI32X4 $0x02, (BX)(R8*2), Z2, Z2
 	VINSERTI32X4 $0x03, (DX)(R8*2), Z2, Z2
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      (SI)(R10*1), X3
 	VINSERTI32X4 $0x01, (AX)(R10*1), Z3, Z3
 	VINSERTI32X4 $0x02, (BX)(R10*1), Z3, Z3
 	VINSERTI32X4 $0x03, (DX)(R10*1), Z3, Z3
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VPUNPCKLDQ   Z1, Z0, Z4
 	VPUNPCKHDQ   Z1, Z0, Z5
 	VPUNPCKLDQ   Z3, Z2, Z6
@@ -4220,25 +6007,25 @@ transpose16AVX512Rows:
 	VINSERTI32X4 $0x02, 16(BX), Z8, Z8
 	VINSERTI32X4 $0x03, 16(DX), Z8, Z8
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      16(SI)(R8*1), X9
 	VINSERTI32X4 $0x01, 16(AX)(R8*1), Z9, Z9
 	VINSERTI32X4 $0x02, 16(BX)(R8*1), Z9, Z9
 	VINSERTI32X4 $0x03, 16(DX)(R8*1), Z9, Z9
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      16(SI)(R8*2), X10
 	VINSERTI32X4 $0x01, 16(AX)(R8*2), Z10, Z10
 	VINSERTI32X4 $0x02, 16(BX)(R8*2), Z10, Z10
 	VINSERTI32X4 $0x03, 16(DX)(R8*2), Z10, Z10
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      16(SI)(R10*1), X11
 	VINSERTI32X4 $0x01, 16(AX)(R10*1), Z11, Z11
 	VINSERTI32X4 $0x02, 16(BX)(R10*1), Z11, Z11
 	VINSERTI32X4 $0x03, 16(DX)(R10*1), Z11, Z11
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VPUNPCKLDQ   Z9, Z8, Z12
 	VPUNPCKHDQ   Z9, Z8, Z13
 	VPUNPCKLDQ   Z11, Z10, Z14
@@ -4256,25 +6043,25 @@ transpose16AVX512Rows:
 	VINSERTI32X4 $0x02, 32(BX), Z0, Z0
 	VINSERTI32X4 $0x03, 32(DX), Z0, Z0
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      32(SI)(R8*1), X1
 	VINSERTI32X4 $0x01, 32(AX)(R8*1), Z1, Z1
 	VINSERTI32X4 $0x02, 32(BX)(R8*1), Z1, Z1
 	VINSERTI32X4 $0x03, 32(DX)(R8*1), Z1, Z1
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      32(SI)(R8*2), X2
 	VINSERTI32X4 $0x01, 32(AX)(R8*2), Z2, Z2
 	VINSERTI32X4 $0x02, 32(BX)(R8*2), Z2, Z2
 	VINSERTI32X4 $0x03, 32(DX)(R8*2), Z2, Z2
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      32(SI)(R10*1), X3
 	VINSERTI32X4 $0x01, 32(AX)(R10*1), Z3, Z3
 	VINSERTI32X4 $0x02, 32(BX)(R10*1), Z3, Z3
 	VINSERTI32X4 $0x03, 32(DX)(R10*1), Z3, Z3
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VPUNPCKLDQ   Z1, Z0, Z4
 	VPUNPCKHDQ   Z1, Z0, Z5
 	VPUNPCKLDQ   Z3, Z2, Z6
@@ -4292,25 +6079,25 @@ transpose16AVX512Rows:
 	VINSERTI32X4 $0x02, 48(BX), Z8, Z8
 	VINSERTI32X4 $0x03, 48(DX), Z8, Z8
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      48(SI)(R8*1), X9
 	VINSERTI32X4 $0x01, 48(AX)(R8*1), Z9, Z9
 	VINSERTI32X4 $0x02, 48(BX)(R8*1), Z9, Z9
 	VINSERTI32X4 $0x03, 48(DX)(R8*1), Z9, Z9
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      48(SI)(R8*2), X10
 	VINSERTI32X4 $0x01, 48(AX)(R8*2), Z10, Z10
 	VINSERTI32X4 $0x02, 48(BX)(R8*2), Z10, Z10
 	VINSERTI32X4 $0x03, 48(DX)(R8*2), Z10, Z10
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VMOVDQU      48(SI)(R10*1), X11
 	VINSERTI32X4 $0x01, 48(AX)(R10*1), Z11, Z11
 	VINSERTI32X4 $0x02, 48(BX)(R10*1), Z11, Z11
 	VINSERTI32X4 $0x03, 48(DX)(R10*1), Z11, Z11
 	PREFETCHT0   (R9)
-	ADDQ         R8, R9
+	ADDQ         R11, R9
 	VPUNPCKLDQ   Z9, Z8, Z12
 	VPUNPCKHDQ   Z9, Z8, Z13
 	VPUNPCKLDQ   Z11, Z10, Z14
@@ -4330,14 +6117,15 @@ transpose16AVX512Rows:
 	VZEROUPPER
 	RET
 
-// func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
+// func transpose8AVX2(dst *byte, src *byte, stride int, ahead int, step int)
 // Requires: AVX, AVX2, MMX+
-TEXT ·transpose8AVX2(SB), NOSPLIT, $0-32
+TEXT ·transpose8AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ stride+16(FP), R8
 	MOVQ ahead+24(FP), R9
 	ADDQ SI, R9
+	MOVQ step+32(FP), R11
 	LEAQ (R8)(R8*2), R10
 	MOVQ $0x00000008, CX
 
@@ -4346,19 +6134,19 @@ transpose8AVX2Rows:
 	VMOVDQU     (SI), X0
 	VINSERTI128 $0x01, (AX), Y0, Y0
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VMOVDQU     (SI)(R8*1), X1
 	VINSERTI128 $0x01, (AX)(R8*1), Y1, Y1
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VMOVDQU     (SI)(R8*2), X2
 	VINSERTI128 $0x01, (AX)(R8*2), Y2, Y2
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VMOVDQU     (SI)(R10*1), X3
 	VINSERTI128 $0x01, (AX)(R10*1), Y3, Y3
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VPUNPCKLDQ  Y1, Y0, Y4
 	VPUNPCKHDQ  Y1, Y0, Y5
 	VPUNPCKLDQ  Y3, Y2, Y6
@@ -4374,19 +6162,19 @@ transpose8AVX2Rows:
 	VMOVDQU     16(SI), X8
 	VINSERTI128 $0x01, 16(AX), Y8, Y8
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VMOVDQU     16(SI)(R8*1), X9
 	VINSERTI128 $0x01, 16(AX)(R8*1), Y9, Y9
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VMOVDQU     16(SI)(R8*2), X10
 	VINSERTI128 $0x01, 16(AX)(R8*2), Y10, Y10
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VMOVDQU     16(SI)(R10*1), X11
 	VINSERTI128 $0x01, 16(AX)(R10*1), Y11, Y11
 	PREFETCHT0  (R9)
-	ADDQ        R8, R9
+	ADDQ        R11, R9
 	VPUNPCKLDQ  Y9, Y8, Y12
 	VPUNPCKHDQ  Y9, Y8, Y13
 	VPUNPCKLDQ  Y11, Y10, Y14
@@ -4406,27 +6194,2220 @@ transpose8AVX2Rows:
 	VZEROUPPER
 	RET
 
-// func splitHalvesAVX512(low *byte, high *byte, words *byte)
-// Requires: AVX, AVX512F
-TEXT ·splitHalvesAVX512(SB), NOSPLIT, $0-24
-	MOVQ      low+0(FP), DI
-	MOVQ      high+8(FP), DX
-	MOVQ      words+16(FP), SI
-	VMOVDQU32 (SI), Z0
-	VPMOVDW   Z0, (DI)
-	VPSRLD    $0x10, Z0, Z0
-	VPMOVDW   Z0, (DX)
-	VMOVDQU32 64(SI), Z1
-	VPMOVDW   Z1, 32(DI)
-	VPSRLD    $0x10, Z1, Z1
-	VPMOVDW   Z1, 32(DX)
-	VMOVDQU32 128(SI), Z2
-	VPMOVDW   Z2, 64(DI)
-	VPSRLD    $0x10, Z2, Z2
-	VPMOVDW   Z2, 64(DX)
-	VMOVDQU32 192(SI), Z3
-	VPMOVDW   Z3, 96(DI)
-	VPSRLD    $0x10, Z3, Z3
-	VPMOVDW   Z3, 96(DX)
+// func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·transposeScales1AVX512(SB), NOSPLIT, $0-48
+	MOVQ        dst+0(FP), DI
+	MOVQ        src+8(FP), SI
+	MOVQ        rows+16(FP), DX
+	MOVQ        stride+32(FP), R9
+	MOVQ        next+40(FP), R10
+	ADDQ        SI, R10
+	KMOVQ       mask+24(FP), K1
+	LEAQ        (R9)(R9*2), R12
+	MOVQ        R9, R13
+	SHLQ        $0x04, R13
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z0
+	PREFETCHT0  (R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z1
+	PREFETCHT0  64(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z2
+	PREFETCHT0  128(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z3
+	PREFETCHT0  192(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z4
+	PREFETCHT0  256(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z5
+	PREFETCHT0  320(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z6
+	PREFETCHT0  384(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z7
+	PREFETCHT0  448(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z8
+	PREFETCHT0  512(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z9
+	PREFETCHT0  576(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z10
+	PREFETCHT0  640(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z11
+	PREFETCHT0  704(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z12
+	PREFETCHT0  768(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z13
+	PREFETCHT0  832(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z14
+	PREFETCHT0  896(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z15
+	PREFETCHT0  960(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z0
+	PREFETCHT0  1024(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z1
+	PREFETCHT0  1088(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z2
+	PREFETCHT0  1152(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z3
+	PREFETCHT0  1216(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z4
+	PREFETCHT0  1280(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z5
+	PREFETCHT0  1344(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z6
+	PREFETCHT0  1408(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z7
+	PREFETCHT0  1472(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z8
+	PREFETCHT0  1536(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z9
+	PREFETCHT0  1600(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z10
+	PREFETCHT0  1664(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z11
+	PREFETCHT0  1728(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z12
+	PREFETCHT0  1792(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z13
+	PREFETCHT0  1856(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z14
+	PREFETCHT0  1920(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z15
+	PREFETCHT0  1984(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z0
+	PREFETCHT0  2048(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z1
+	PREFETCHT0  2112(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z2
+	PREFETCHT0  2176(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z3
+	PREFETCHT0  2240(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z4
+	PREFETCHT0  2304(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z5
+	PREFETCHT0  2368(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z6
+	PREFETCHT0  2432(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z7
+	PREFETCHT0  2496(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z8
+	PREFETCHT0  2560(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z9
+	PREFETCHT0  2624(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z10
+	PREFETCHT0  2688(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z11
+	PREFETCHT0  2752(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z12
+	PREFETCHT0  2816(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z13
+	PREFETCHT0  2880(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z14
+	PREFETCHT0  2944(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z15
+	PREFETCHT0  3008(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z0
+	PREFETCHT0  3072(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z1
+	PREFETCHT0  3136(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z2
+	PREFETCHT0  3200(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z3
+	PREFETCHT0  3264(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z4
+	PREFETCHT0  3328(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z5
+	PREFETCHT0  3392(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z6
+	PREFETCHT0  3456(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z7
+	PREFETCHT0  3520(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z8
+	PREFETCHT0  3584(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z9
+	PREFETCHT0  3648(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z10
+	PREFETCHT0  3712(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z11
+	PREFETCHT0  3776(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z12
+	PREFETCHT0  3840(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z13
+	PREFETCHT0  3904(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z14
+	PREFETCHT0  3968(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z15
+	PREFETCHT0  4032(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	VZEROUPPER
+	RET
+
+// func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·transposeScales1AVX2(SB), NOSPLIT, $0-48
+	MOVQ        dst+0(FP), DI
+	MOVQ        src+8(FP), SI
+	MOVQ        rows+16(FP), DX
+	MOVQ        stride+32(FP), R9
+	MOVQ        next+40(FP), R10
+	ADDQ        SI, R10
+	LEAQ        (R9)(R9*2), R12
+	MOVQ        R9, R13
+	SHLQ        $0x04, R13
+	MOVQ        (DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        8(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        16(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        24(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y0
+	PREFETCHT0  (R10)
+	MOVQ        32(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        40(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        48(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        56(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y1
+	PREFETCHT0  32(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        72(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        80(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        88(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y2
+	PREFETCHT0  64(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        104(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        112(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        120(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y3
+	PREFETCHT0  96(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        136(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        144(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        152(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y4
+	PREFETCHT0  128(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        168(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        176(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        184(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y5
+	PREFETCHT0  160(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        200(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        208(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        216(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y6
+	PREFETCHT0  192(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        232(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        240(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        248(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y7
+	PREFETCHT0  224(R10)
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        8(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        16(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        24(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y0
+	PREFETCHT0  256(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        40(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        48(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        56(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y1
+	PREFETCHT0  288(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        72(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        80(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        88(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y2
+	PREFETCHT0  320(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        104(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        112(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        120(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y3
+	PREFETCHT0  352(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        136(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        144(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        152(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y4
+	PREFETCHT0  384(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        168(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        176(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        184(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y5
+	PREFETCHT0  416(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        200(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        208(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        216(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y6
+	PREFETCHT0  448(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        232(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLBW  Y10, Y9, Y9
+	MOVQ        240(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        248(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKLBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y7
+	PREFETCHT0  480(R10)
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        8(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        16(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        24(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y0
+	PREFETCHT0  512(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        40(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        48(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        56(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y1
+	PREFETCHT0  544(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        72(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        80(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        88(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y2
+	PREFETCHT0  576(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        104(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        112(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        120(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y3
+	PREFETCHT0  608(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        136(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        144(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        152(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y4
+	PREFETCHT0  640(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        168(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        176(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        184(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y5
+	PREFETCHT0  672(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        200(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        208(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        216(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y6
+	PREFETCHT0  704(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        232(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        240(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        248(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKLWD  Y10, Y9, Y7
+	PREFETCHT0  736(R10)
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        8(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        16(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        24(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y0
+	PREFETCHT0  768(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        40(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        48(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        56(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y1
+	PREFETCHT0  800(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        72(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        80(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        88(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y2
+	PREFETCHT0  832(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        104(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        112(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        120(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y3
+	PREFETCHT0  864(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        136(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        144(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        152(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y4
+	PREFETCHT0  896(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        168(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        176(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        184(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y5
+	PREFETCHT0  928(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        200(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        208(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        216(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y6
+	PREFETCHT0  960(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        232(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHBW  Y10, Y9, Y9
+	MOVQ        240(DX), CX
+	VMOVDQU     (SI)(CX*1), Y10
+	MOVQ        248(DX), R8
+	VMOVDQU     (SI)(R8*1), Y11
+	VPUNPCKHBW  Y11, Y10, Y10
+	VPUNPCKHWD  Y10, Y9, Y7
+	PREFETCHT0  992(R10)
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	VZEROUPPER
+	RET
+
+// func transposeScales2AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·transposeScales2AVX512(SB), NOSPLIT, $0-48
+	MOVQ        dst+0(FP), DI
+	MOVQ        src+8(FP), SI
+	MOVQ        rows+16(FP), DX
+	MOVQ        stride+32(FP), R9
+	MOVQ        next+40(FP), R10
+	ADDQ        SI, R10
+	KMOVQ       mask+24(FP), K1
+	LEAQ        (R9)(R9*2), R12
+	MOVQ        R9, R13
+	SHLQ        $0x03, R13
+	MOVQ        (DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z0
+	PREFETCHT0  (R10)
+	MOVQ        16(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        24(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z1
+	PREFETCHT0  64(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z2
+	PREFETCHT0  128(R10)
+	MOVQ        48(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        56(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z3
+	PREFETCHT0  192(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z4
+	PREFETCHT0  256(R10)
+	MOVQ        80(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        88(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z5
+	PREFETCHT0  320(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z6
+	PREFETCHT0  384(R10)
+	MOVQ        112(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        120(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z7
+	PREFETCHT0  448(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z8
+	PREFETCHT0  512(R10)
+	MOVQ        144(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        152(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z9
+	PREFETCHT0  576(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z10
+	PREFETCHT0  640(R10)
+	MOVQ        176(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        184(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z11
+	PREFETCHT0  704(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z12
+	PREFETCHT0  768(R10)
+	MOVQ        208(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        216(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z13
+	PREFETCHT0  832(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z14
+	PREFETCHT0  896(R10)
+	MOVQ        240(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        248(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z15
+	PREFETCHT0  960(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z0
+	PREFETCHT0  1024(R10)
+	MOVQ        16(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        24(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z1
+	PREFETCHT0  1088(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z2
+	PREFETCHT0  1152(R10)
+	MOVQ        48(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        56(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z3
+	PREFETCHT0  1216(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z4
+	PREFETCHT0  1280(R10)
+	MOVQ        80(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        88(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z5
+	PREFETCHT0  1344(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z6
+	PREFETCHT0  1408(R10)
+	MOVQ        112(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        120(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z7
+	PREFETCHT0  1472(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z8
+	PREFETCHT0  1536(R10)
+	MOVQ        144(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        152(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z9
+	PREFETCHT0  1600(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z10
+	PREFETCHT0  1664(R10)
+	MOVQ        176(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        184(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z11
+	PREFETCHT0  1728(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z12
+	PREFETCHT0  1792(R10)
+	MOVQ        208(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        216(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z13
+	PREFETCHT0  1856(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z14
+	PREFETCHT0  1920(R10)
+	MOVQ        240(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        248(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z15
+	PREFETCHT0  1984(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVDQU32   Z5, (AX)
+	VMOVDQU32   Z8, (AX)(R9*1)
+	VMOVDQU32   Z6, (AX)(R9*2)
+	VMOVDQU32   Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z14, (AX)
+	VMOVDQU32   Z0, (AX)(R9*1)
+	VMOVDQU32   Z16, (AX)(R9*2)
+	VMOVDQU32   Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z13, (AX)
+	VMOVDQU32   Z2, (AX)(R9*1)
+	VMOVDQU32   Z1, (AX)(R9*2)
+	VMOVDQU32   Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU32   Z9, (AX)
+	VMOVDQU32   Z12, (AX)(R9*1)
+	VMOVDQU32   Z10, (AX)(R9*2)
+	VMOVDQU32   Z15, (AX)(R12*1)
+	VZEROUPPER
+	RET
+
+// func transposeScales2AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·transposeScales2AVX2(SB), NOSPLIT, $0-48
+	MOVQ        dst+0(FP), DI
+	MOVQ        src+8(FP), SI
+	MOVQ        rows+16(FP), DX
+	MOVQ        stride+32(FP), R9
+	MOVQ        next+40(FP), R10
+	ADDQ        SI, R10
+	LEAQ        (R9)(R9*2), R12
+	MOVQ        R9, R13
+	SHLQ        $0x03, R13
+	MOVQ        (DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        8(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y0
+	PREFETCHT0  (R10)
+	MOVQ        16(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        24(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y1
+	PREFETCHT0  32(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        40(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y2
+	PREFETCHT0  64(R10)
+	MOVQ        48(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        56(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y3
+	PREFETCHT0  96(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        72(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y4
+	PREFETCHT0  128(R10)
+	MOVQ        80(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        88(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y5
+	PREFETCHT0  160(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        104(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y6
+	PREFETCHT0  192(R10)
+	MOVQ        112(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        120(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKLWD  Y10, Y9, Y7
+	PREFETCHT0  224(R10)
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        8(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y0
+	PREFETCHT0  256(R10)
+	MOVQ        16(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        24(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y1
+	PREFETCHT0  288(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        40(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y2
+	PREFETCHT0  320(R10)
+	MOVQ        48(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        56(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y3
+	PREFETCHT0  352(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        72(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y4
+	PREFETCHT0  384(R10)
+	MOVQ        80(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        88(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y5
+	PREFETCHT0  416(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        104(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y6
+	PREFETCHT0  448(R10)
+	MOVQ        112(DX), AX
+	VMOVDQU     (SI)(AX*1), Y9
+	MOVQ        120(DX), BX
+	VMOVDQU     (SI)(BX*1), Y10
+	VPUNPCKHWD  Y10, Y9, Y7
+	PREFETCHT0  480(R10)
+	VPUNPCKLDQ  Y1, Y0, Y8
+	VPUNPCKHDQ  Y1, Y0, Y1
+	VPUNPCKLDQ  Y3, Y2, Y0
+	VPUNPCKHDQ  Y3, Y2, Y3
+	VPUNPCKLDQ  Y5, Y4, Y2
+	VPUNPCKHDQ  Y5, Y4, Y5
+	VPUNPCKLDQ  Y7, Y6, Y4
+	VPUNPCKHDQ  Y7, Y6, Y7
+	VPUNPCKLQDQ Y0, Y8, Y6
+	VPUNPCKHQDQ Y0, Y8, Y0
+	VPUNPCKLQDQ Y3, Y1, Y8
+	VPUNPCKHQDQ Y3, Y1, Y3
+	VPUNPCKLQDQ Y4, Y2, Y1
+	VPUNPCKHQDQ Y4, Y2, Y4
+	VPUNPCKLQDQ Y7, Y5, Y2
+	VPUNPCKHQDQ Y7, Y5, Y7
+	VPERM2I128  $0x20, Y1, Y6, Y5
+	VPERM2I128  $0x31, Y1, Y6, Y1
+	VPERM2I128  $0x20, Y2, Y8, Y6
+	VPERM2I128  $0x31, Y2, Y8, Y2
+	VPERM2I128  $0x20, Y4, Y0, Y8
+	VPERM2I128  $0x31, Y4, Y0, Y4
+	VPERM2I128  $0x20, Y7, Y3, Y0
+	VPERM2I128  $0x31, Y7, Y3, Y7
+	MOVQ        DI, AX
+	VMOVDQU     Y5, (AX)
+	VMOVDQU     Y8, (AX)(R9*1)
+	VMOVDQU     Y6, (AX)(R9*2)
+	VMOVDQU     Y0, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVDQU     Y1, (AX)
+	VMOVDQU     Y4, (AX)(R9*1)
+	VMOVDQU     Y2, (AX)(R9*2)
+	VMOVDQU     Y7, (AX)(R12*1)
 	VZEROUPPER
 	RET

@@ -83,6 +83,28 @@ func (c *scaleCast) check(op stages.Op, j *stages.Job, n int) error {
 	return nil
 }
 
+// screen wants every scale of one source of j to be finite, before the cast and after it.
+func (c *scaleCast) screen(j *stages.Job, input int) error {
+	src, size := j.Src[input], c.from.Bits()/8
+	one := &stages.Job{Inputs: j.Inputs[input : input+1]}
+	if i := convert.FirstNonFinite(c.from, src); i >= 0 {
+		return convert.NonFinite(one.Inputs[0].Tensor, c.from, i)
+	}
+	if c.from == c.to {
+		return nil
+	}
+	tmp := borrow(2 * castBlock)
+	defer scratch.Put(tmp)
+	for done := 0; len(src) > 0; done += castBlock {
+		n := min(castBlock, len(src)/size)
+		if at := c.cast((*tmp)[:2*n], src[:n*size]); at >= 0 {
+			return tooLarge(one, c.to, done+at)
+		}
+		src = src[n*size:]
+	}
+	return nil
+}
+
 type marlinScales struct{ scaleCast }
 
 func (op *marlinScales) String() string {
@@ -114,10 +136,20 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	return nil
 }
 
-// CheckWord compares two scales with those of the file.
-func (op *marlinScales) CheckWord(j *stages.Job, row, word int) error {
-	n := j.RowBytes / 2
-	return compareHalves(j, row, word, func(r, column int) uint16 { return op.one(j.Src[0], r*n+op.perm.source(column)) })
+// runWide is Run for columns that lie in longer rows, apart bytes from one to the next.
+func (op *marlinScales) runWide(j *stages.Job, apart int) error {
+	size, n := op.from.Bits()/8, j.RowBytes/2
+	tmp := borrow(2 * castBlock)
+	defer scratch.Put(tmp)
+	for r := range j.Rows {
+		src := j.Src[0][r*apart:][:n*size]
+		if op.from == op.to {
+			op.perm.row(j.Row(r), src)
+		} else if at := op.castPermute(j.Row(r), src, *tmp); at >= 0 {
+			return tooLarge(j, op.to, at)
+		}
+	}
+	return nil
 }
 
 // castBlock is how many elements are cast before they are permuted: a multiple of both blocks that stays in the first-level cache.

@@ -94,6 +94,40 @@ func gather8AVX512(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks i
 //go:noescape
 func gather8AVX2(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks int)
 
+// gatherStrip4AVX512 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip4AVX2 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip8AVX512 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
+
+// gatherStrip8AVX2 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
+// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+//
+//go:noescape
+func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
+
+// copyStripAVX512 copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.
+//
+//go:noescape
+func copyStripAVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+
+// copyStripAVX2 copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.
+//
+//go:noescape
+func copyStripAVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+
 // groupedAVX512 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
@@ -114,43 +148,96 @@ func singleAVX512(dst *byte, src *byte, blocks int)
 //go:noescape
 func singleAVX2(dst *byte, src *byte, blocks int)
 
-// marlinFP8AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 128 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 //
 //go:noescape
-func marlinFP8AVX512(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// marlinFP8AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 64 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 //
 //go:noescape
-func marlinFP8AVX2(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// marlinFP8AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 128 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 // dst and dstStride are multiples of 64.
 //
 //go:noescape
-func marlinFP8AVX512NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// marlinFP8AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, steps times 64 bytes of each;
-// dst has rows of tiles dstStride bytes apart.
+// rowsMarlin4AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 8 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 // dst and dstStride are multiples of 64.
 //
 //go:noescape
-func marlinFP8AVX2NT(dst *byte, src *byte, steps int, dstStride int, srcStride int)
+func rowsMarlin4AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+// rowsMarlin8AVX512 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 //
 //go:noescape
-func transpose16AVX512(dst *byte, src *byte, stride int, ahead int)
+func rowsMarlin8AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// transpose8AVX2 transposes 8 words of each of 64 rows, stride bytes apart, and prefetches what lies ahead bytes behind them.
+// rowsMarlin8AVX2 repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
 //
 //go:noescape
-func transpose8AVX2(dst *byte, src *byte, stride int, ahead int)
+func rowsMarlin8AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
 
-// splitHalvesAVX512 stores the lower halves of 64 words at low and the upper halves at high.
+// rowsMarlin8AVX512NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
+// dst and dstStride are multiples of 64.
 //
 //go:noescape
-func splitHalvesAVX512(low *byte, high *byte, words *byte)
+func rowsMarlin8AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+
+// rowsMarlin8AVX2NT repacks a column of tiles: 64 rows of src, srcStride bytes apart, lines times 64 bytes of each; a line
+// is of 4 tiles, dstStride bytes apart. It prefetches what lies ahead bytes further in each row, and, where next is not 0,
+// in the order of the addresses what begins next bytes behind src, as many bytes as it reads.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func rowsMarlin8AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int, ahead int, next int)
+
+// transpose16AVX512 transposes 16 words of each of 64 rows, stride bytes apart, and prefetches 64 places, step bytes apart, from ahead bytes behind src on.
+//
+//go:noescape
+func transpose16AVX512(dst *byte, src *byte, stride int, ahead int, step int)
+
+// transpose8AVX2 transposes 8 words of each of 64 rows, stride bytes apart, and prefetches 64 places, step bytes apart, from ahead bytes behind src on.
+//
+//go:noescape
+func transpose8AVX2(dst *byte, src *byte, stride int, ahead int, step int)
+
+// transposeScales1AVX512 transposes 64 bytes of each of 64 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales1AVX2 transposes 32 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales2AVX512 transposes 64 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales2AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales2AVX2 transposes 32 bytes of each of 16 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
+// AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
+//
+//go:noescape
+func transposeScales2AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)

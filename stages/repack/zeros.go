@@ -3,6 +3,7 @@ package repack
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/stages"
@@ -27,6 +28,14 @@ type marlinZeros struct{ ZeroLayout }
 func (marlinZeros) Phase() stages.Phase { return stages.PhaseRepack }
 func (marlinZeros) String() string      { return "permute zero points" }
 
+// ZeroPadding is the stored word that makes eight zero points of 0: what [Padding] fills with.
+func (l ZeroLayout) ZeroPadding() uint32 {
+	if l.OneLess {
+		return -0x1111_1111 & math.MaxUint32
+	}
+	return 0
+}
+
 // zeroBlock is the bytes of the zero points of 64 columns.
 const zeroBlock = 32
 
@@ -43,22 +52,10 @@ func (op marlinZeros) Run(j *stages.Job) error {
 	return nil
 }
 
-// CheckWord compares the zero points in one word with those of the file. Source: LAYOUTS C2.
-func (op marlinZeros) CheckWord(j *stages.Job, row, word int) error {
-	got := binary.LittleEndian.Uint32(j.Row(row)[4*word:])
-	for f := range 8 {
-		n := tileN*(word/8) + 16*(f%4) + 8*(f/4) + word%8
-		field := n % 8
-		if op.EvensFirst {
-			field = int(nibbles.FieldOf[field])
-		}
-		w := binary.LittleEndian.Uint32(j.Src[0][row*j.RowBytes+n/8*4:])
-		if op.OneLess {
-			w += 0x1111_1111
-		}
-		if is, must := got>>(4*f)&15, w>>(4*field)&15; is != must {
-			return mismatch(fmt.Sprintf("zero point of group %d, output feature %d", row, n), must, is)
-		}
+// runWide is Run for columns that lie in longer rows, apart bytes from one to the next.
+func (op marlinZeros) runWide(j *stages.Job, apart int) error {
+	for i := range j.Rows {
+		op.row(j.Row(i), j.Src[0][i*apart:][:j.RowBytes])
 	}
 	return nil
 }
@@ -81,6 +78,59 @@ func (op marlinZeros) row(dst, src []byte) {
 		nibbles.Transpose(&w)
 		for c, word := range w {
 			binary.LittleEndian.PutUint32(dst[4*c:], uint32(word))
+		}
+	}
+}
+
+// RowsMarlinZeros is MarlinZeros for zero points whose rows are those of the weight, eight to a word along N and one word for every group: those
+// of compressed-tensors. Zero points and codes are stored larger by the same, which cancels: what is stored is what kernels of unsigned codes
+// read.
+//
+// Input: one, N/8 rows of R words. Destination: R rows of N/8 words, as those of [MarlinZeros]. N is a multiple of 64.
+func RowsMarlinZeros() stages.Op { return rowsMarlinZeros{} }
+
+type rowsMarlinZeros struct{}
+
+func (rowsMarlinZeros) Phase() stages.Phase { return stages.PhaseRepack }
+func (rowsMarlinZeros) String() string      { return "transpose and permute zero points" }
+
+func (op rowsMarlinZeros) Run(j *stages.Job) error {
+	if j.RowBytes%zeroBlock != 0 {
+		return fmt.Errorf("%s: %d bytes a row are no whole blocks of %d columns", op, j.RowBytes, tileN)
+	}
+	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
+		return err
+	}
+	for at := 0; at < j.RowBytes; at += zeroBlock {
+		op.block(j, at, j.Src[0][at*j.Rows:(at+zeroBlock)*j.Rows])
+	}
+	return nil
+}
+
+// block permutes the zero points of 64 columns, which become the bytes from at on of every row: src is eight rows of words, and two neighbours
+// are transposed at a time.
+func (rowsMarlinZeros) block(j *stages.Job, at int, src []byte) {
+	stride := 4 * j.Rows
+	var w [8]uint64
+	for g := 0; g+1 < j.Rows; g += 2 {
+		for p, from := range nibbles.EvensFirst {
+			w[p] = binary.LittleEndian.Uint64(src[int(from)*stride+4*g:])
+		}
+		nibbles.Transpose(&w)
+		low, high := j.Row(g)[at:at+zeroBlock], j.Row(g + 1)[at:at+zeroBlock]
+		for c, pair := range w {
+			binary.LittleEndian.PutUint32(low[4*c:], uint32(pair))
+			binary.LittleEndian.PutUint32(high[4*c:], uint32(pair>>32))
+		}
+	}
+	if g := j.Rows - 1; j.Rows%2 == 1 {
+		for p, from := range nibbles.EvensFirst {
+			w[p] = uint64(binary.LittleEndian.Uint32(src[int(from)*stride+4*g:]))
+		}
+		nibbles.Transpose(&w)
+		last := j.Row(g)[at : at+zeroBlock]
+		for c, word := range w {
+			binary.LittleEndian.PutUint32(last[4*c:], uint32(word))
 		}
 	}
 }

@@ -17,8 +17,11 @@ func Digest(sink stages.Digester) *DigestStage { return &DigestStage{sink} }
 // Name is "digest".
 func (*DigestStage) Name() string { return execute.Digest }
 
-// Process has the Sink hash every Slab of b, and hands b on as it is. On error b is released.
+// Process has the Sink hash every Slab of b, and hands b on as it is. On error b is released. A Batch of a scan has none.
 func (s *DigestStage) Process(ctx context.Context, b *stages.Batch) (*stages.Batch, error) {
+	if b.IsScan() {
+		return b, nil
+	}
 	done := false
 	defer func() {
 		if !done {

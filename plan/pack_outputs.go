@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/coldload/coldload/safetensors"
@@ -9,38 +10,42 @@ import (
 	"github.com/coldload/coldload/stages/repack"
 )
 
-// compressedOutputs makes the Outputs of one Group of compressed-tensors Modules.
-type compressedOutputs struct {
+// packOutputs makes the Outputs of one Group of compressed-tensors Modules.
+type packOutputs struct {
 	g    *Group
 	b    *Builder
-	spec compressedSpec
+	spec packSpec
 	m    *Module // the first, which stands for all in K and Spec
 }
 
-func (o *compressedOutputs) groups() int64 { return o.spec.groupsOf(o.m) }
+func (o *packOutputs) groups() int64 { return o.spec.groupsOf(o.m) }
 
 // bytesOf is the size of a part of a Module.
-func (o *compressedOutputs) bytesOf(part int) func(*Module) int64 {
+func (o *packOutputs) bytesOf(part int) func(*Module) int64 {
 	return func(m *Module) int64 { return o.b.c.in.Catalog.Extent(int(m.Tensors[part])).Len }
 }
 
 // marlin makes what the Marlin kernels read.
-func (o *compressedOutputs) marlin() string {
+func (o *packOutputs) marlin() string {
 	want := func(d stages.DType) stages.DType {
 		if d == safetensors.Invalid || keeps(o.b.DType()) {
 			return d
 		}
 		return o.b.DType()
 	}
-	if !o.spec.sym {
-		return "zero points of compressed-tensors are not made for Marlin yet, these modules are asymmetric"
-	}
 	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
-	if reason := marlinHolds(o.g, o.spec.group, scalesTo, biasTo); reason != "" {
+	if reason := marlinHoldsZeros(o.spec.sym, o.spec.bits, o.spec.actOrder); reason != "" {
 		return reason
 	}
-	perm := repack.Single
-	if o.groups() > 1 {
+	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, actOrder: o.spec.actOrder, scales: scalesTo, bias: biasTo})
+	if reason == "" && s.joined && !o.spec.sym {
+		reason = o.marlinZerosEnd()
+	}
+	if reason != "" {
+		return reason
+	}
+	perm, groups := repack.Single, s.groups(o.spec.group)
+	if groups > 1 {
 		perm = repack.Grouped
 	}
 	op, err := repack.RowsMarlin(int(o.spec.bits))
@@ -53,21 +58,28 @@ func (o *compressedOutputs) marlin() string {
 			return err.Error()
 		}
 	}
-	if reason := o.marlinBias(biasTo); reason != "" {
+	if reason := o.marlinBias(&s, biasTo); reason != "" {
 		return reason
 	}
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 2 * 4 }
-	o.b.Grid(Grid{
-		Suffix: "qweight", Part: compressedCodes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: o.m.K / 16, Cols: o.g.N() * o.spec.bits / 2, Width: width, Source: width,
+	o.b.Tiles(&s, Grid{
+		Suffix: "qweight", Part: packCodes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: true, Checks: o.checks(true),
-	})
-	o.b.Grid(Grid{
-		Suffix: "scales", Part: compressedScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: scales, Rows: o.groups(), Cols: o.g.N(), Whole: true,
+	}, repack.Padding{Bits: int(16 * o.spec.bits)})
+	o.b.Tiles(&s, Grid{
+		Suffix: "scales", Part: packScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+		Op: scales, Rows: groups, Cols: s.N, Whole: true,
 		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
 		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
-	})
+	}, repack.Padding{Bits: o.spec.scales.Bits()})
+	if !o.spec.sym {
+		zeros := func(m *Module) int64 { return m.N / 2 }
+		o.b.Tiles(&s, Grid{
+			Suffix: "qzeros", Part: packZero, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+			Op: repack.RowsMarlinZeros(), Rows: groups, Cols: s.N / 8, Width: zeros, Source: zeros, Whole: true,
+		}, repack.Padding{Bits: 4, Columns: 8})
+	}
 	if o.spec.actOrder {
 		o.sorted("g_idx", repack.SortedGroups(int(o.groups())))
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())))
@@ -75,8 +87,18 @@ func (o *compressedOutputs) marlin() string {
 	return ""
 }
 
+// marlinZerosEnd says that zero points of a member end within a word, where those of the next would begin.
+func (o *packOutputs) marlinZerosEnd() string {
+	for _, m := range o.g.Modules[:len(o.g.Members)] {
+		if m.N%8 != 0 {
+			return fmt.Sprintf("zero points of %d output features end within a word, which is not padded", m.N)
+		}
+	}
+	return ""
+}
+
 // marlinBias adds the permuted bias, if there is one.
-func (o *compressedOutputs) marlinBias(to stages.DType) string {
+func (o *packOutputs) marlinBias(s *tileShape, to stages.DType) string {
 	if o.spec.bias == safetensors.Invalid {
 		return ""
 	}
@@ -84,53 +106,49 @@ func (o *compressedOutputs) marlinBias(to stages.DType) string {
 	if err != nil {
 		return err.Error()
 	}
-	o.b.Grid(Grid{
-		Suffix: "bias", Part: compressedBias, DType: to, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: op, Rows: 1, Dims: []int64{o.g.N()}, Source: o.bytesOf(compressedBias),
-		Width: func(m *Module) int64 { return m.N * elementBytes(to) },
-	})
+	o.b.TileFloats(s, "bias", packBias, []int64{s.N}, to, op)
 	return ""
 }
 
 // sorted adds a vector that act-order derives from weight_g_idx. The members of an expert share it.
-func (o *compressedOutputs) sorted(suffix string, op stages.Op) {
+func (o *packOutputs) sorted(suffix string, op stages.Op) {
 	o.b.Grid(Grid{
-		Suffix: suffix, Part: compressedGIdx, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked, Op: op,
-		Rows: 1, Dims: []int64{o.m.K}, Width: o.bytesOf(compressedGIdx), Source: o.bytesOf(compressedGIdx), Shared: true,
+		Suffix: suffix, Part: packGIdx, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked, Op: op,
+		Rows: 1, Dims: []int64{o.m.K}, Width: o.bytesOf(packGIdx), Source: o.bytesOf(packGIdx), Shared: true,
 	})
 }
 
 // orderSides are the parts that an Op of act-order reads besides the codes.
-func (o *compressedOutputs) orderSides() []int {
+func (o *packOutputs) orderSides() []int {
 	if o.spec.actOrder {
-		return []int{compressedGIdx}
+		return []int{packGIdx}
 	}
 	return nil
 }
 
 // checks prove what the shapes and the config promise and no Op reads: weight_shape, and the order of the input features. shared says
 // that the members become one that has one order.
-func (o *compressedOutputs) checks(shared bool) []Check {
+func (o *packOutputs) checks(shared bool) []Check {
 	var rows []int64
 	for _, m := range o.g.Modules[:len(o.g.Members)] {
 		if !slices.Contains(rows, m.N) {
 			rows = append(rows, m.N)
 		}
 	}
-	list := []Check{{Part: compressedShape, Op: decode.CheckShape(rows, o.m.K)}}
-	some := slices.ContainsFunc(o.g.Modules, func(m *Module) bool { return m.Has(compressedGIdx) })
+	list := []Check{{Part: packShape, Op: decode.CheckShape(rows, o.m.K)}}
+	some := slices.ContainsFunc(o.g.Modules, func(m *Module) bool { return m.Has(packGIdx) })
 	switch {
 	case !o.spec.actOrder && some:
-		list = append(list, Check{Part: compressedGIdx, Op: decode.CheckGroupOrder(int(o.spec.span(o.m)))})
+		list = append(list, Check{Part: packGIdx, Op: decode.CheckGroupOrder(int(o.spec.span(o.m)))})
 	case o.spec.actOrder && shared && len(o.g.Members) > 1:
-		list = append(list, Check{Part: compressedGIdx, Op: decode.CheckSameOrder(), Against: true})
+		list = append(list, Check{Part: packGIdx, Op: decode.CheckSameOrder(), Against: true})
 	}
 	return list
 }
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them. Members may differ in their act-order: each is decoded by
 // its own.
-func (o *compressedOutputs) dequant() string {
+func (o *packOutputs) dequant() string {
 	to := o.b.WeightDType(o.spec.scales)
 	layout := decode.RowsLayout{
 		Bits: int(o.spec.bits), Symmetric: o.spec.sym, ActOrder: o.spec.actOrder, Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
@@ -140,13 +158,13 @@ func (o *compressedOutputs) dequant() string {
 	if err != nil {
 		return err.Error()
 	}
-	parts := []int{compressedCodes, compressedScale}
+	parts := []int{packCodes, packScale}
 	if !o.spec.sym {
-		parts = append(parts, compressedZero)
+		parts = append(parts, packZero)
 	}
 	o.b.Tall(Tall{Suffix: "weight", Parts: append(parts, o.orderSides()...), DType: to, Op: op, OpFor: opFor, Checks: o.checks(false)})
 	if o.spec.bias != safetensors.Invalid {
-		o.floats(compressedBias, []int64{o.g.N()}, to)
+		o.floats(packBias, []int64{o.g.N()}, to)
 	}
 	return ""
 }
@@ -154,43 +172,43 @@ func (o *compressedOutputs) dequant() string {
 // raw keeps the tensors in the format's own layout: members one below the other, as all of them begin with the output features. What they
 // share stays one; of several members weight_shape has one row each. A weight_g_idx that only some of the Modules have, without
 // act-order, is looked at and not kept.
-func (o *compressedOutputs) raw() string {
+func (o *packOutputs) raw() string {
 	for _, m := range o.g.Modules[:len(o.g.Members)-1] {
 		if !o.spec.sym && m.N*o.spec.bits%32 != 0 {
 			return "zero points of a member that ends within a word cannot be joined: load it unfused (--no-fuse)"
 		}
 	}
 	members := int64(len(o.g.Members))
-	all := !slices.ContainsFunc(o.g.Modules, func(m *Module) bool { return !m.Has(compressedGIdx) })
+	all := !slices.ContainsFunc(o.g.Modules, func(m *Module) bool { return !m.Has(packGIdx) })
 	checks := o.checks(true)
 	if all {
-		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Part == compressedGIdx }) // they go with its own Output
+		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Part == packGIdx }) // they go with its own Output
 	}
-	o.b.Segments("weight_packed", compressedCodes, []int64{o.g.N(), o.m.K * o.spec.bits / 32}, safetensors.Invalid)
-	o.floats(compressedScale, []int64{o.g.N(), o.groups()}, o.b.DType())
+	o.b.Segments("weight_packed", packCodes, []int64{o.g.N(), o.m.K * o.spec.bits / 32}, safetensors.Invalid)
+	o.floats(packScale, []int64{o.g.N(), o.groups()}, o.b.DType())
 	shape := []int64{members, 2}
 	if members == 1 {
 		shape = shape[1:]
 	}
-	o.kept(compressedShape, shape, false, checks)
+	o.kept(packShape, shape, false, checks)
 	if !o.spec.sym {
-		o.kept(compressedZero, []int64{o.zeroRows(), o.groups()}, false, nil)
+		o.kept(packZero, []int64{o.zeroRows(), o.groups()}, false, nil)
 	}
 	if all {
-		order := slices.DeleteFunc(o.checks(true), func(c Check) bool { return c.Part != compressedGIdx })
+		order := slices.DeleteFunc(o.checks(true), func(c Check) bool { return c.Part != packGIdx })
 		if o.spec.actOrder {
-			order = append(order, Check{Part: compressedGIdx, Op: decode.CheckGroupRange(int(o.groups()))})
+			order = append(order, Check{Part: packGIdx, Op: decode.CheckGroupRange(int(o.groups()))})
 		}
-		o.kept(compressedGIdx, []int64{o.m.K}, true, order)
+		o.kept(packGIdx, []int64{o.m.K}, true, order)
 	}
 	if o.spec.bias != safetensors.Invalid {
-		o.floats(compressedBias, []int64{o.g.N()}, o.b.DType())
+		o.floats(packBias, []int64{o.g.N()}, o.b.DType())
 	}
 	return ""
 }
 
 // zeroRows is the rows of packed zero points of all members.
-func (o *compressedOutputs) zeroRows() (n int64) {
+func (o *packOutputs) zeroRows() (n int64) {
 	for _, m := range o.g.Modules[:len(o.g.Members)] {
 		n += (m.N*o.spec.bits + 31) / 32
 	}
@@ -198,16 +216,16 @@ func (o *compressedOutputs) zeroRows() (n int64) {
 }
 
 // kept adds a part as it is, the members' one after the other, or the first member's alone for what they share.
-func (o *compressedOutputs) kept(part int, dims []int64, shared bool, checks []Check) {
+func (o *packOutputs) kept(part int, dims []int64, shared bool, checks []Check) {
 	size := o.bytesOf(part)
 	o.b.Grid(Grid{
-		Suffix: compressedParts[part], Part: part, DType: o.b.SourceDType(part), Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
+		Suffix: packParts[part], Part: part, DType: o.b.SourceDType(part), Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
 		Rows: 1, Dims: dims, Width: size, Source: size, Shared: shared, Checks: checks,
 	})
 }
 
 // floats adds scales or biases, the members' one after the other, cast when that is asked for and checked to be finite.
-func (o *compressedOutputs) floats(part int, dims []int64, want stages.DType) {
+func (o *packOutputs) floats(part int, dims []int64, want stages.DType) {
 	from, kind, size := o.b.SourceDType(part), o.b.Kind(), o.bytesOf(part)
 	to, op, err := castTo(from, want)
 	switch {
@@ -217,7 +235,7 @@ func (o *compressedOutputs) floats(part int, dims []int64, want stages.DType) {
 		kind = stages.KindCast
 	}
 	o.b.Grid(Grid{
-		Suffix: compressedParts[part], Part: part, DType: to, Layout: stages.LayoutRaw, Kind: kind, Op: op, Rows: 1, Dims: dims,
+		Suffix: packParts[part], Part: part, DType: to, Layout: stages.LayoutRaw, Kind: kind, Op: op, Rows: 1, Dims: dims,
 		Width:  func(m *Module) int64 { return size(m) / elementBytes(from) * elementBytes(to) },
 		Source: size, Checks: []Check{{Part: part, Op: decode.CheckFinite(from)}},
 	})

@@ -1,0 +1,120 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
+)
+
+// modelOpt is the method of NVIDIA's ModelOpt: an algorithm for the whole checkpoint, or with MIXED_PRECISION one for every Module by name. Source:
+// LAYOUTS A6.
+//
+// An algorithm is a modelOptAlgorithm in its own file and one line in modelOptAlgorithms. Its Reader is not told which Modules it has: a Reader
+// whose first part other algorithms have too, or dense layers, is a Picker that looks at the dtypes.
+type modelOpt struct{}
+
+// modelOptAlgorithm is one way in which Modules are stored.
+type modelOptAlgorithm struct {
+	name string // its quant_algo
+	// open reads what the config, or the entry of one Module, says beside the name. What is wrong goes to c. Modules whose entries say the
+	// same get one Reader.
+	open func(c *ConfigReader) Reader
+}
+
+// modelOptAlgorithms are those that are processed. A new one adds its file and a line here.
+var modelOptAlgorithms = []modelOptAlgorithm{modelOptFP8}
+
+// modelOptMixed is the quant_algo of a checkpoint that has several; the key quantized_layers says which.
+const (
+	modelOptMixed  = "MIXED_PRECISION"
+	modelOptLayers = "quantized_layers"
+)
+
+func (modelOpt) Name() string { return "modelopt" }
+
+// Kinds names the algorithms, for messages.
+func (modelOpt) Kinds() []string {
+	var names []string
+	for _, a := range modelOptAlgorithms {
+		names = append(names, "modelopt "+a.name)
+	}
+	return append(names, "modelopt "+modelOptMixed)
+}
+
+func (modelOpt) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
+	c := NewConfigReader(q.Object, q.Where)
+	c.Need("quant_algo")
+	if c.Text("", "quant_algo") == modelOptMixed {
+		return modelOptReadLayers(c)
+	}
+	r := modelOptOpen(c)
+	return r, c.Faults()
+}
+
+// modelOptOpen opens the algorithm that c names; nil, and a fault, for one that is not processed.
+func modelOptOpen(c *ConfigReader) Reader {
+	name := c.Text("", "quant_algo")
+	var known []string
+	for _, a := range modelOptAlgorithms {
+		if a.name == name {
+			return a.open(c)
+		}
+		known = append(known, a.name)
+	}
+	if len(c.faults) == 0 {
+		c.Unsupported("quant_algo", name, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// modelOptReadLayers opens the algorithms of the Modules of a checkpoint of several: a Reader for all Modules whose entries say the same.
+func modelOptReadLayers(c *ConfigReader) (Reader, []stages.Fault) {
+	c.Need(modelOptLayers)
+	layers, ok := c.object(modelOptLayers)
+	if !ok {
+		return nil, c.Faults()
+	}
+	var readers []*scoped
+	of := map[string]int{} // by Module: index into readers
+	said := map[string]int{}
+	for _, m := range layers.Members() {
+		entry, _, f := layers.Object(m.Key)
+		if f == nil && entry == nil {
+			f = layers.Wrong(m.Key, "an object")
+		}
+		if f != nil {
+			return nil, append(c.Faults(), *f)
+		}
+		text := string(entry.Raw())
+		i, again := said[text]
+		if !again {
+			sub := NewConfigReader(entry, fmt.Sprintf("%s: %s: %q", c.where, modelOptLayers, m.Key))
+			sub.Need("quant_algo")
+			i = len(readers)
+			said[text] = i
+			readers = append(readers, &scoped{Reader: modelOptOpen(sub), covers: modelOptScope(c.where, of, i)})
+			c.faults = append(c.faults, sub.Faults()...)
+		}
+		of[m.Key] = i
+	}
+	if len(readers) == 0 {
+		c.Unknown(modelOptLayers, "no module", "at least one")
+	}
+	if len(c.Faults()) > 0 {
+		return nil, c.Faults()
+	}
+	return mix(readers), nil
+}
+
+// modelOptScope covers the Modules of one Reader.
+func modelOptScope(where string, of map[string]int, reader int) scope {
+	return func(base string) (mine bool, problem string) {
+		i, ok := of[base]
+		if !ok {
+			return false, where + ": `" + modelOptLayers + "` does not list it"
+		}
+		return i == reader, ""
+	}
+}

@@ -1,0 +1,220 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/decode"
+	"github.com/coldload/coldload/stages/repack"
+)
+
+// mxfp4Parts are the tensors of a Module of MXFP4 codes, whatever a format calls them.
+//
+//	codes U8, K/2 bytes for each of N output features, the low nibble first   scales U8 or F8_E8M0 [N, K/32]   bias [N], optional
+const (
+	mxfp4Codes = iota
+	mxfp4Scales
+	mxfp4Bias
+)
+
+// mxfp4Raw is what a format calls the parts of a Module in the checkpoint: what comes after the Group's name, see Builder.name.
+type mxfp4Raw [3]string
+
+// mxfp4Spec is what the Modules of one Group must have in common.
+type mxfp4Spec struct {
+	scales stages.DType
+	bias   stages.DType // Invalid for none
+	raw    mxfp4Raw
+	codes  int // dims of the codes of one Module: 2, or 3 where those of a group have an axis of their own
+}
+
+// CodeBits and GroupSize make it Quantised.
+func (mxfp4Spec) CodeBits() int  { return 4 }
+func (mxfp4Spec) GroupSize() int { return decode.MXFP4Group }
+
+func (s mxfp4Spec) String() string {
+	t := "MXFP4, " + s.scales.String() + " scales"
+	if s.bias != safetensors.Invalid {
+		t += ", " + s.bias.String() + " bias"
+	}
+	return t
+}
+
+// Differs names the first thing in which another Spec is not this one.
+func (s mxfp4Spec) Differs(other Spec) (what, expected, found string) {
+	t, ok := other.(mxfp4Spec)
+	switch {
+	case !ok:
+	case s.scales != t.scales:
+		return "dtype of the scales", s.scales.String(), t.scales.String()
+	case s.bias != t.bias:
+		return "bias", biasOf(s.bias), biasOf(t.bias)
+	}
+	return "format", s.String(), fmt.Sprint(other)
+}
+
+// mxfp4Module checks the dtypes of a Module's tensors, and the shapes of all but the codes, which have told K and N. advice is for what is missing
+// or does not fit.
+func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, dims int, advice string) bool {
+	if codes := m.Tensors[mxfp4Codes]; !m.Has(mxfp4Scales) {
+		c.Fault(codes, stages.CodeMember, "is there, but the scales of its module are missing",
+			strings.TrimSuffix(c.Catalog.Name(int(codes)), raw[mxfp4Codes])+raw[mxfp4Scales], "", advice)
+		return false
+	}
+	bytes, floats := []stages.DType{safetensors.U8, safetensors.F8E8M0}, []stages.DType{safetensors.BF16, safetensors.F16, safetensors.F32}
+	ok := true
+	for part, want := range [][]stages.DType{mxfp4Codes: bytes[:1], mxfp4Scales: bytes, mxfp4Bias: floats} {
+		if m.Has(part) {
+			ok = hasDType(c, m.Tensors[part], want) && ok
+		}
+	}
+	for part, want := range [][]int64{mxfp4Scales: {m.N, m.K / decode.MXFP4Group}, mxfp4Bias: {m.N}} {
+		if want == nil || !m.Has(part) {
+			continue
+		}
+		if s := shapeOf(c.Catalog, int(m.Tensors[part])); formatShape(s) != formatShape(want) {
+			c.Fault(m.Tensors[part], stages.CodeShape, fmt.Sprintf("does not go with %d x %d codes in groups of %d", m.N, m.K, decode.MXFP4Group),
+				formatShape(want), formatShape(s), advice)
+			ok = false
+		}
+	}
+	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), raw: raw, codes: dims}
+	if m.Has(mxfp4Bias) {
+		spec.bias = c.Catalog.DType(int(m.Tensors[mxfp4Bias]))
+	}
+	m.Spec = spec
+	return ok
+}
+
+// hasDType reports a tensor that has none of the dtypes.
+func hasDType(c *Checks, t int32, want []stages.DType) bool {
+	d := c.Catalog.DType(int(t))
+	if !slices.Contains(want, d) {
+		c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(want), d.String(), "")
+		return false
+	}
+	return true
+}
+
+// mxfp4Outputs makes the Outputs of one Group of MXFP4 Modules.
+type mxfp4Outputs struct {
+	g    *Group
+	b    *Builder
+	spec mxfp4Spec
+	m    *Module // the first, which stands for all in K and Spec
+}
+
+// compileMXFP4 adds the Outputs for the layout asked for.
+func compileMXFP4(g *Group, b *Builder) string {
+	spec, ok := g.First().Spec.(mxfp4Spec)
+	if !ok {
+		return "not an MXFP4 module"
+	}
+	o := &mxfp4Outputs{g: g, b: b, spec: spec, m: g.First()}
+	switch b.Layout() {
+	case stages.LayoutMarlin:
+		return o.marlin()
+	case stages.LayoutExllama:
+		return "the exllama kernels have no MXFP4 weights"
+	case stages.LayoutDequant:
+		return o.dequant()
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
+	}
+	return o.raw()
+}
+
+// marlin makes what the Marlin kernels read. They take MXFP4 with activations in BF16 alone.
+func (o *mxfp4Outputs) marlin() string {
+	if want := o.b.DType(); !keeps(want) && want != safetensors.BF16 {
+		return "Marlin takes MXFP4 with BF16 activations alone, not " + want.String() + " (use --dtype bf16)"
+	}
+	if bias := o.spec.bias; bias != safetensors.Invalid && bias != safetensors.BF16 && keeps(o.b.DType()) {
+		return "Marlin takes MXFP4 with a BF16 bias alone, this one is " + bias.String() + " (use --dtype bf16)"
+	}
+	if reason := o.marlinFits(); reason != "" {
+		return reason
+	}
+	codes, err := repack.RowsMarlin(4)
+	if err != nil {
+		return err.Error()
+	}
+	var bias stages.Op
+	if o.spec.bias != safetensors.Invalid {
+		if bias, err = repack.MarlinScales(o.spec.bias, safetensors.BF16, repack.Single); err != nil {
+			return err.Error()
+		}
+	}
+	words, bytes := func(m *Module) int64 { return 8 * m.N }, func(m *Module) int64 { return m.N }
+	o.b.Grid(Grid{
+		Suffix: "qweight", Part: mxfp4Codes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+		Op: codes, Rows: o.m.K / 16, Cols: 2 * o.g.N(), Width: words, Source: words, Whole: true,
+	})
+	o.b.Grid(Grid{
+		Suffix: "scales", Part: mxfp4Scales, DType: safetensors.F8E8M0, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+		Op: repack.MXFP4MarlinScales(), Rows: o.m.K / decode.MXFP4Group, Cols: o.g.N(), Width: bytes, Source: bytes, Whole: true,
+	})
+	if bias != nil {
+		o.b.Floats("bias", mxfp4Bias, []int64{o.g.N()}, safetensors.BF16, bias, stages.LayoutMarlin, nil)
+	}
+	return ""
+}
+
+// marlinFits says why the tiles of the Marlin kernels do not fit the Group; "" when they do. Source: LAYOUTS C7.
+func (o *mxfp4Outputs) marlinFits() string {
+	n, k := o.g.N(), o.m.K
+	for _, m := range o.g.Modules[:len(o.g.Members)] {
+		if m.N%64 != 0 {
+			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
+		}
+	}
+	if n%64 == 0 && k%128 == 0 || n%128 == 0 && k%64 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", n, k)
+}
+
+// dequant makes floating-point weights [N, K]: rows that the checkpoint has interleaved stay so.
+func (o *mxfp4Outputs) dequant() string {
+	to := o.b.WeightDType(safetensors.BF16) // which holds every weight
+	op, err := decode.MXFP4Dequant(to)
+	if err != nil {
+		return err.Error() + " (use --dtype f32, f16 or bf16)"
+	}
+	o.b.Tall(Tall{Suffix: "weight", Parts: []int{mxfp4Codes, mxfp4Scales}, DType: to, Op: op, OpFor: decode.MXFP4Dequant})
+	o.bias("bias", to)
+	return ""
+}
+
+// raw keeps the checkpoint's own tensors, under its own names.
+func (o *mxfp4Outputs) raw() string {
+	groups := o.m.K / decode.MXFP4Group
+	dims := []int64{o.g.N(), o.m.K / 2}
+	if o.spec.codes == 3 {
+		dims = []int64{o.g.N(), groups, decode.MXFP4Group / 2}
+	}
+	o.b.Codes(o.spec.raw[mxfp4Codes], mxfp4Codes, dims)
+	size := func(m *Module) int64 { return m.N * groups }
+	o.b.Grid(Grid{
+		Suffix: o.spec.raw[mxfp4Scales], Part: mxfp4Scales, DType: o.spec.scales, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
+		Rows: 1, Dims: []int64{o.g.N(), groups}, Width: size, Source: size,
+		Checks: []Check{{Part: mxfp4Scales, Op: decode.CheckFinite(safetensors.F8E8M0)}},
+	})
+	o.bias(o.spec.raw[mxfp4Bias], o.b.DType())
+	return ""
+}
+
+// bias adds the bias in its own order, cast where that is wanted and possible, when there is one.
+func (o *mxfp4Outputs) bias(suffix string, want stages.DType) {
+	from := o.spec.bias
+	if from == safetensors.Invalid {
+		return
+	}
+	to, op, err := castTo(from, want)
+	if err != nil || from == to {
+		to, op = from, o.b.Copy()
+	}
+	o.b.Floats(suffix, mxfp4Bias, []int64{o.g.N()}, to, op, stages.LayoutRaw, []Check{{Part: mxfp4Bias, Op: decode.CheckFinite(from)}})
+}

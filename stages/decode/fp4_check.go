@@ -1,0 +1,36 @@
+package decode
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// CheckWord computes the weights in one word again, each by itself.
+func (op *mxfp4Dequant) CheckWord(j *stages.Job, row, word int) error { return op.compare(j, row, word, 1, 1) }
+
+// CheckWord computes the weights in one word again, each by itself.
+func (op *nvfp4Dequant) CheckWord(j *stages.Job, row, word int) error {
+	global := math.Float32frombits(binary.LittleEndian.Uint32(j.Src[nvfp4Global]))
+	if op.divisor {
+		return op.compare(j, row, word, 1, global)
+	}
+	return op.compare(j, row, word, global, 1)
+}
+
+// compare computes the weights in one word: code * (scale / divisor) * global.
+func (f *fp4) compare(j *stages.Job, row, word int, global, divisor float32) error {
+	size := f.to.Bits() / 8
+	k := j.RowBytes / size
+	fromF32, _ := convert.Func(safetensors.F32, f.to) // there is one, see fp4Of
+	return checkElements(j, row, word, size, func(i int, out []byte) {
+		code := j.Src[fp4Codes][(row*k+i)/2] >> (4 * (i % 2)) & 15
+		at, bytes, scale := row*(k/f.group)+i/f.group, f.scales.Bits()/8, [1]float32{}
+		f.toF32(asBytes(scale[:]), j.Src[fp4Scales][at*bytes:(at+1)*bytes])
+		w := [1]float32{float32(fp4Value(code)*float32(scale[0]/divisor)) * global}
+		fromF32(out, asBytes(w[:]))
+	})
+}

@@ -1,0 +1,29 @@
+package repack
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/coldload/coldload/internal/nibbles"
+	"github.com/coldload/coldload/stages"
+)
+
+// CheckWord compares the zero points in one word with those of the file. Source: LAYOUTS C2.
+func (op marlinZeros) CheckWord(j *stages.Job, row, word int) error {
+	got := binary.LittleEndian.Uint32(j.Row(row)[4*word:])
+	for f := range 8 {
+		n := tileN*(word/8) + 16*(f%4) + 8*(f/4) + word%8
+		field := n % 8
+		if op.EvensFirst {
+			field = int(nibbles.FieldOf[field])
+		}
+		w := binary.LittleEndian.Uint32(j.Src[0][row*j.RowBytes+n/8*4:])
+		if op.OneLess {
+			w += 0x1111_1111
+		}
+		if is, must := got>>(4*f)&15, w>>(4*field)&15; is != must {
+			return mismatch(fmt.Sprintf("zero point of group %d, output feature %d", row, n), must, is)
+		}
+	}
+	return nil
+}
