@@ -21,8 +21,8 @@ import (
 	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
-	"github.com/coldload/coldload/sinks/file"
 	"github.com/coldload/coldload/sinks/discard"
+	"github.com/coldload/coldload/sinks/file"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
 )

@@ -21,7 +21,7 @@ type packFlags struct {
 	planFlags
 	pictureFlags
 
-	shardSize                            size
+	shardSize              size
 	overwrite, plainDigest bool
 }
 

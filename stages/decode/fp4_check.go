@@ -10,7 +10,9 @@ import (
 )
 
 // CheckWord computes the weights in one word again, each by itself.
-func (op *mxfp4Dequant) CheckWord(j *stages.Job, row, word int) error { return op.compare(j, row, word, 1, 1) }
+func (op *mxfp4Dequant) CheckWord(j *stages.Job, row, word int) error {
+	return op.compare(j, row, word, 1, 1)
+}
 
 // CheckWord computes the weights in one word again, each by itself.
 func (op *nvfp4Dequant) CheckWord(j *stages.Job, row, word int) error {
