@@ -159,9 +159,12 @@ func TestLoadsShareABudget(t *testing.T) {
 	var most atomic.Int64
 	look := stageFunc(func(_ context.Context, b *stages.Batch) (*stages.Batch, error) {
 		now := offheap.InUse() - begin
-		for was := most.Load(); now > was && !most.CompareAndSwap(was, now); was = most.Load() {
+		for {
+			was := most.Load()
+			if now <= was || most.CompareAndSwap(was, now) {
+				return b, nil
+			}
 		}
-		return b, nil
 	})
 	sinks := make([]*heapSink, loads)
 	var all sync.WaitGroup
