@@ -219,7 +219,7 @@ func (o Options) validate() error {
 	return fmt.Errorf("%w: %w", ErrOptions, errors.Join(faults...))
 }
 
-// Load reads the checkpoint name (a folder, a .safetensors file, or org/name in the Hugging Face cache) into sink, which it takes over:
+// Load reads the checkpoint name (a folder, a .safetensors or .gguf file, or org/name in the Hugging Face cache) into sink, which it takes over:
 // the sink is closed when Load returns, whatever happens, and after an error holds nothing that looks finished. The Result is never nil;
 // after an error it says how far the load came.
 func Load(ctx context.Context, name string, sink stages.Sink, opt Options) (*Result, error) {

@@ -113,10 +113,10 @@ func TestFP8ShapeFaults(t *testing.T) {
 		b("no rows", stages.CodeShape, with(ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 0, 256)), "[0, 256]"),
 		b("bias of another length", stages.CodeShape, ckpt.List{block(oProj, 128, 1), ckpt.Dense(oProj+".bias", safetensors.BF16, 1, 127)}, oProj+".bias", "[128]", "[127]"),
 		b("input_scale of many", stages.CodeShape, ckpt.List{block(oProj, 128, 1), f32s(oProj+".input_scale", []int64{2}, 1, 1)}, oProj+".input_scale", "[] or [1]"),
-		b("scales of all experts in one", stages.CodeUnsupported, f32s(mlp+"experts.down_proj_scale_inv", []int64{1, 1, 1}, 1), "experts.down_proj_scale_inv", "not supported yet"),
-		b("experts in one", stages.CodeUnsupported, ckpt.List{
+		b("scales of all experts in one", stages.CodeUnsupported, f32s(mlp+"experts.down_proj_scale_inv", []int64{1, 1, 1}, 1), "experts.down_proj_scale_inv", "nor all experts of one"),
+		b("experts in one", stages.CodeMember, ckpt.List{
 			ckpt.Dense(mlp+"experts.down_proj", safetensors.F8E4M3, 1, 2, 128, 128), f32s(mlp+"experts.down_proj_scale", []int64{2}, 1, 1),
-		}, "experts.down_proj_scale", "not supported yet"),
+		}, "experts.down_proj", "but the other of gate_up_proj and down_proj"),
 		{
 			name: "scales in blocks under a config of one", code: stages.CodeMember, says: []string{single, "weight_scale of its module is missing"},
 			build: fp8With(fp8PlainConfig, block(oProj, 128, 1)),

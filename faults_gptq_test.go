@@ -100,7 +100,6 @@ func TestQuantConfigFaults(t *testing.T) {
 	}
 	refuses(t, []row{
 		c("unknown method", stages.CodeUnsupported, "quant_method", "zip", `unknown quantisation method "zip"`, "gptq"),
-		c("mxfp4", stages.CodeUnsupported, "quant_method", "mxfp4", "is not supported yet"),
 		c("bits 5", stages.CodeConfig, "bits", 5, "bits", "2, 3, 4 or 8", "found 5"),
 		c("bits 0", stages.CodeConfig, "bits", 0, "bits", "found 0"),
 		c("bits -4", stages.CodeConfig, "bits", -4, "bits", "found -4"),
@@ -133,7 +132,6 @@ func TestQuantConfigFaults(t *testing.T) {
 		noConfig("compressed-tensors", "compressed-tensors", i32(oProj+".weight_packed", 8, 8)),
 		noConfig("fp8", "fp8", ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 8, 8), ckpt.Dense(oProj+".weight_scale", safetensors.F32, 1, 1)),
 		noConfig("block fp8", "fp8", ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 8, 8), ckpt.Dense(oProj+".weight_scale_inv", safetensors.F32, 1, 1, 1)),
-		noConfig("mxfp4", "mxfp4", ckpt.Dense(mlp+"experts.down_proj_blocks", safetensors.U8, 1, 4, 4), ckpt.Dense(mlp+"experts.down_proj_scales", safetensors.U8, 1, 4)),
 		{
 			name: "no config at all: gptq", code: stages.CodeConfig, says: []string{single, "looks quantised"},
 			build: only(func(b *ckpt.Builder) { b.Shard(single, o(ckpt.GPTQOptions{})) }),

@@ -59,6 +59,12 @@ func TestFixtureMXFP4(t *testing.T) {
 	f := readMXFP4Fixture(t)
 	for way, load := range ways {
 		t.Run(way, func(t *testing.T) {
+			for _, dtype := range []stages.DType{safetensors.BF16, safetensors.Invalid} {
+				for _, noFuse := range []bool{false, true} { // a stack stays one
+					opt := coldload.Options{DType: dtype, Strict: true, NoFuse: noFuse}
+					checkExpected(t, load(t, fixturePath(mxfp4Fixture), opt), f, "marlin/tp1.bf16/")
+				}
+			}
 			checkMXFP4Dequant(t, load(t, fixturePath(mxfp4Fixture), coldload.Options{Layout: stages.LayoutDequant, DType: safetensors.F32}), f)
 		})
 	}
@@ -68,8 +74,10 @@ func TestFixtureMXFP4Variants(t *testing.T) {
 	f := readMXFP4Fixture(t)
 	for label, opt := range variants() {
 		t.Run(label, func(t *testing.T) {
-			opt.Layout, opt.DType = stages.LayoutDequant, safetensors.F32
 			mem, _ := loadHost(t, fixturePath(mxfp4Fixture), opt)
+			checkExpected(t, mem, f, "marlin/tp1.bf16/")
+			opt.Layout, opt.DType = stages.LayoutDequant, safetensors.F32
+			mem, _ = loadHost(t, fixturePath(mxfp4Fixture), opt)
 			checkMXFP4Dequant(t, mem, f)
 		})
 	}
@@ -106,7 +114,7 @@ func TestMXFP4ActivationsInF16(t *testing.T) {
 // TestMXFP4Synth: what synth writes loads in every layout, and nothing of it is kept raw.
 func TestMXFP4Synth(t *testing.T) {
 	names := map[stages.Layout]map[synth.Format]string{
-		stages.LayoutMarlin:  {synth.FormatMXFP4Pack: ".qweight"},
+		stages.LayoutMarlin:  {synth.FormatMXFP4: ".qweight", synth.FormatMXFP4Pack: ".qweight"},
 		stages.LayoutDequant: {synth.FormatMXFP4: ".weight", synth.FormatMXFP4Pack: ".weight"},
 		stages.LayoutRaw:     {synth.FormatMXFP4: "_blocks", synth.FormatMXFP4Pack: ".weight_packed"},
 	}

@@ -27,7 +27,7 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s: version %d, alignment %d, %d tensors, data at %d", name, h.Version(), h.Alignment(), h.Len(), h.DataOffset())
 		}
 		experts, err := f.Info("blk.0.ffn_gate_exps.weight")
-		if err != nil || experts.Type != gguf.Q4_K || !slices.Equal(experts.Shape, []int64{2, 3, 256}) || experts.Size() != 2*3*144 {
+		if err != nil || experts.Type != gguf.Q4K || !slices.Equal(experts.Shape, []int64{2, 3, 256}) || experts.Size() != 2*3*144 {
 			t.Errorf("%s: %+v (%v)", name, experts, err)
 		}
 		norm := make([]byte, 20)
@@ -194,7 +194,7 @@ func evils() []evil {
 		{name: "bytes that overflow", file: f32(0, 1<<61, 2), want: gguf.ErrOverflow},
 		{name: "unknown type", file: one().tensor("a", gguf.Type(999), 0, 8).data(32, 32), want: gguf.ErrType, says: "999"},
 		{name: "removed type", file: one().tensor("a", gguf.Type(4), 0, 32).data(32, 32), want: gguf.ErrType, says: "Q4_2, which ggml has removed"},
-		{name: "half a block", file: one().tensor("a", gguf.Q4_K, 0, 128).data(32, 160), want: gguf.ErrBlocks, says: "256 elements for Q4_K"},
+		{name: "half a block", file: one().tensor("a", gguf.Q4K, 0, 128).data(32, 160), want: gguf.ErrBlocks, says: "256 elements for Q4_K"},
 		{name: "blocks that are whole only across rows", file: one().tensor("a", gguf.Q4_0, 0, 16, 2).data(32, 32), want: gguf.ErrBlocks},
 		{name: "offset is not aligned", file: f32(16, 8), want: gguf.ErrMisaligned},
 		{name: "offset beyond any file", file: f32(1<<63, 8), want: gguf.ErrMisaligned},
@@ -267,7 +267,7 @@ func TestOdd(t *testing.T) {
 		"text that is no UTF-8":       start(0, 1).key("k", gguf.String).str("\xff\x00").bytes(),
 		"merged split":                start(0, 3).key("split.no", gguf.Uint16).u8(0).u8(0).key("split.count", gguf.Uint16).u8(0).u8(0).key("split.tensors.count", gguf.Int32).u32(7).bytes(),
 		"alignment 8":                 start(1, 1).key("general.alignment", gguf.Uint32).u32(8).tensor("a", gguf.I8, 0, 3).data(8, 3),
-		"types that are not decoded":  start(1, 0).tensor("a", gguf.Q5_K, 0, 512).data(32, 352),
+		"types that are not decoded":  start(1, 0).tensor("a", gguf.Q5K, 0, 512).data(32, 352),
 		"an array of no empty arrays": start(0, 1).key("k", gguf.Array).u32(uint32(gguf.Array)).u64(0).bytes(),
 	} {
 		if _, err := gguf.ReadHeader(bytes.NewReader(file), int64(len(file))); err != nil {

@@ -69,7 +69,7 @@ func plain() []byte {
 	r.key("scores", gguf.Array).u32(uint32(gguf.Float32)).u64(2).u32(0).u32(1)
 	r.key("nested", gguf.Array).u32(uint32(gguf.Array)).u64(2).u32(uint32(gguf.Bool)).u64(2).u8(0).u8(1).u32(uint32(gguf.String)).u64(0)
 	r.key("long", gguf.String).str(strings.Repeat("x", 70_000))
-	r.tensor("blk.0.ffn_gate_exps.weight", gguf.Q4_K, 0, 256, 3, 2)
+	r.tensor("blk.0.ffn_gate_exps.weight", gguf.Q4K, 0, 256, 3, 2)
 	r.tensor("output_norm.weight", gguf.F32, 896, 5)
 	return r.data(64, 896+20)
 }

@@ -112,7 +112,7 @@ func TestWriterRefuses(t *testing.T) {
 		"zero":      {specs: f32(0), want: gguf.ErrOverflow},
 		"huge":      {specs: f32(math.MaxInt64, 2), want: gguf.ErrOverflow},
 		"five dims": {specs: f32(1, 1, 1, 1, 1), want: gguf.ErrRank},
-		"blocks":    {specs: []gguf.Spec{{Name: "a", Type: gguf.Q4_K, Shape: []int64{32}}}, want: gguf.ErrOverflow},
+		"blocks":    {specs: []gguf.Spec{{Name: "a", Type: gguf.Q4K, Shape: []int64{32}}}, want: gguf.ErrOverflow},
 		"name":      {specs: []gguf.Spec{{Type: gguf.F32, Shape: []int64{1}}}, want: gguf.ErrName},
 		"version":   {version: 1, want: gguf.ErrVersion},
 	} {

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"iter"
+	"math"
 	"slices"
 
 	"github.com/coldload/coldload/stages"
@@ -93,7 +94,8 @@ func (p *Plan) cut(target int64) {
 		in := p.recipes[u.output].input(p.catalog, int(u.slab))
 		out := p.Outputs[u.output].Slab(int(u.output), int(u.slab)).Len
 		split := b.reaches(u) || p.tied(i)
-		if i > b.start && !p.tied(i) && (max(b.in+in.bytes, b.out+out) > target || i-b.start == mostParts) {
+		full := i > b.start && (max(b.in+in.bytes, b.out+out) > target && !p.joins(&b, i, in.bytes, out) || i-b.start == mostParts)
+		if full && !p.tied(i) {
 			if split && b.clean > b.start && 2*b.cleanSize >= b.size() {
 				i = b.clean
 			}
@@ -110,6 +112,34 @@ func (p *Plan) cut(target int64) {
 	if len(p.units) > 0 {
 		p.ends = append(p.ends, len(p.units))
 	}
+}
+
+// joinLimit is how large a Batch may become that takes more than the target so as to read what it needs in one piece.
+type joinLimit struct {
+	most   int64 // cost in bytes
+	staged bool  // what is written counts as well
+}
+
+// joinUnder is the joinLimit for a budget of so many bytes, 0 for none.
+func joinUnder(budget int64, staged bool) joinLimit {
+	if budget <= 0 {
+		return joinLimit{math.MaxInt64, staged}
+	}
+	return joinLimit{budget / 4 * 3, staged}
+}
+
+// joins reports whether unit i is of the same module as what is in the Batch, and lies in the files so that both had better be read at once.
+func (p *Plan) joins(b *openBatch, i int, in, out int64) bool {
+	u, before := p.units[i], p.units[i-1]
+	r, ok := p.recipes[u.output].(*turned)
+	if !ok || u.output != before.output || int(u.slab)/r.slabsEach() != int(before.slab)/r.slabsEach() {
+		return false
+	}
+	cost := b.in + in
+	if p.join.staged {
+		cost += b.out + out
+	}
+	return cost <= p.join.most
 }
 
 // tied reports whether unit i reads what the one before it turns into bytes: apart, both would fetch it.

@@ -62,6 +62,11 @@ func (b *Builder) SourceDType(part int) stages.DType {
 	return b.c.in.Catalog.DType(int(b.group.First().Tensors[part]))
 }
 
+// SourceShape is the shape of one part of the Group's first Module.
+func (b *Builder) SourceShape(part int) []int64 {
+	return shapeOf(b.c.in.Catalog, int(b.group.First().Tensors[part]))
+}
+
 // Grid describes an Output whose members lie side by side in rows.
 type Grid struct {
 	Suffix string // of the Output's name
@@ -91,9 +96,10 @@ type Grid struct {
 	Checks []Check
 	// Needs is the scan whose value the Op gets as Job.Scanned.
 	Needs *Scan
-	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides. With Beside another Output of the
-	// Group, added just before, turns the first of them into bytes: the two are made together, so that they are read once.
-	Joint  []int
+	// Joint are parts of which the Op reads those of all members of its expert, whole, after the Sides.
+	Joint []int
+	// Beside says that another Output of the Group, added just before, turns the first of Joint, or what is scanned, into bytes: this one is made
+	// where those lie, together with it, wherever its own bytes are. So Joint is read once, and a scan is not needed long before.
 	Beside bool
 }
 
@@ -104,7 +110,8 @@ type Scan struct{ scan }
 // of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
 func (b *Builder) Scan(part int, op stages.Op) *Scan {
 	b.runsOne("a scan", op)
-	return &Scan{scan{op: op, tensors: b.tensors(part, len(b.group.Members))}}
+	t := b.tensors(part, len(b.group.Members))
+	return &Scan{scan{op: op, tensors: t, first: firstOf(b.c.in.Catalog, t)}}
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
@@ -142,7 +149,7 @@ func (b *Builder) Grid(g Grid) {
 	for _, part := range g.Joint {
 		r.joint = append(r.joint, b.tensors(part, len(b.group.Members)))
 	}
-	r.beside = g.Beside && len(r.joint) > 0
+	r.beside = g.Beside && (len(r.joint) > 0 || r.needs != nil)
 	if !b.holds(g.Suffix, r) {
 		return
 	}
@@ -217,6 +224,8 @@ type Tall struct {
 	Parts  []int // that the Op reads, whole
 	DType  stages.DType
 	Op     stages.Op
+	// Turned makes an Output of [K, N] elements: that of one member that the checkpoint has input-major, and that stays so.
+	Turned bool
 	// OpFor makes the Op for another dtype (F32, F16 or BF16), for a Rule that asks for one. Nil when DType is the only one.
 	OpFor  func(to stages.DType) (stages.Op, error)
 	Checks []Check
@@ -228,20 +237,27 @@ func (b *Builder) Tall(t Tall) {
 		return
 	}
 	m := b.group.First()
-	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: m.K * elementBytes(t.DType)}
+	rows, cols := b.group.N(), m.K
+	if t.Turned {
+		rows, cols = cols, rows
+	}
+	r := &tall{op: t.Op, opFor: b.opFor(t.Suffix, t.OpFor), row: cols * elementBytes(t.DType)}
 	for _, m := range b.group.Modules[:len(b.group.Members)] {
 		r.heights = append(r.heights, m.N)
+		if t.Turned {
+			r.heights[0] = rows
+		}
 	}
 	for _, p := range t.Parts {
 		r.parts = append(r.parts, b.tensors(p, len(b.group.Members)))
 	}
 	r.checks = &grid{columns: make([]column, len(b.group.Members)), tensors: r.parts[0], checks: b.checks(t.Checks)}
-	each := r.row * b.group.N()
+	each := r.row * rows
 	kind := b.Kind()
 	if kind == stages.KindKept {
 		kind = stages.KindDequantised
 	}
-	b.add(t.Suffix, t.DType, []int64{b.group.N(), m.K}, stages.LayoutRaw, kind, each, each, r)
+	b.add(t.Suffix, t.DType, []int64{rows, cols}, stages.LayoutRaw, kind, each, each, r)
 }
 
 // opFor is an Output's OpFor with a look at what it makes.

@@ -17,27 +17,29 @@ type compiler struct {
 	opt  Options
 	plan *Plan
 
-	faults   faultList
-	checks   Checks
-	rules    rules
-	formats  []Format
-	method   string
-	readers  []Reader // of the quantised Modules; none when there are none
-	modules  []*Module
-	views    *views    // in.Catalog
-	stacks   []stacked // whose Modules are among modules
-	owner    []int32   // per tensor: index into modules, or one of the marks below
-	groups   []*Group  // in file order of their first tensor
-	groupOf  []int32   // per module: index into groups, or -1
-	names    map[string]struct{}
-	fused    map[string]*Fused // by members and name
-	kept     map[string]*Kept
-	dropped  []recipe // of Outputs that a rule does not want
-	suffixes []string // of the Outputs of one Group
-	added    int      // Outputs that were asked for, dropped ones too
-	single   *Single  // of a Plan of one module, else nil
-	inStacks int      // Modules of stacks
-	prefix   string   // of its Outputs' names: its own
+	faults      faultList
+	checks      Checks
+	rules       rules
+	formats     []Format
+	method      string
+	readers     []Reader // of the quantised Modules; none when there are none
+	modules     []*Module
+	views       *views    // in.Catalog
+	stacks      []stacked // whose Modules are among modules
+	owner       []int32   // per tensor: index into modules, or one of the marks below
+	groups      []*Group  // in file order of their first tensor
+	groupOf     []int32   // per module: index into groups, or -1
+	names       map[string]struct{}
+	fused       map[string]*Fused // by members and name
+	kept        map[string]*Kept
+	dropped     []recipe // of Outputs that a rule does not want
+	suffixes    []string // of the Outputs of one Group
+	added       int      // Outputs that were asked for, dropped ones too
+	single      *Single  // of a Plan of one module, else nil
+	stacksDense denseStacks
+	inStacks    int      // Modules of stacks
+	noted       []string // formats of noteOnce
+	prefix      string   // of its Outputs' names: its own
 }
 
 // Marks in compiler.owner.
@@ -58,8 +60,9 @@ func newCompiler(in Input, opt Options) *compiler {
 		plan:  &Plan{catalog: v, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
-	c.rules = rulesFor(in.Model.ModelType)
+	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, Experts: in.Model.NumExperts, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
+	c.stacksDense.c = c
+	c.rules = rulesFor(in.Model.ModelType, in.Model.TextModelType)
 	return c
 }
 
@@ -77,6 +80,7 @@ func (c *compiler) run() {
 	c.describe()
 	c.countSlabs()
 	if len(c.faults.list) == 0 {
+		c.plan.join = joinUnder(c.opt.Budget, c.opt.Staging != nil)
 		c.plan.layOut(TargetBatch(c.opt.Budget))
 		c.measure()
 	}
@@ -194,8 +198,11 @@ func (c *compiler) left(i int32) Leftover {
 	return LeftoverOther
 }
 
-// isDense is the reader of Modules that are not quantised.
-const isDense = int32(-2)
+// The readers of Modules that are not quantised.
+const (
+	isDense      = int32(-2)
+	isDenseStack = int32(-3) // of those that lie in tensors of all experts
+)
 
 // addModule collects the tensors of a Module and has its Reader, an index into readers or isDense, check them.
 func (c *compiler) addModule(base string, reader int32) {
@@ -215,15 +222,24 @@ func (c *compiler) addModule(base string, reader int32) {
 }
 
 // readerOf is the Reader of a Module.
-func (c *compiler) readerOf(m *Module) Reader {
-	if m.reader == isDense {
+func (c *compiler) readerOf(m *Module) Reader { return c.readerAt(m.reader) }
+
+// readerAt is the Reader of an index.
+func (c *compiler) readerAt(reader int32) Reader {
+	switch reader {
+	case isDense:
 		return dense{}
+	case isDenseStack:
+		return &c.stacksDense
 	}
-	return c.readers[m.reader]
+	return c.readers[reader]
 }
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
+	if !c.opt.NoFuse { // which leaves such tensors as they are
+		c.findStacks(isDenseStack)
+	}
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue

@@ -30,7 +30,7 @@ type compressedFormat struct {
 }
 
 // compressedFormats are those that are processed. A new one adds its file and a line here.
-var compressedFormats = []compressedFormat{packQuantized, floatQuantized, mxfp4Quantized}
+var compressedFormats = []compressedFormat{packQuantized, floatQuantized, mxfp4Quantized, nvfp4PackQuantized}
 
 // compressedMethod is what configs call compressed-tensors.
 const compressedMethod = "compressed-tensors"
@@ -190,6 +190,11 @@ func compressedReadGroup(where string, groups *discover.Object, key, format stri
 		g.weights.faults = nil
 	}
 	return g, g.Faults()
+}
+
+// describeWeights says what the weights of a group are quantised to, for messages.
+func describeWeights(bits int64, kind string) string {
+	return fmt.Sprintf("of %d bits, type %q,", bits, kind)
 }
 
 // compressedReadTargets reads a list of names, patterns and classes.

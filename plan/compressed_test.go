@@ -286,7 +286,7 @@ func TestCompressedConfigFaults(t *testing.T) {
 		{weights("rotation", "hadamard"), []string{`"rotation" is not known`}},
 		{group("input_activations", map[string]any{"num_bits": 8}), []string{"input_activations quantised is not supported yet"}},
 		{group("output_activations", map[string]any{"num_bits": 8}), []string{"output_activations quantised is not supported yet"}},
-		{group("format", "nvfp4-pack-quantized"), []string{"format nvfp4-pack-quantized is not supported yet", "group_0"}},
+		{group("format", "int-quantized"), []string{"format int-quantized is not supported yet", "group_0"}},
 		{group("format", nil), nil},
 		{group("targets", nil), []string{`"targets" is missing`}},
 		{group("targets", []string{"re:(?<=x)y"}), []string{"targets", "cannot be used"}},

@@ -19,6 +19,8 @@ const (
 type denseSpec struct {
 	dtype stages.DType
 	bias  stages.DType // Invalid for none
+	// turned says that the weight is input-major.
+	turned bool
 }
 
 func (s denseSpec) String() string {
@@ -42,7 +44,10 @@ func (s denseSpec) Differs(other Spec) (what, expected, found string) {
 
 func (dense) Parts() []string { return []string{"weight", "bias"} }
 
-func (dense) Module(m *Module, c *Checks) bool {
+func (dense) Module(m *Module, c *Checks) bool { return denseModule(m, c, false) }
+
+// denseModule checks a Module whose weight is [N, K], or [K, N] when it is turned.
+func denseModule(m *Module, c *Checks, turned bool) bool {
 	w := m.Tensors[denseWeight]
 	n, k, ok := shape2(c.Catalog, int(w))
 	if !ok {
@@ -50,8 +55,11 @@ func (dense) Module(m *Module, c *Checks) bool {
 			formatShape(shapeOf(c.Catalog, int(w))), "")
 		return false
 	}
+	if turned {
+		n, k = k, n
+	}
 	m.K, m.N = k, n
-	spec := denseSpec{dtype: c.Catalog.DType(int(w))}
+	spec := denseSpec{dtype: c.Catalog.DType(int(w)), turned: turned}
 	b := m.Tensors[denseBias]
 	if b != none {
 		spec.bias = c.Catalog.DType(int(b))
@@ -70,7 +78,11 @@ func (dense) Module(m *Module, c *Checks) bool {
 // Compile joins the members along dim 0 and stacks the experts.
 func (dense) Compile(g *Group, b *Builder) string {
 	m := g.First()
-	b.Segments("weight", denseWeight, []int64{g.N(), m.K}, b.DType())
+	if spec, ok := m.Spec.(denseSpec); ok && spec.turned {
+		b.Transposed("weight", denseWeight, b.DType())
+	} else {
+		b.Segments("weight", denseWeight, []int64{g.N(), m.K}, b.DType())
+	}
 	if m.Has(denseBias) {
 		b.Segments("bias", denseBias, []int64{g.N()}, b.DType())
 	}

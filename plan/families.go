@@ -52,22 +52,41 @@ type Family struct {
 	Name       string
 	ModelTypes []string
 	Rules      []string
+	// fused is how its releases hold all experts of a layer in one tensor, if they do.
+	fused fusedExperts
 }
 
 // families is the table to extend: LAYOUTS-level facts come from the model definitions of the engines.
 var families = []Family{
-	{"Llama", []string{"llama", "mistral", "mistral3", "ministral"}, []string{"qkv", "gate_up"}},
-	{"Qwen2", []string{"qwen2", "qwen2_vl", "qwen2_5_vl"}, []string{"qkv", "gate_up"}},
-	{"Qwen3", []string{"qwen3", "qwen3_vl"}, []string{"qkv", "gate_up"}},
-	{"Qwen2-MoE", []string{"qwen2_moe"}, []string{"qkv", "gate_up", "experts"}},
-	{"Qwen3-MoE", []string{"qwen3_moe", "qwen3_vl_moe"}, []string{"qkv", "gate_up", "experts"}},
-	{"Mixtral", []string{"mixtral"}, []string{"qkv", "experts_w"}},
-	{"DeepSeek-V2/V3", []string{"deepseek_v2", "deepseek_v3", "deepseek_v32"}, []string{"qkv_a", "gate_up", "experts"}},
-	{"Kimi-K2", []string{"kimi_k2", "kimi_k25"}, []string{"qkv_a", "gate_up", "experts"}},
-	{"GLM-4.5", []string{"glm4_moe"}, []string{"qkv", "gate_up", "experts"}},
-	{"GLM-4", []string{"glm4_moe_lite", "glm_moe_dsa"}, []string{"qkv_a", "gate_up", "experts"}},
-	{"MiniMax-M2", []string{"minimax_m2"}, []string{"qkv", "experts_w", "experts"}},
-	{"Llama-4", []string{"llama4", "llama4_text"}, []string{"qkv", "gate_up", "experts"}},
+	{Name: "Llama", ModelTypes: []string{"llama", "mistral", "mistral3", "ministral"}, Rules: []string{"qkv", "gate_up"}},
+	{Name: "Qwen2", ModelTypes: []string{"qwen2", "qwen2_vl", "qwen2_5_vl"}, Rules: []string{"qkv", "gate_up"}},
+	{Name: "Qwen3", ModelTypes: []string{"qwen3", "qwen3_vl"}, Rules: []string{"qkv", "gate_up"}},
+	{Name: "Qwen2-MoE", ModelTypes: []string{"qwen2_moe"}, Rules: []string{"qkv", "gate_up", "experts"}},
+	{Name: "Qwen3-MoE", ModelTypes: []string{"qwen3_moe"}, Rules: []string{"qkv", "gate_up", "experts"}},
+	{
+		Name: "Qwen3-VL-MoE", ModelTypes: []string{"qwen3_vl_moe", "qwen3_vl_moe_text"}, Rules: []string{"qkv", "gate_up", "experts"},
+		fused: fusedExperts{major: inputMajor},
+	},
+	{
+		Name: "Qwen3.5", ModelTypes: []string{"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"}, Rules: []string{"qkv", "gate_up", "experts"},
+		fused: fusedExperts{major: outputMajor},
+	},
+	{Name: "Mixtral", ModelTypes: []string{"mixtral"}, Rules: []string{"qkv", "experts_w"}},
+	{
+		Name: "DeepSeek-V2/V3", ModelTypes: []string{"deepseek_v2", "deepseek_v3", "deepseek_v32"}, Rules: []string{"qkv_a", "gate_up", "experts"},
+	},
+	{Name: "Kimi-K2", ModelTypes: []string{"kimi_k2", "kimi_k25"}, Rules: []string{"qkv_a", "gate_up", "experts"}},
+	{Name: "GLM-4.5", ModelTypes: []string{"glm4_moe", "glm4v_moe"}, Rules: []string{"qkv", "gate_up", "experts"}},
+	{Name: "GLM-4", ModelTypes: []string{"glm4_moe_lite", "glm_moe_dsa"}, Rules: []string{"qkv_a", "gate_up", "experts"}},
+	{Name: "MiniMax-M2", ModelTypes: []string{"minimax_m2"}, Rules: []string{"qkv", "experts_w", "experts"}},
+	{
+		Name: "Llama-4", ModelTypes: []string{"llama4", "llama4_text"}, Rules: []string{"qkv", "gate_up", "experts"},
+		fused: fusedExperts{major: inputMajor},
+	},
+	{
+		Name: "gpt-oss", ModelTypes: []string{"gpt_oss"}, Rules: []string{"qkv"},
+		fused: fusedExperts{major: inputMajor, interleaved: true},
+	},
 }
 
 // familyOf finds the family of a model_type.
@@ -86,17 +105,21 @@ type rules struct {
 	known   bool // the family is in the table: incomplete members are faults
 	fuse    []fuseRule
 	experts []expertRule
+	fused   fusedExperts
 }
 
-// rulesFor selects the rules of a model_type: those of its family, or all of them.
-func rulesFor(modelType string) rules {
-	f, known := familyOf(modelType)
+// rulesFor selects the rules of the first model_type that is in the table: those of its family, or all of them.
+func rulesFor(modelTypes ...string) rules {
+	f, known := Family{}, false
+	for i := 0; i < len(modelTypes) && !known; i++ {
+		f, known = familyOf(modelTypes[i])
+	}
 	return rulesOf(f, known)
 }
 
 // rulesOf are the rules of a Family, or all of them when it is not known.
 func rulesOf(f Family, known bool) rules {
-	r := rules{family: f, known: known}
+	r := rules{family: f, known: known, fused: f.fused}
 	applies := func(name string) bool { return !known || slices.Contains(f.Rules, name) }
 	for _, f := range fuseRules {
 		if applies(f.name) {

@@ -16,14 +16,6 @@ var formats = []Format{gptq{}, awq{}, compressed{}, fp8{}, modelOpt{}, mxfp4{}, 
 // MethodNone is the format of checkpoints that are not quantised.
 const MethodNone = "none"
 
-// recognised are the methods that people ship and that are not processed yet, with the tensors that give them away.
-var recognised = []struct {
-	name   string
-	suffix []string
-}{
-	{"modelopt NVFP4", []string{".weight_scale_2"}},
-}
-
 // supported lists what is processed, for messages.
 func (c *compiler) supported() string {
 	var names []string
@@ -58,12 +50,6 @@ func (c *compiler) openFormat() {
 	fault := stages.Fault{
 		Code: stages.CodeUnsupported, File: q.Where, Problem: fmt.Sprintf("unknown quantisation method %q", q.Method),
 		Expected: "one of " + c.supported(), Found: q.Method,
-	}
-	for _, k := range recognised {
-		if k.name == q.Method {
-			fault.Problem = fmt.Sprintf("quantisation method %q is not supported yet, supported are %s", q.Method, c.supported())
-			fault.Expected, fault.Found = "", ""
-		}
 	}
 	c.faults.add(fault)
 }
@@ -163,13 +149,6 @@ func (c *compiler) quantisedBy(i int) (string, bool) {
 		}
 		if m, ok := f.(interface{ MarksTensor(c Catalog, i int) bool }); ok && m.MarksTensor(c.in.Catalog, i) {
 			return f.Name(), true
-		}
-	}
-	for _, k := range recognised {
-		for _, s := range k.suffix {
-			if strings.HasSuffix(name, s) {
-				return k.name, true
-			}
 		}
 	}
 	return "", false

@@ -53,6 +53,7 @@ func (fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 type fp8Reader struct {
 	where   string // the config, for messages
 	scaling fp8Scaling
+	turned  map[string]bool // by scope of experts in stacks: whether they are input-major
 }
 
 // fp8Spec is what the Modules of one Group must have in common.
@@ -60,6 +61,7 @@ type fp8Spec struct {
 	blocks       stages.Blocks
 	scales       stages.DType
 	bias, static stages.DType // of the bias and the input_scale; Invalid for none
+	turned       bool         // the weight is [K, N], in a stack
 }
 
 // CodeBits and GroupSize make it Quantised.
@@ -81,6 +83,9 @@ func (s fp8Spec) String() string {
 	if s.static != safetensors.Invalid {
 		t += ", static activations"
 	}
+	if s.turned {
+		t += ", input-major"
+	}
 	return t
 }
 
@@ -97,12 +102,15 @@ func describeBlocks(b stages.Blocks) string {
 
 // Differs names the first thing in which another Spec is not this one.
 func (s fp8Spec) Differs(other Spec) (what, expected, found string) {
+	turned := map[bool]string{true: "input-major", false: "output-major"}
 	static := map[bool]string{true: "an input_scale", false: "no input_scale"}
 	t, ok := other.(fp8Spec)
 	switch {
 	case !ok:
 	case s.scales != t.scales:
 		return "dtype of the scales", s.scales.String(), t.scales.String()
+	case s.turned != t.turned:
+		return "order of the axes", turned[s.turned], turned[t.turned]
 	case s.bias != t.bias:
 		return "bias", biasOf(s.bias), biasOf(t.bias)
 	case s.static != t.static:
@@ -130,24 +138,23 @@ func (r *fp8Reader) Picks(c *Checks, i int32) bool {
 
 // Left looks at a tensor that no Module took: scales beside a dense weight mean nothing, all others must have their weight.
 func (r *fp8Reader) Left(c *Checks, i int32) Leftover {
+	if l := leftScale(c, i, r.scaling.part, r.Parts()[fp8Input]); l != LeftoverOther {
+		return l
+	}
 	name := c.Catalog.Name(int(i))
-	for _, part := range []string{r.scaling.part, r.Parts()[fp8Input]} {
-		base, ok := strings.CutSuffix(name, "."+part)
+	for _, suffix := range []string{"_scale_inv", "_scale", fp8FusedInput} {
+		scaled, ok := strings.CutSuffix(name, suffix)
 		if !ok {
 			continue
 		}
-		if _, dense := c.Catalog.Lookup(base + ".weight"); dense {
+		t, found := c.Catalog.Lookup(scaled)
+		switch {
+		case found && isFloat(c.Catalog.DType(t)):
 			return LeftoverMeaningless
-		}
-		c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "",
-			"the checkpoint is incomplete: get it again")
-		return LeftoverFaulty
-	}
-	for _, suffix := range []string{"_scale_inv", "_scale"} {
-		scaled, ok := strings.CutSuffix(name, suffix)
-		if t, found := c.Catalog.Lookup(scaled); ok && (suffix == "_scale_inv" || found && c.Catalog.DType(t) == safetensors.F8E4M3) {
-			c.Fault(i, stages.CodeUnsupported, "is the FP8 scale of something other than the .weight of one layer, which is not supported yet",
-				"."+r.scaling.part+" beside the .weight of every layer and expert", "", "use a release with weights and scales for each expert")
+		case suffix == "_scale_inv" || found && c.Catalog.DType(t) == safetensors.F8E4M3:
+			c.Fault(i, stages.CodeUnsupported, "is the FP8 scale of something that is neither the .weight of a layer nor all experts of one",
+				"."+r.scaling.part+" beside .weight, or "+fusedGateUp+r.fusedScale()+" and "+fusedDown+r.fusedScale()+" below experts", "",
+				"use a release with weights and scales for each expert")
 			return LeftoverFaulty
 		}
 	}
@@ -155,7 +162,7 @@ func (r *fp8Reader) Left(c *Checks, i int32) Leftover {
 }
 
 func (r *fp8Reader) Module(m *Module, c *Checks) bool {
-	if !r.members(m, c) {
+	if !m.Has(fp8Scale) && !m.InStack() && !r.sharedScale(m, c) || !r.members(m, c) {
 		return false
 	}
 	w := m.Tensors[fp8Weight]
@@ -164,11 +171,16 @@ func (r *fp8Reader) Module(m *Module, c *Checks) bool {
 		c.Fault(w, stages.CodeShape, "is the weight of a linear layer", "[out_features, in_features]", formatShape(shapeOf(c.Catalog, int(w))), "")
 		return false
 	}
+	scope, _ := cutLast(c.Catalog.Name(int(w)))
+	turned := m.InStack() && r.turned[scope]
+	if turned {
+		n, k = k, n
+	}
 	m.K, m.N = k, n
-	if !r.shapes(m, c) {
+	if !r.shapes(m, c, turned) {
 		return false
 	}
-	spec := fp8Spec{blocks: r.scaling.blocks, scales: c.Catalog.DType(int(m.Tensors[fp8Scale]))}
+	spec := fp8Spec{turned: turned, blocks: r.scaling.blocks, scales: c.Catalog.DType(int(m.Tensors[fp8Scale]))}
 	if m.Has(fp8Bias) {
 		spec.bias = c.Catalog.DType(int(m.Tensors[fp8Bias]))
 	}
@@ -213,7 +225,7 @@ func oneOf(dtypes []stages.DType) string {
 }
 
 // shapes checks the tensors beside the weight against its shape and the config.
-func (r *fp8Reader) shapes(m *Module, c *Checks) bool {
+func (r *fp8Reader) shapes(m *Module, c *Checks, turned bool) bool {
 	ok := true
 	for part, t := range m.Tensors {
 		if t == none || part == fp8Weight {
@@ -224,7 +236,7 @@ func (r *fp8Reader) shapes(m *Module, c *Checks) bool {
 		problem := "has the wrong shape"
 		switch part {
 		case fp8Scale:
-			want = r.scaleShapes(m)
+			want = r.scaleShapes(m, turned)
 			problem = fmt.Sprintf("%s says scales of %s over %s", r.where, describeBlocks(r.scaling.blocks), formatShape([]int64{m.N, m.K}))
 		case fp8Bias:
 			want = []string{formatShape([]int64{m.N})}
@@ -240,8 +252,11 @@ func (r *fp8Reader) shapes(m *Module, c *Checks) bool {
 }
 
 // scaleShapes are the shapes that the scales may have.
-func (r *fp8Reader) scaleShapes(m *Module) []string {
+func (r *fp8Reader) scaleShapes(m *Module, turned bool) []string {
 	rows, cols := r.scaling.blocks.Grid(m.N, m.K)
+	if turned { // its blocks are square
+		rows, cols = cols, rows
+	}
 	grid := formatShape([]int64{rows, cols})
 	switch b := r.scaling.blocks; {
 	case b == stages.Blocks{}:

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -63,7 +62,7 @@ func floatOpen(g *compressedGroup) Reader {
 // fp8Strategy reads how a group's weights are quantised.
 func fp8Strategy(w *ConfigReader) (b stages.Blocks) {
 	if bits, kind := w.Int(0, "num_bits"), w.Text("", "type"); bits != 8 || kind != "float" {
-		w.Unsupported("weights", fmt.Sprintf("of %d bits, type %q,", bits, kind), "8 bits, type float")
+		w.Unsupported("weights", describeWeights(bits, kind), "8 bits, type float")
 	}
 	if !w.Bool(true, "symmetric") {
 		w.Unsupported("symmetric", false, "true")

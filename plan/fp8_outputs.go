@@ -21,6 +21,9 @@ type fp8Outputs struct {
 // marlin makes what the Marlin kernels read. Members that fuse keep their scales: Marlin has one for every output feature, so a scale of a
 // member's own, or a block that its end cuts, is repeated for that member's features alone.
 func (o *fp8Outputs) marlin() string {
+	if o.spec.turned {
+		return "its weights are input-major, which nothing repacks to Marlin"
+	}
 	to, reason := o.actDType()
 	if reason != "" {
 		return reason
@@ -120,11 +123,22 @@ func (o *fp8Outputs) vector(suffix string, part int, to stages.DType, op stages.
 		_, cols := o.spec.blocks.Grid(o.m.N, o.m.K)
 		dims = append(dims, cols)
 	}
+	if l == stages.LayoutRaw && o.m.InStack() {
+		dims = o.b.SourceShape(part)
+	}
 	o.b.Grid(Grid{
 		Suffix: suffix, Part: part, DType: to, Layout: l, Kind: kind, Op: op, Rows: 1, Dims: dims, Checks: checks,
 		Width:  func(m *Module) int64 { return elements(m) * elementBytes(to) },
 		Source: func(m *Module) int64 { return elements(m) * elementBytes(from) },
 	})
+}
+
+// names are the suffixes of the Outputs of a module that is not repacked: those of its parts, and of a stack what its tensors end in.
+func (o *fp8Outputs) names() []string {
+	if o.m.InStack() && o.b.Layout() != stages.LayoutMarlin {
+		return []string{fp8Weight: "", fp8Scale: o.r.fusedScale(), fp8Bias: fusedBias, fp8Input: fp8FusedInput}
+	}
+	return o.r.Parts()
 }
 
 // floats is vector of values in their order, cast where that is possible and wanted, and checked to be finite.
@@ -134,7 +148,7 @@ func (o *fp8Outputs) floats(part int, n int64, want stages.DType) {
 	if err != nil || from == to {
 		to, op = from, o.b.Copy()
 	}
-	o.vector(o.r.Parts()[part], part, to, op, stages.LayoutRaw, n, []Check{{Part: part, Op: decode.CheckFinite(from)}})
+	o.vector(o.names()[part], part, to, op, stages.LayoutRaw, n, []Check{{Part: part, Op: decode.CheckFinite(from)}})
 }
 
 // inputScale keeps the scales of static activations, one for every member: no kernel of weights needs them, but an engine may.
@@ -155,7 +169,11 @@ func (o *fp8Outputs) raw() string {
 		each, _ := o.spec.blocks.Grid(m.N, m.K)
 		rows += each
 	}
-	o.b.Codes("weight", fp8Weight, []int64{o.g.N(), o.m.K})
+	dims := []int64{o.g.N(), o.m.K}
+	if o.spec.turned {
+		dims = []int64{o.m.K, o.m.N}
+	}
+	o.b.Codes(o.names()[fp8Weight], fp8Weight, dims)
 	o.floats(fp8Scale, rows, o.b.DType())
 	if o.spec.bias != safetensors.Invalid {
 		o.floats(fp8Bias, o.g.N(), o.b.DType())
@@ -176,7 +194,7 @@ func (o *fp8Outputs) dequant() string {
 	if o.spec.static != safetensors.Invalid {
 		checks = append(checks, Check{Part: fp8Input, Op: decode.CheckFinite(o.spec.static)})
 	}
-	o.b.Tall(Tall{Suffix: "weight", Parts: []int{fp8Weight, fp8Scale}, DType: to, Op: op, OpFor: opFor, Checks: checks})
+	o.b.Tall(Tall{Suffix: o.names()[fp8Weight], Turned: o.spec.turned, Parts: []int{fp8Weight, fp8Scale}, DType: to, Op: op, OpFor: opFor, Checks: checks})
 	if o.spec.bias != safetensors.Invalid {
 		o.floats(fp8Bias, o.g.N(), to)
 	}

@@ -39,7 +39,7 @@ type ggufReader struct{}
 const ggufWeight = 0 // the one part of a Module
 
 // ggufTypes are the types of blocks that are read.
-var ggufTypes = []gguf.Type{gguf.Q4_0, gguf.Q8_0, gguf.Q4_K, gguf.Q6_K, gguf.MXFP4}
+var ggufTypes = []gguf.Type{gguf.Q4_0, gguf.Q8_0, gguf.Q4K, gguf.Q6K, gguf.MXFP4}
 
 // ggufSpec is the type of a Module's blocks.
 type ggufSpec struct{ typ gguf.Type }
@@ -51,7 +51,7 @@ func (s ggufSpec) CodeBits() int {
 	switch s.typ { //nolint:exhaustive // the others have 4
 	case gguf.Q8_0:
 		return 8
-	case gguf.Q6_K:
+	case gguf.Q6K:
 		return 6
 	}
 	return 4
@@ -59,7 +59,7 @@ func (s ggufSpec) CodeBits() int {
 
 // GroupSize is the number of input features that share a scale.
 func (s ggufSpec) GroupSize() int {
-	if s.typ == gguf.Q6_K {
+	if s.typ == gguf.Q6K {
 		return 16
 	}
 	return 32
@@ -76,6 +76,9 @@ func (ggufReader) Picks(c *Checks, i int32) bool {
 func (ggufReader) Left(c *Checks, i int32) Leftover {
 	l := layoutOf(c.Catalog, int(i))
 	if l == stages.LayoutRaw {
+		if !ggufExperts(c, i) {
+			return LeftoverFaulty
+		}
 		return LeftoverOther
 	}
 	c.Fault(i, stages.CodeUnsupported, "is quantised, and not the weight of a layer", "a name that ends in .weight", string(l), "")
@@ -94,6 +97,9 @@ func (ggufReader) Module(m *Module, c *Checks) bool {
 			strings.Join(typeNames(ggufTypes), ", "), t.String(), "use a file of another quantisation, such as Q4_K_M, Q6_K or Q8_0")
 		return false
 	}
+	if !ggufExperts(c, w) {
+		return false
+	}
 	shape := shapeOf(c.Catalog, int(w))
 	elements, size := t.Block()
 	last := len(shape) - 1
@@ -103,6 +109,20 @@ func (ggufReader) Module(m *Module, c *Checks) bool {
 	}
 	m.Spec = ggufSpec{t}
 	return true
+}
+
+// ggufExperts checks that weights of all experts of a layer are those of as many as the metadata says.
+func ggufExperts(c *Checks, i int32) bool {
+	if !strings.HasSuffix(c.Catalog.Name(int(i)), "_exps.weight") || c.Experts == 0 {
+		return true
+	}
+	shape := shapeOf(c.Catalog, int(i))
+	if len(shape) == 3 && shape[0] == int64(c.Experts) {
+		return true
+	}
+	c.Fault(i, stages.CodeConfig, "has not as many experts as the metadata says (expert_count)", fmt.Sprintf("[%d, ..., ...]", c.Experts), formatShape(shape),
+		"the file is damaged or was made wrongly: get it again")
+	return false
 }
 
 func typeNames(types []gguf.Type) (names []string) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coldload/coldload/stages"
@@ -24,7 +25,7 @@ type modelOptAlgorithm struct {
 }
 
 // modelOptAlgorithms are those that are processed. A new one adds its file and a line here.
-var modelOptAlgorithms = []modelOptAlgorithm{modelOptFP8}
+var modelOptAlgorithms = []modelOptAlgorithm{modelOptFP8, modelOptNVFP4, modelOptWeightOnly}
 
 // modelOptMixed is the quant_algo of a checkpoint that has several; the key quantized_layers says which.
 const (
@@ -33,6 +34,14 @@ const (
 )
 
 func (modelOpt) Name() string { return "modelopt" }
+
+// Opens reports whether the config is one of ModelOpt's. Some name the kind too, which quant_algo says again.
+func (modelOpt) Opens(q *discover.QuantConfig) bool {
+	return slices.Contains([]string{"modelopt", "modelopt_fp4", "modelopt_mixed"}, q.Method)
+}
+
+// Marks says that a tensor of this name gives ModelOpt away: the second scale of NVFP4.
+func (modelOpt) Marks(name string) bool { return strings.HasSuffix(name, ".weight_scale_2") }
 
 // Kinds names the algorithms, for messages.
 func (modelOpt) Kinds() []string {
@@ -46,16 +55,19 @@ func (modelOpt) Kinds() []string {
 func (modelOpt) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
 	c.Need("quant_algo")
-	if c.Text("", "quant_algo") == modelOptMixed {
+	if modelOptAlgo(c) == modelOptMixed {
 		return modelOptReadLayers(c)
 	}
 	r := modelOptOpen(c)
 	return r, c.Faults()
 }
 
+// modelOptAlgo is the algorithm that c names. Engines do not mind the case, and some writers use the other.
+func modelOptAlgo(c *ConfigReader) string { return strings.ToUpper(c.Text("", "quant_algo")) }
+
 // modelOptOpen opens the algorithm that c names; nil, and a fault, for one that is not processed.
 func modelOptOpen(c *ConfigReader) Reader {
-	name := c.Text("", "quant_algo")
+	name := modelOptAlgo(c)
 	var known []string
 	for _, a := range modelOptAlgorithms {
 		if a.name == name {

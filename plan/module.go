@@ -68,6 +68,10 @@ type Module struct {
 	stacked bool // the checkpoint holds it in tensors with those of all other experts
 }
 
+// InStack reports whether the checkpoint holds the Module in tensors with those of all other experts. Raw and dequantised Outputs of such Modules
+// keep the names and the orientation of the checkpoint.
+func (m *Module) InStack() bool { return m.stacked }
+
 // Has reports whether the Module has a tensor for the part.
 func (m *Module) Has(part int) bool { return m.Tensors[part] != none }
 
@@ -99,9 +103,19 @@ func (g *Group) N() int64 {
 // Checks collects faults while the tensors are looked at.
 type Checks struct {
 	Catalog  Catalog
+	Model    *discover.ModelConfig
+	Experts  int  // of a layer, as the model's config says; 0 when it does not
 	ActOrder bool // Options.ActOrder
 	faults   *faultList
 	views    *views
+}
+
+// Find is the tensor of that name, for all experts that it holds; NoSlice when there is none.
+func (c *Checks) Find(name string) Slice {
+	if t, ok := c.Catalog.Lookup(name); ok {
+		return Slice{Tensor: int32(t)}
+	}
+	return NoSlice
 }
 
 // View makes a virtual tensor of one expert's share of a tensor that holds those of all experts, for a Module whose part lies in one: its number

@@ -120,6 +120,9 @@ func (r *mxfp4Reader) Stack(c *Checks, i int32) (s Stack, ok bool) {
 		switch last {
 		case n.gateUp:
 			s.Pair = PairInterleaved
+			if shape := shapeOf(c.Catalog, int(i)); len(shape) > 1 && shape[1]%2 != 0 {
+				c.Fault(i, stages.CodeShape, "has an odd number of rows", "the rows of gate and of up", formatShape(shape), "the checkpoint is damaged: get it again")
+			}
 		case n.down:
 		default:
 			c.Fault(i, stages.CodeUnsupported, "is quantised, but no layer of gpt-oss", "modules named "+n.gateUp+" and "+n.down, last,
@@ -153,7 +156,7 @@ func (r *mxfp4Reader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.N, m.K = s[0], s[1]*decode.MXFP4Group
-	return mxfp4Module(m, c, raw, len(s), advice)
+	return mxfp4Module(m, c, raw, true, advice)
 }
 
 // Compile adds the Outputs for the layout asked for.

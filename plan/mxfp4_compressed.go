@@ -72,7 +72,7 @@ func (r *mxfp4PackReader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4PackParts, 2, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
+	return mxfp4Module(m, c, mxfp4PackParts, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
 }
 
 // Compile adds the Outputs for the layout asked for.

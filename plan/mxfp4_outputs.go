@@ -28,7 +28,8 @@ type mxfp4Spec struct {
 	scales stages.DType
 	bias   stages.DType // Invalid for none
 	raw    mxfp4Raw
-	codes  int // dims of the codes of one Module: 2, or 3 where those of a group have an axis of their own
+	// blocks says that it is a stack of gpt-oss: its codes have an axis more, [N, K/32, 16], and its tiles are always filled up.
+	blocks bool
 }
 
 // CodeBits and GroupSize make it Quantised.
@@ -58,7 +59,7 @@ func (s mxfp4Spec) Differs(other Spec) (what, expected, found string) {
 
 // mxfp4Module checks the dtypes of a Module's tensors, and the shapes of all but the codes, which have told K and N. advice is for what is missing
 // or does not fit.
-func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, dims int, advice string) bool {
+func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string) bool {
 	if codes := m.Tensors[mxfp4Codes]; !m.Has(mxfp4Scales) {
 		c.Fault(codes, stages.CodeMember, "is there, but the scales of its module are missing",
 			strings.TrimSuffix(c.Catalog.Name(int(codes)), raw[mxfp4Codes])+raw[mxfp4Scales], "", advice)
@@ -81,7 +82,7 @@ func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, dims int, advice string) bo
 			ok = false
 		}
 	}
-	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), raw: raw, codes: dims}
+	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), raw: raw, blocks: blocks}
 	if m.Has(mxfp4Bias) {
 		spec.bias = c.Catalog.DType(int(m.Tensors[mxfp4Bias]))
 	}
@@ -134,7 +135,8 @@ func (o *mxfp4Outputs) marlin() string {
 	if bias := o.spec.bias; bias != safetensors.Invalid && bias != safetensors.BF16 && keeps(o.b.DType()) {
 		return "Marlin takes MXFP4 with a BF16 bias alone, this one is " + bias.String() + " (use --dtype bf16)"
 	}
-	if reason := o.marlinFits(); reason != "" {
+	s, reason := o.tiles()
+	if reason != "" {
 		return reason
 	}
 	codes, err := repack.RowsMarlin(4)
@@ -148,32 +150,31 @@ func (o *mxfp4Outputs) marlin() string {
 		}
 	}
 	words, bytes := func(m *Module) int64 { return 8 * m.N }, func(m *Module) int64 { return m.N }
-	o.b.Grid(Grid{
+	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: mxfp4Codes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: codes, Rows: o.m.K / 16, Cols: 2 * o.g.N(), Width: words, Source: words, Whole: true,
-	})
-	o.b.Grid(Grid{
+		Op: codes, Rows: s.K / 16, Cols: 2 * s.N, Width: words, Source: words, Whole: true,
+	}, repack.Padding{Bits: 64})
+	o.b.Tiles(&s, Grid{
 		Suffix: "scales", Part: mxfp4Scales, DType: safetensors.F8E8M0, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: repack.MXFP4MarlinScales(), Rows: o.m.K / decode.MXFP4Group, Cols: o.g.N(), Width: bytes, Source: bytes, Whole: true,
-	})
+		Op: repack.MXFP4MarlinScales(), Rows: s.K / decode.MXFP4Group, Cols: s.N, Width: bytes, Source: bytes, Whole: true,
+	}, repack.Padding{Bits: 8})
 	if bias != nil {
-		o.b.Floats("bias", mxfp4Bias, []int64{o.g.N()}, safetensors.BF16, bias, stages.LayoutMarlin, nil)
+		o.b.TileFloats(&s, "bias", mxfp4Bias, []int64{s.N}, safetensors.BF16, bias)
 	}
 	return ""
 }
 
-// marlinFits says why the tiles of the Marlin kernels do not fit the Group; "" when they do. Source: LAYOUTS C7.
-func (o *mxfp4Outputs) marlinFits() string {
-	n, k := o.g.N(), o.m.K
-	for _, m := range o.g.Modules[:len(o.g.Members)] {
-		if m.N%64 != 0 {
-			return fmt.Sprintf("%d output features are not a multiple of 64", m.N)
-		}
+// tiles is the shape of the Group for the Marlin kernels, or says why they cannot hold it. Stacks of gpt-oss are always filled up: the engine wants
+// so many features of both kinds, whether or not the tiles would fit without. Source: LAYOUTS C8.
+func (o *mxfp4Outputs) tiles() (s tileShape, reason string) {
+	const hidden, inner = 256, 128
+	switch {
+	case !o.spec.blocks || o.b.NoPad():
+		return o.b.marlinHolds(marlinAsk{group: decode.MXFP4Group})
+	case o.g.Pair == NoPair: // down
+		return o.g.padded(up(o.g.N(), hidden), up(o.m.K, inner), false)
 	}
-	if n%64 == 0 && k%128 == 0 || n%128 == 0 && k%64 == 0 {
-		return ""
-	}
-	return fmt.Sprintf("[%d, %d] has no whole tiles: N%%64 and K%%128, or N%%128 and K%%64, must be 0", n, k)
+	return o.g.padded(up(o.g.N(), 2*inner), up(o.m.K, hidden), false)
 }
 
 // dequant makes floating-point weights [N, K]: rows that the checkpoint has interleaved stay so.
@@ -192,7 +193,7 @@ func (o *mxfp4Outputs) dequant() string {
 func (o *mxfp4Outputs) raw() string {
 	groups := o.m.K / decode.MXFP4Group
 	dims := []int64{o.g.N(), o.m.K / 2}
-	if o.spec.codes == 3 {
+	if o.spec.blocks {
 		dims = []int64{o.g.N(), groups, decode.MXFP4Group / 2}
 	}
 	o.b.Codes(o.spec.raw[mxfp4Codes], mxfp4Codes, dims)

@@ -53,6 +53,7 @@ func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 		c.sumOutputs()
 	}
 	if len(c.faults.list) == 0 {
+		c.plan.join = joinUnder(opt.Budget, opt.Staging != nil)
 		c.plan.layOut(TargetBatch(opt.Budget))
 		c.measure()
 	}

@@ -55,6 +55,7 @@ type Plan struct {
 	recipes []recipe // one per Output
 	units   []unit
 	ends    []int
+	join    joinLimit
 	scans   []*scan // by their IDs, from 1 on
 	scanIDs map[*scan]stages.ScanID
 }

@@ -94,6 +94,23 @@ func picks(r Reader, c *Checks, i int32) bool {
 	return !ok || p.Picks(c, i)
 }
 
+// leftScale is what a scale is that no Module took, of parts by these names: it means nothing beside a dense weight, and else lacks its weight.
+func leftScale(c *Checks, i int32, parts ...string) Leftover {
+	for _, part := range parts {
+		base, ok := strings.CutSuffix(c.Catalog.Name(int(i)), "."+part)
+		if !ok {
+			continue
+		}
+		if _, dense := c.Catalog.Lookup(base + ".weight"); dense {
+			return LeftoverMeaningless
+		}
+		c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "",
+			"the checkpoint is incomplete: get it again")
+		return LeftoverFaulty
+	}
+	return LeftoverOther
+}
+
 // left is what a tensor that no Module took is to a Reader: to one that does not say so itself, those are faulty that only a quantised
 // Module has, and whose Module has not the one that marks it. A bias needs none: dense layers have biases too.
 func left(r Reader, c *Checks, i int32) Leftover {

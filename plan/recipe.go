@@ -146,9 +146,9 @@ type grid struct {
 	opFor  func(stages.DType) (stages.Op, error) // the Op for another dtype; nil when there is none
 	// needs is the scan whose value the Op needs; nil for most.
 	needs *scan
-	// joint are lists as tensors is; the Op reads those of all members of its expert, whole, after the sides. With beside the place of the
-	// Slabs is that of the first joint tensor: there they read what another Output of the Group turns into bytes.
-	joint  [][]int32
+	// joint are lists as tensors is; the Op reads those of all members of its expert, whole, after the sides.
+	joint [][]int32
+	// beside says that the Slabs have the place of the first joint tensor, or of the first that is scanned: another Output turns it into bytes.
 	beside bool
 }
 
@@ -184,8 +184,12 @@ func (r *grid) source(c Catalog, expert, member int, row, rows int64) source {
 
 func (r *grid) first(c Catalog, s int) stages.Extent {
 	expert, row, rows := r.locate(s)
-	if r.beside {
-		return firstOf(c, r.jointOf(expert, 0))
+	switch {
+	case !r.beside:
+	case r.needs != nil:
+		return c.Extent(int(r.needs.first))
+	default:
+		return c.Extent(int(firstOf(c, r.jointOf(expert, 0))))
 	}
 	best := r.source(c, expert, 0, row, rows).extent
 	for m := 1; m < len(r.columns); m++ {
@@ -268,15 +272,15 @@ func (r *grid) jointOf(expert, i int) []int32 {
 	return list[expert*n : (expert+1)*n]
 }
 
-// firstOf is the place of the tensor that comes first.
-func firstOf(c Catalog, tensors []int32) stages.Extent {
-	best := c.Extent(int(tensors[0]))
+// firstOf is the tensor that comes first in the files.
+func firstOf(c Catalog, tensors []int32) int32 {
+	first := tensors[0]
 	for _, t := range tensors[1:] {
-		if x := c.Extent(int(t)); before(x, best) {
-			best = x
+		if before(c.Extent(int(t)), c.Extent(int(first))) {
+			first = t
 		}
 	}
-	return best
+	return first
 }
 
 // eachCheck calls f for the checks of one expert's Modules. They go with the expert's first Slab, so that every byte is fetched once.

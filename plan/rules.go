@@ -110,6 +110,8 @@ func bulk(r recipe) []int32 {
 		return r.tensors
 	case *tall:
 		return r.parts[0]
+	case *turned:
+		return r.tensors
 	}
 	return nil
 }
@@ -135,6 +137,9 @@ func (c *compiler) retype(o stages.Output, r recipe, to stages.DType) (stages.Ou
 		return retypeMade(o, g, to)
 	}
 	from := c.in.Catalog.DType(int(bulk(r)[0]))
+	if t, ok := r.(*turned); ok {
+		return retypeTurned(o, t, from, to)
+	}
 	op, err := decode.Cast(from, to)
 	if err != nil {
 		return o, r, err.Error()
@@ -212,6 +217,20 @@ func resizeGrid(o stages.Output, r *grid, op stages.Op, width func(column) int64
 	o.Size = int64(len(g.tensors)/len(g.columns)) * g.rows * g.stride
 	o.SlabBytes = min(g.perSlab*g.stride, o.Size)
 	return o, &g, ""
+}
+
+// retypeTurned casts to another dtype.
+func retypeTurned(o stages.Output, r *turned, from, to stages.DType) (stages.Output, recipe, string) {
+	op, err := decode.Transpose(from, to)
+	if err != nil {
+		return o, r, err.Error()
+	}
+	t := *r
+	t.op, t.to = op, elementBytes(to)
+	t.perSlab = turnedRows(t.n, max(t.from, t.to)*t.k)
+	o.Size, _ = castSize(o.Size, o.DType, to)
+	o.SlabBytes, o.DType = t.perSlab*t.k*t.to, to
+	return o, &t, ""
 }
 
 // retypeTall has the format make its Op again.

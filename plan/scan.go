@@ -8,6 +8,7 @@ import (
 type scan struct {
 	op      stages.Op
 	tensors []int32
+	first   int32 // of them in the files
 }
 
 // scanAhead is how many scans are admitted ahead of the one that is needed next, so that its last Batches are through before anybody waits

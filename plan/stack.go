@@ -54,7 +54,7 @@ type stacked struct {
 
 // findStacks makes the Modules of tensors that hold those of all experts, for one of the readers.
 func (c *compiler) findStacks(reader int32) {
-	s, ok := c.readers[reader].(Stacker)
+	s, ok := c.readerAt(reader).(Stacker)
 	if !ok {
 		return
 	}
@@ -71,7 +71,7 @@ func (c *compiler) findStacks(reader int32) {
 
 // addStack adds the Modules of a Stack; sound is false when the format has found a fault of it.
 func (c *compiler) addStack(s Stack, reader int32, sound bool) {
-	e, ok := c.stackShape(s, c.readers[reader])
+	e, ok := c.stackShape(s, c.readerAt(reader))
 	if !ok || !sound {
 		c.spoilStack(s)
 		return
@@ -152,7 +152,7 @@ func (c *compiler) stackFault(s Stack, problem string) {
 
 // addStacked makes the Modules of every expert, and the Group of them.
 func (c *compiler) addStacked(s Stack, reader int32, e int64) {
-	r := c.readers[reader]
+	r := c.readerAt(reader)
 	n := len(s.Members)
 	if c.inStacks += int(e) * n; c.inStacks > mostStacked {
 		c.checks.Fault(s.Members[0].Tensors[0].Tensor, stages.CodeUnsupported, "makes too many modules",
@@ -264,12 +264,12 @@ func (c *compiler) requestStack(q Request) bool {
 			return true
 		}
 	}
-	return false
+	return c.requestStackOf(q, isDenseStack)
 }
 
 // requestStackOf is requestStack for the stacks of one of the readers.
 func (c *compiler) requestStackOf(q Request, reader int32) bool {
-	s, ok := c.readers[reader].(Stacker)
+	s, ok := c.readerAt(reader).(Stacker)
 	if !ok {
 		return false
 	}
@@ -279,7 +279,7 @@ func (c *compiler) requestStackOf(q Request, reader int32) bool {
 			continue
 		}
 		if x, ok := s.Stack(&c.checks, int32(i)); ok && x.Name == q.Name && len(c.faults.list) == 0 {
-			if e, ok := c.stackShape(x, c.readers[reader]); ok {
+			if e, ok := c.stackShape(x, c.readerAt(reader)); ok {
 				c.addStacked(x, reader, e)
 			}
 			return true

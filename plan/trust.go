@@ -14,7 +14,7 @@ const formatAdvice = "correct the format"
 
 // formatOf names the format of a Module.
 func (c *compiler) formatOf(m *Module) string {
-	if m.reader == isDense {
+	if m.reader < 0 {
 		return "dense"
 	}
 	return c.method

@@ -32,8 +32,8 @@ OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER (otlp, console, none), with
 OTEL_EXPORTER_OTLP_PROTOCOL, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, and so
 on. With TRACEPARENT (and TRACESTATE) the spans are part of that trace.`
 
-	pathHelp = `PATH is a folder, a .safetensors file, or org/name (org/name@revision) in the
-Hugging Face cache. Nothing is downloaded.`
+	pathHelp = `PATH is a folder, a .safetensors or .gguf file, or org/name
+(org/name@revision) in the Hugging Face cache. Nothing is downloaded.`
 
 	layoutHelp = `--layout says what becomes of quantised modules: marlin and exllama are the
 orders of bytes that those GPU kernels read; raw joins the tensors as they are;

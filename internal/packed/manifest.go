@@ -31,7 +31,7 @@ const (
 var layoutVersions = map[stages.Layout]int{
 	stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1, stages.LayoutExllamaV2: 1,
 	stages.LayoutMarlinPlain:      1,
-	stages.BlockLayout(gguf.Q4_0): 1, stages.BlockLayout(gguf.Q8_0): 1, stages.BlockLayout(gguf.Q4_K): 1, stages.BlockLayout(gguf.Q6_K): 1,
+	stages.BlockLayout(gguf.Q4_0): 1, stages.BlockLayout(gguf.Q8_0): 1, stages.BlockLayout(gguf.Q4K): 1, stages.BlockLayout(gguf.Q6K): 1,
 	stages.BlockLayout(gguf.MXFP4): 1,
 }
 

@@ -53,6 +53,8 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = l.quantConfig()
 	case FormatAWQ:
 		c["quantization_config"] = l.awqConfig()
+	case FormatNVFP4, FormatNVFP4Compressed:
+		c["quantization_config"] = l.nvfp4Config()
 	case FormatFP8, FormatFP8Tensor, FormatFP8Channel:
 		c["quantization_config"] = fp8Config(l.o.Format)
 	case FormatCompressed:
@@ -61,7 +63,7 @@ func (l *lister) config() map[string]any {
 		c["quantization_config"] = mxfp4Config()
 	case FormatMXFP4Pack:
 		c["quantization_config"] = l.mxfp4PackConfig()
-	case FormatNone:
+	case FormatNone, FormatGGUF, FormatGGUFQ4_0, FormatGGUFMXFP4:
 	}
 	return c
 }
@@ -106,6 +108,9 @@ func (l *lister) quantConfig() map[string]any {
 
 // documents are the JSON files beside the Shards.
 func (l *lister) documents() map[string]any {
+	if IsGGUF(l.o.Format) {
+		return nil // the metadata says all
+	}
 	d := map[string]any{"config.json": l.config()}
 	if l.o.Format == FormatGPTQ {
 		d["quantize_config.json"] = l.quantConfig()

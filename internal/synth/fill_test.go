@@ -9,6 +9,7 @@ import (
 
 	"github.com/x448/float16"
 
+	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/safetensors"
 )
 
@@ -21,6 +22,7 @@ func TestFillsDoNotDependOnTheCut(t *testing.T) {
 		"constant": Constant(1, 2, 3),
 		"zeros":    Constant(),
 		"group":    groupFill{group: 32},
+		"blocks":   blockFill{random: randomFill{seed: 5, and: ^uint64(0)}, size: 210, scales: blockScales[gguf.Q6K]},
 		"order":    orderFill{seed: 3, rows: size / 4, group: 32},
 	}
 	for name, f := range fills {

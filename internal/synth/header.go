@@ -10,8 +10,17 @@ import (
 	"github.com/coldload/coldload/safetensors"
 )
 
+// fileLayout is where the bytes of a file go: the header, with whatever fills it up, and then the data area.
+type fileLayout interface {
+	Header() []byte
+	FileSize() int64
+}
+
 // layout is where the bytes of the Shard's file go.
-func (s *Shard) layout() (*safetensors.Layout, error) {
+func (s *Shard) layout() (fileLayout, error) {
+	if s.gguf != nil {
+		return s.ggufLayout()
+	}
 	specs := make([]safetensors.Spec, len(s.Specs))
 	for i := range s.Specs {
 		specs[i] = safetensors.Spec{Name: s.Specs[i].Name, DType: s.Specs[i].DType, Shape: s.Specs[i].Shape}

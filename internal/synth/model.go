@@ -90,6 +90,9 @@ var (
 // that way.
 func (m *Model) Has(f Format) bool {
 	joined := m.MoE != nil && m.MoE.Joined
+	if IsGGUF(f) {
+		return ggufArchs[m.Type] != "" && !joined
+	}
 	return f == FormatNone || joined == (f == FormatMXFP4)
 }
 

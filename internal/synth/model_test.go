@@ -103,6 +103,10 @@ func TestRealShapes(t *testing.T) {
 		{"deepseek-v3", FormatFP8, "model.layers.0.self_attn.kv_a_proj_with_mqa.weight", "F8_E4M3[576 7168]"},
 		{"deepseek-v3", FormatFP8, "model.layers.0.self_attn.kv_a_proj_with_mqa.weight_scale_inv", "F32[5 56]"},
 		{"deepseek-v3", FormatFP8Tensor, "model.layers.3.mlp.experts.255.up_proj.input_scale", "F32[]"},
+		{"deepseek-v3", FormatNVFP4, "model.layers.3.mlp.experts.255.up_proj.weight_scale", "F8_E4M3[2048 448]"},
+		{"deepseek-v3", FormatNVFP4, "model.layers.3.mlp.experts.255.up_proj.weight_scale_2", "F32[]"},
+		{"glm-4.5-air", FormatNVFP4Compressed, "model.layers.0.mlp.down_proj.weight_packed", "U8[4096 5472]"},
+		{"glm-4.5-air", FormatNVFP4Compressed, "model.layers.0.mlp.down_proj.weight_global_scale", "F32[1]"},
 		{"glm-4.5-air", FormatFP8Channel, "model.layers.0.self_attn.q_proj.weight_scale", "BF16[12288 1]"},
 		{"glm-4.5-air", FormatGPTQ, "model.layers.0.self_attn.q_proj.bias", "F16[12288]"},
 		{"glm-4.5-air", FormatGPTQ, "model.layers.0.mlp.down_proj.weight", "BF16[4096 10944]"}, // 10944 is no multiple of 128

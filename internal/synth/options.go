@@ -28,7 +28,11 @@ const (
 
 // Formats are the formats that Write knows, the default first.
 func Formats() []Format {
-	return []Format{FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatMXFP4, FormatMXFP4Pack}
+	return []Format{
+		FormatGPTQ, FormatNone, FormatAWQ, FormatCompressed, FormatFP8, FormatFP8Tensor, FormatFP8Channel, FormatMXFP4, FormatMXFP4Pack,
+		FormatNVFP4, FormatNVFP4Compressed,
+		FormatGGUF, FormatGGUFQ4_0, FormatGGUFMXFP4,
+	}
 }
 
 // DefaultShardSize is the most bytes of tensor data that a Shard of zero [Options] holds, unless one tensor alone is larger.
@@ -95,6 +99,8 @@ func (o Options) Validate() error {
 	}
 	if !slices.Contains(Formats(), o.Format) {
 		fault("unknown format %q; known: %q", o.Format, Formats())
+	} else if err == nil && !m.Has(o.Format) && IsGGUF(o.Format) {
+		fault("%s is not made of %s, whose names in llama.cpp are not known here", o.Format, m.Name)
 	} else if err == nil && !m.Has(o.Format) {
 		fault("model %s does not come in format %s: %s is that of gpt-oss, which has no other but %s", m.Name, o.Format, FormatMXFP4, FormatNone)
 	}

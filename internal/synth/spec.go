@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/safetensors"
 )
 
@@ -14,6 +15,9 @@ type Spec struct {
 	DType safetensors.DType
 	Shape []int64
 	Fill  Fill // nil means zeros
+
+	// block is ggml's type of a tensor of a GGUF file whose bytes are blocks.
+	block gguf.Type
 
 	// quantised marks the tensors of quantised modules. The real tool keeps them as buffers, which it writes after all parameters.
 	quantised bool
@@ -37,7 +41,10 @@ type Shard struct {
 	Specs []Spec // in the order of their data
 	Bytes int64  // size of the data area; the header comes on top
 
-	ends []int64 // where each Spec's data ends, from the start of the data area
+	ends []int64 // where each Spec's data ends, with its padding, from the start of the data area
+
+	gguf  []gguf.KeyValue // the metadata of a GGUF file; nil for any other
+	align int64           // what every Spec begins at a multiple of; 0 for nothing
 }
 
 // Order says how tensors lie in a Shard.
@@ -75,12 +82,15 @@ func cutShards(specs []Spec, limit int64) ([]Shard, error) {
 func finish(shards []Shard) error {
 	for i := range shards {
 		s := &shards[i]
-		s.Name = shardName(i, len(shards))
+		s.Name = shardName(i, len(shards), s.gguf != nil)
 		s.ends = make([]int64, len(s.Specs))
 		for j := range s.Specs {
 			n, err := s.Specs[j].Bytes()
 			if err != nil {
 				return err
+			}
+			if s.align > 0 {
+				n = (n + s.align - 1) / s.align * s.align
 			}
 			if s.Bytes += n; s.Bytes < 0 {
 				return fmt.Errorf("synth: shard %s: %w", s.Name, safetensors.ErrOverflow)
@@ -91,11 +101,15 @@ func finish(shards []Shard) error {
 	return nil
 }
 
-func shardName(i, n int) string {
-	if n == 1 {
-		return "model.safetensors"
+func shardName(i, n int, isGGUF bool) string {
+	suffix := ".safetensors"
+	if isGGUF {
+		suffix = ".gguf"
 	}
-	return fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, n)
+	if n == 1 {
+		return "model" + suffix
+	}
+	return fmt.Sprintf("model-%05d-of-%05d%s", i+1, n, suffix)
 }
 
 // sortSpecs is the reference writer's order; the constants of DType are in its order of alignment.

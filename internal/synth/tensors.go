@@ -43,7 +43,11 @@ func list(o Options) (*lister, error) {
 		m.Layers = o.Layers
 	}
 	l := &lister{o: o, m: m, dense: map[string]bool{}}
-	l.model()
+	if IsGGUF(o.Format) {
+		l.ggufModel()
+	} else {
+		l.model()
+	}
 	return l, nil
 }
 
@@ -60,7 +64,12 @@ type lister struct {
 
 // shards cuts the list into files, each in the order asked for.
 func (l *lister) shards() ([]Shard, error) {
-	sorted := l.o.Order == OrderSorted || slices.Contains([]Format{FormatNone, FormatCompressed, FormatMXFP4, FormatMXFP4Pack}, l.o.Format)
+	if IsGGUF(l.o.Format) {
+		return l.ggufShards()
+	}
+	sorted := l.o.Order == OrderSorted || slices.Contains([]Format{
+		FormatNone, FormatCompressed, FormatMXFP4, FormatMXFP4Pack, FormatNVFP4, FormatNVFP4Compressed,
+	}, l.o.Format)
 	specs := l.specs
 	if !sorted {
 		specs = buffersLast(specs)
@@ -199,7 +208,10 @@ func (l *lister) linear(base string, n, k int, bias bool, input string) {
 	case fp8Config(l.o.Format) != nil:
 		l.fp8(base, n, k, bias)
 		return
-	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed || l.o.Format == FormatMXFP4Pack:
+	case l.o.Format.nvfp4() && k%nvfp4Group == 0:
+		l.nvfp4(base, n, k, bias, input)
+		return
+	case l.o.Format == FormatGPTQ || l.o.Format == FormatCompressed || l.o.Format == FormatMXFP4Pack || l.o.Format.nvfp4():
 		l.dense[modulePattern(base)] = true
 	case l.o.Format == FormatAWQ:
 		l.dense[base] = true

@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/coldload/coldload/safetensors"
 )
 
 // Result says what was written.
@@ -132,7 +130,7 @@ func (w *writer) publish(t *target) error {
 			return err
 		}
 	}
-	if len(w.shards) > 1 {
+	if len(w.shards) > 1 && w.shards[0].gguf == nil {
 		return t.write("model.safetensors.index.json", indexFile(w.shards))
 	}
 	return nil
@@ -159,7 +157,7 @@ func (w *writer) shard(ctx context.Context, t *target, s *Shard) error {
 }
 
 // fill writes the header, and the data unless the run is sparse.
-func (w *writer) fill(ctx context.Context, f *os.File, s *Shard, layout *safetensors.Layout) error {
+func (w *writer) fill(ctx context.Context, f *os.File, s *Shard, layout fileLayout) error {
 	if _, err := f.Write(layout.Header()); err != nil {
 		return fmt.Errorf("synth: %w", err)
 	}

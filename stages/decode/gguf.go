@@ -38,8 +38,8 @@ type ggufBlock struct {
 var ggufBlocks = map[gguf.Type]ggufBlock{
 	gguf.Q4_0:  {decodeQ4_0, []int{0}},
 	gguf.Q8_0:  {decodeQ8_0, []int{0}},
-	gguf.Q4_K:  {decodeQ4K, []int{0, 2}},
-	gguf.Q6_K:  {decodeQ6K, []int{208}},
+	gguf.Q4K:   {decodeQ4K, []int{0, 2}},
+	gguf.Q6K:   {decodeQ6K, []int{208}},
 	gguf.MXFP4: {decodeMXFP4Blocks, nil},
 }
 

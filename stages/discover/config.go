@@ -17,6 +17,7 @@ import (
 type ModelConfig struct {
 	Present       bool
 	ModelType     string
+	TextModelType string // of the section about the language model, when a wrapper has one
 	Architectures []string
 	DType         string // of the unquantised weights, as in torch without "torch.": "bfloat16"
 
@@ -131,6 +132,7 @@ func (d *discoverer) configReader(doc *Object) configReader {
 func (r *configReader) config() *ModelConfig {
 	c := &ModelConfig{Present: true, Doc: r.doc}
 	c.ModelType = r.str(r.doc, "model_type")
+	c.TextModelType = r.textModelType()
 	c.Architectures = r.strs(r.doc, "architectures")
 	c.DType = strings.TrimPrefix(r.dtype(), "torch.")
 	c.TieWordEmbeddings = r.tied()
@@ -140,6 +142,16 @@ func (r *configReader) config() *ModelConfig {
 	c.IntermediateSize = r.number(maxSize, "intermediate_size", "ffn_hidden_size", "n_inner", "d_ff")
 	c.MoEIntermediateSize = r.number(maxSize, "moe_intermediate_size", "expert_ffn_hidden_size")
 	return c
+}
+
+// textModelType is the model_type of the innermost section that has one.
+func (r *configReader) textModelType() string {
+	for _, o := range r.text[:len(r.text)-1] {
+		if s := r.str(o, "model_type"); s != "" {
+			return s
+		}
+	}
+	return ""
 }
 
 // check keeps a Fault, if there is one.

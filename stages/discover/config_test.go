@@ -103,7 +103,7 @@ func TestModelConfig(t *testing.T) {
 		{
 			name: "wrapper", json: `{"model_type": "vl", "dtype": "bfloat16", "hidden_size": 1, "tie_word_embeddings": false,
 				"text_config": {"model_type": "t", "dtype": "float32", "hidden_size": 64, "num_experts": 8, "num_hidden_layers": 2, "tie_word_embeddings": true}}`,
-			want: ModelConfig{ModelType: "vl", DType: "bfloat16", HiddenSize: 64, NumExperts: 8, NumLayers: 2},
+			want: ModelConfig{ModelType: "vl", TextModelType: "t", DType: "bfloat16", HiddenSize: 64, NumExperts: 8, NumLayers: 2},
 		},
 		{
 			name: "wrapper twice", json: `{"thinker_config": {"text_config": {"num_experts": 8, "dtype": "float16", "tie_word_embeddings": true}}}`,

@@ -153,7 +153,7 @@ func locateID(id, cache string) (*place, error) {
 	notFound := stages.Fault{Code: stages.CodeNotFound, File: id, Problem: "does not exist"}
 	parsed, err := parseHubID(id)
 	if err != nil {
-		notFound.Advice = "give a folder, a .safetensors file, or the id of a model in the Hugging Face cache (org/name[@revision]); as an id it is not valid: " + err.Error()
+		notFound.Advice = "give a folder, a .safetensors or .gguf file, or the id of a model in the Hugging Face cache (org/name[@revision]); as an id it is not valid: " + err.Error()
 		return nil, stages.Refuse(notFound)
 	}
 	notFound.Advice = "check the path, or download the model first: " + download(parsed.repo, parsed.revision)

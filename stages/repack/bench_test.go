@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/coldload/coldload/internal/cpu/cputest"
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -98,6 +99,40 @@ func BenchmarkPermutation(b *testing.B) {
 					})
 				})
 			}
+		})
+	}
+}
+
+// BenchmarkNVFP4Scales makes the scales of experts for Marlin, and finds the largest of them.
+func BenchmarkNVFP4Scales(b *testing.B) {
+	const total, n, groups = 64 << 20, 2048, 448
+	const size = n * groups
+	for mask := range cputest.Masks() {
+		src, dst := cputest.Memory(b, total+64), cputest.Memory(b, total)
+		for i := range src {
+			src[i] = byte(0x20 + i*7919%0x5F)
+		}
+		each := func(b *testing.B, op stages.Op, job func(at int) *stages.Job) {
+			b.Helper()
+			cputest.Ratio(b, total/size*size, func() {
+				for at := 0; at+size <= total; at += size {
+					if err := op.Run(job(at)); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		b.Run(mask+"/marlin", func(b *testing.B) {
+			op, err := NVFP4MarlinScales(safetensors.BF16, true)
+			if err != nil {
+				b.Fatal(err)
+			}
+			each(b, op, func(at int) *stages.Job {
+				return &stages.Job{Dst: dst[at : at+size], Rows: groups, RowBytes: n, Stride: n, Src: [][]byte{src[at+56 : at+56+size]}, Scanned: 0x7E}
+			})
+		})
+		b.Run(mask+"/scan", func(b *testing.B) {
+			each(b, NVFP4Peak(), func(at int) *stages.Job { return &stages.Job{Src: [][]byte{src[at+56 : at+56+size]}} })
 		})
 	}
 }

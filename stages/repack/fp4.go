@@ -28,10 +28,18 @@ func (op mxfp4MarlinScales) Run(j *stages.Job) error {
 	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 		return err
 	}
-	if at := convert.FirstNonFinite(safetensors.F8E8M0, j.Src[0]); at >= 0 {
-		return convert.NonFinite(j.Inputs[0].Tensor, safetensors.F8E8M0, at)
+	if err := op.screen(j, 0); err != nil {
+		return err
 	}
 	fp4Scales(j, nil)
+	return nil
+}
+
+// screen wants every scale of one source to be a number.
+func (mxfp4MarlinScales) screen(j *stages.Job, input int) error {
+	if at := convert.FirstNonFinite(safetensors.F8E8M0, j.Src[input]); at >= 0 {
+		return convert.NonFinite(j.Inputs[input].Tensor, safetensors.F8E8M0, at)
+	}
 	return nil
 }
 
