@@ -91,13 +91,16 @@ func TestSelfCheckSeesEveryBit(t *testing.T) {
 		"gptq 2": {Bits: 2}, "gptq 3": {Bits: 3}, "gptq 8": {Bits: 8}, "gptq act-order": {DescAct: true}, "gptq 8 act-order": {Bits: 8, DescAct: true},
 		"rows act-order":   {Format: synth.FormatCompressed, DescAct: true, Group: 32},
 		"rows 8 act-order": {Format: synth.FormatCompressed, Bits: 8, DescAct: true, Group: 32}, "rows 8": {Format: synth.FormatCompressed, Bits: 8},
-		"fp8 of a tensor": {Format: synth.FormatFP8Tensor}, "fp8 of channels": {Format: synth.FormatFP8Channel}, "mxfp4": {Format: synth.FormatMXFP4Pack},
+		"fp8 of a tensor": {Format: synth.FormatFP8Tensor}, "fp8 of channels": {Format: synth.FormatFP8Channel}, "mxfp4": {Format: synth.FormatMXFP4Pack}, "nvfp4": {Format: synth.FormatNVFP4}, "nvfp4 divisors": {Format: synth.FormatNVFP4Compressed},
 	} {
 		o.Model = "micro"
 		checkpoints[name] = filepath.Join(t.TempDir(), "ck")
 		if _, err := synth.Write(t.Context(), checkpoints[name], o); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for name, path := range ggufPaths {
+		checkpoints["gguf "+name] = path
 	}
 	checked, without := map[string]int{}, map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(checkpoints)) {
