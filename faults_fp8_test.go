@@ -76,7 +76,7 @@ func TestFP8ConfigFaults(t *testing.T) {
 		c("fmt", stages.CodeUnsupported, changed(fp8BlockConfig, "fmt", "e5m2"), "fmt e5m2", "e4m3"),
 		c("scale_fmt", stages.CodeUnsupported, changed(fp8BlockConfig, "scale_fmt", "e4m3"), "scale_fmt e4m3"),
 		c("activation_scheme", stages.CodeUnsupported, changed(fp8BlockConfig, "activation_scheme", "odd"), "activation_scheme odd"),
-		c("expert_dtype", stages.CodeUnsupported, changed(fp8BlockConfig, "expert_dtype", "fp4"), "expert_dtype fp4"),
+		c("expert_dtype", stages.CodeUnsupported, changed(fp8BlockConfig, "expert_dtype", "int4"), "expert_dtype int4", "fp8, fp4"),
 		c("divisors", stages.CodeUnsupported, changed(fp8BlockConfig, "weight_scale_semantics", "inverse"), "weight_scale_semantics inverse"),
 		c("one side", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int{128}), "weight_block_size", "two positive numbers"),
 		c("a side of 0", stages.CodeConfig, changed(fp8BlockConfig, "weight_block_size", []int{128, 0}), "weight_block_size"),
@@ -118,7 +118,7 @@ func TestFP8ShapeFaults(t *testing.T) {
 			ckpt.Dense(mlp+"experts.down_proj", safetensors.F8E4M3, 1, 2, 128, 128), f32s(mlp+"experts.down_proj_scale", []int64{2}, 1, 1),
 		}, "experts.down_proj", "but the other of gate_up_proj and down_proj"),
 		{
-			name: "scales in blocks under a config of one", code: stages.CodeMember, says: []string{single, "weight_scale of its module is missing"},
+			name: "scales in blocks under a config of one", code: stages.CodeShape, says: []string{single, "weight_scale_inv", "scales of whole tensors", "[1, 2]"},
 			build: fp8With(fp8PlainConfig, block(oProj, 128, 1)),
 		},
 		{

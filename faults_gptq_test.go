@@ -92,7 +92,7 @@ func TestQuantConfigFaults(t *testing.T) {
 	}
 	noConfig := func(name, method string, items ...ckpt.Item) row {
 		return row{
-			name: "no config: " + name, code: stages.CodeConfig, says: []string{single, "looks quantised (" + method + ")", "quantization_config", "add the config"},
+			name: "no config: " + name, code: stages.CodeConfig, says: []string{single, "looks quantised (" + method + ")", "quantization_config", "; add "},
 			build: only(func(b *ckpt.Builder) {
 				b.Shard(single, items...).JSON("config.json", map[string]any{"model_type": "llama"})
 			}),

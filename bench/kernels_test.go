@@ -85,8 +85,8 @@ func kernels(b *testing.B) []kernel {
 		return kernel{fmt.Sprintf("cast-%s-to-%s", from, to), must(decode.Cast(from, to)), 1, out, in, elements, nil, (in + out) / 2}
 	}
 	// scales has as many as a module with so many groups.
-	scales := func(name string, op stages.Op, groups, in, out int, elements func([]byte), sides ...[]byte) kernel {
-		return kernel{name, op, groups, out * n, groups * in * n, elements, sides, groups * n * (in + out) / 2}
+	scales := func(name string, op stages.Op, groups, in, out int, elements func([]byte)) kernel {
+		return kernel{name, op, groups, out * n, groups * in * n, elements, nil, groups * n * (in + out) / 2}
 	}
 	// decoded are weights of to, of bits each before.
 	decoded := func(name string, op stages.Op, bits int, elements func([]byte), sides ...[]byte) kernel {
@@ -120,6 +120,8 @@ func kernels(b *testing.B) []kernel {
 		decoded("fp8-to-BF16", must(decode.FP8Dequant(stages.Blocks{Rows: 128, Cols: 128}, bf16, bf16)), 8, smallBytes, make([]byte, 2*n/128*k/128)),
 		decoded("mxfp4-to-BF16", must(decode.MXFP4Dequant(bf16)), 4, random, bytes.Repeat([]byte{0x75}, n*k/32)),
 		decoded("nvfp4-to-BF16", must(decode.NVFP4Dequant(false, bf16)), 4, random, bytes.Repeat([]byte{0x35}, n*k/16), one),
+		{"transpose-BF16", must(decode.Transpose(bf16, bf16)), n, 2 * k, 2 * k * n, random, nil, 2 * k * n},
+		{"transpose-F32", must(decode.Transpose(f32, f32)), n, 4 * k, 4 * k * n, random, nil, 4 * k * n},
 		{"copy", decode.Copy(), 1, 1 << 20, 1 << 20, random, nil, 1 << 20},
 	}
 }

@@ -118,14 +118,15 @@ func (c *compiler) note(format string, args ...any) {
 	c.plan.Notes = append(c.plan.Notes, fmt.Sprintf(format, args...))
 }
 
-// ignoredSuffixes are tensors that carry no weights: what their module computes again, and scratch memory of kernels.
+// ignoredSuffixes are tensors that carry no weights: what their module computes again, and scratch memory of kernels. A model may be such a
+// module itself, and then its tensor has nothing before the suffix.
 var ignoredSuffixes = []string{".rotary_emb.inv_freq", ".workspace"}
 
 func (c *compiler) ignore() {
 	for i := range c.owner {
 		name := c.in.Catalog.Name(i)
 		for _, s := range ignoredSuffixes {
-			if strings.HasSuffix(name, s) {
+			if strings.HasSuffix(name, s) || name == s[1:] {
 				c.owner[i] = ownerIgnored
 				c.plan.Summary.Ignored++
 				c.plan.Summary.IgnoredIn += c.in.Catalog.Extent(i).Len

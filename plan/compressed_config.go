@@ -27,10 +27,12 @@ type compressedFormat struct {
 	// evident says that the tensors alone tell which Modules are quantised: then the only group of a checkpoint has all of them, whatever its targets
 	// and ignore list.
 	evident bool
+	// marks reports whether a tensor gives the format away, when no config says anything.
+	marks func(c Catalog, i int) bool
 }
 
 // compressedFormats are those that are processed. A new one adds its file and a line here.
-var compressedFormats = []compressedFormat{packQuantized, floatQuantized, mxfp4Quantized, nvfp4PackQuantized}
+var compressedFormats = []compressedFormat{packQuantized, floatQuantized, intQuantized, mxfp4Quantized, nvfp4PackQuantized}
 
 // compressedMethod is what configs call compressed-tensors.
 const compressedMethod = "compressed-tensors"
@@ -46,8 +48,10 @@ func (compressed) Kinds() []string {
 	return names
 }
 
-// Marks says that a tensor of this name gives the method away.
-func (compressed) Marks(name string) bool { return strings.HasSuffix(name, ".weight_packed") }
+// MarksTensor says that a tensor gives the method away.
+func (compressed) MarksTensor(c Catalog, i int) bool {
+	return slices.ContainsFunc(compressedFormats, func(f compressedFormat) bool { return f.marks != nil && f.marks(c, i) })
+}
 
 // compressedGroup is one entry of config_groups.
 type compressedGroup struct {

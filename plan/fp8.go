@@ -44,6 +44,7 @@ func (fp8) MarksTensor(c Catalog, i int) bool {
 func (fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
 	r := &fp8Reader{where: q.Where, scaling: fp8Native(c)}
+	r.alternatives(c)
 	return r, c.Faults()
 }
 
@@ -53,8 +54,15 @@ func (fp8) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 type fp8Reader struct {
 	where   string // the config, for messages
 	scaling fp8Scaling
-	turned  map[string]bool // by scope of experts in stacks: whether they are input-major
+	others  []Reader
+	// also is a name that scales may have instead: weights beside those are another Reader's. "" for none.
+	also string
+	// strict takes only weights beside scales of its own name, and judges nothing else that is left.
+	strict bool
+	turned map[string]bool // by scope of experts in stacks: whether they are input-major
 }
+
+func (r *fp8Reader) Others() []Reader { return r.others }
 
 // fp8Spec is what the Modules of one Group must have in common.
 type fp8Spec struct {
@@ -126,18 +134,23 @@ func (r *fp8Reader) Parts() []string {
 // Picks reports whether a .weight is quantised. Its dtype says so, and no list of modules and no scale beside it does: transformers leaves
 // scales that nothing was written to beside the BF16 weights of layers that it could not quantise.
 func (r *fp8Reader) Picks(c *Checks, i int32) bool {
+	base := strings.TrimSuffix(c.Catalog.Name(int(i)), "weight")
+	_, own := c.Catalog.Lookup(base + r.scaling.part)
 	switch d := c.Catalog.DType(int(i)); d { //nolint:exhaustive // the others are no weights of a dense layer
 	case safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16:
 		return false
 	case safetensors.F8E4M3:
-		return true
+		_, also := c.Catalog.Lookup(base + r.also)
+		return own || !r.strict && (r.also == "" || !also)
 	}
-	_, ok := c.Catalog.Lookup(strings.TrimSuffix(c.Catalog.Name(int(i)), "weight") + r.scaling.part)
-	return ok
+	return own && !r.strict
 }
 
 // Left looks at a tensor that no Module took: scales beside a dense weight mean nothing, all others must have their weight.
 func (r *fp8Reader) Left(c *Checks, i int32) Leftover {
+	if r.strict {
+		return r.leftAlone(c, i)
+	}
 	if l := leftScale(c, i, r.scaling.part, r.Parts()[fp8Input]); l != LeftoverOther {
 		return l
 	}
@@ -157,6 +170,24 @@ func (r *fp8Reader) Left(c *Checks, i int32) Leftover {
 				"use a release with weights and scales for each expert")
 			return LeftoverFaulty
 		}
+	}
+	return LeftoverOther
+}
+
+// leftAlone looks at a tensor that has the name of scales, and that no weight took.
+func (r *fp8Reader) leftAlone(c *Checks, i int32) Leftover {
+	base, ok := strings.CutSuffix(c.Catalog.Name(int(i)), "."+r.scaling.part)
+	t, found := c.Catalog.Lookup(base + ".weight")
+	switch {
+	case !ok:
+	case found && slices.Contains(denseDTypes, c.Catalog.DType(t)) && c.Catalog.DType(int(i)) == safetensors.F8E8M0:
+		return LeftoverMeaningless
+	case found && c.Catalog.DType(t) == safetensors.F8E4M3:
+		c.Fault(i, stages.CodeMismatch, "is a second scale of a weight", "one", c.Catalog.Name(int(i)), "remove the one that is wrong")
+		return LeftoverFaulty
+	case !found && c.Catalog.DType(int(i)) == safetensors.F8E8M0:
+		c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "", "the checkpoint is incomplete: get it again")
+		return LeftoverFaulty
 	}
 	return LeftoverOther
 }

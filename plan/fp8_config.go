@@ -18,7 +18,7 @@ func fp8Native(c *ConfigReader) fp8Scaling {
 		}
 	}
 	for key, known := range map[string][]string{
-		"scale_fmt": {"float", "ue8m0"}, "activation_scheme": {"dynamic", "static"}, "expert_dtype": {"fp8"},
+		"scale_fmt": {"float", "ue8m0"}, "activation_scheme": {"dynamic", "static"}, "expert_dtype": fp8ExpertDTypes(),
 	} {
 		if v := c.Text(known[0], key); !slices.Contains(known, v) {
 			c.Unsupported(key, v, strings.Join(known, ", "))
@@ -32,6 +32,43 @@ func fp8Native(c *ConfigReader) fp8Scaling {
 		return fp8Scaling{part: "weight_scale"}
 	}
 	return fp8Scaling{part: "weight_scale_inv", blocks: fp8BlockSize(c, "weight_block_size")}
+}
+
+// fp8ExpertFormat is how experts are stored that are narrower than the rest of an FP8 checkpoint, which says so by expert_dtype.
+type fp8ExpertFormat struct {
+	dtype string
+	scale string // the name of scales in such checkpoints, those of FP8 weights too
+	open  func(where string) Reader
+}
+
+// fp8ExpertFormats are those that are processed. A new one adds its file and a line here.
+var fp8ExpertFormats = []fp8ExpertFormat{mxfp4Experts}
+
+// fp8ExpertDTypes lists the values of expert_dtype, the default first.
+func fp8ExpertDTypes() []string {
+	list := []string{"fp8"}
+	for _, f := range fp8ExpertFormats {
+		list = append(list, f.dtype)
+	}
+	return list
+}
+
+// alternatives adds Readers for the other names that scales have: one scale of a tensor may have the name of blocks', where the config has no
+// block size; and checkpoints with narrower experts have a name of their own.
+func (r *fp8Reader) alternatives(c *ConfigReader) {
+	if r.scaling.blocks == (stages.Blocks{}) {
+		r.also = "weight_scale_inv"
+	}
+	dtype := c.Text("fp8", "expert_dtype")
+	for _, f := range fp8ExpertFormats {
+		if f.dtype == dtype {
+			r.also = f.scale
+			r.others = append(r.others, f.open(r.where))
+		}
+	}
+	if r.also != "" {
+		r.others = append(r.others, &fp8Reader{where: r.where, scaling: fp8Scaling{part: r.also, blocks: r.scaling.blocks}, strict: true})
+	}
 }
 
 // mostBlock bounds the sides of a block: no layer has as many features.

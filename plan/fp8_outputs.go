@@ -39,6 +39,9 @@ func (o *fp8Outputs) marlin() string {
 	var members []repack.Member
 	if s.joined {
 		members = s.members
+		if o.g.Pair != NoPair {
+			return "gate and up of one FP8 tensor share blocks of scales, which is not padded"
+		}
 	}
 	scales, err := repack.FP8MarlinScales(o.spec.blocks, o.spec.scales, to, perm, o.b.FP8Exponent(), members...)
 	if err != nil {

@@ -255,3 +255,74 @@ func TestMixedFormatOfOnesOwn(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestFP4Experts: DeepSeek-V4's FP8 layers and MXFP4 experts, whose scales have one name; every tensor is used.
+func TestFP4Experts(t *testing.T) {
+	const experts, dense = "layers.0.ffn.experts.", "layers.0.attn.wo_a"
+	tensors := func() (all []stages.Tensor) {
+		for e := range 2 {
+			for m, dims := range map[string][2]int64{"w1": {128, 256}, "w3": {128, 256}, "w2": {256, 128}} {
+				base := fmt.Sprintf("%s%d.%s", experts, e, m)
+				all = append(all, tensor(base+".weight", safetensors.I8, dims[0], dims[1]/2), tensor(base+".scale", safetensors.F8E8M0, dims[0], dims[1]/32))
+			}
+		}
+		return append(all, tensor(dense+".weight", safetensors.F8E4M3, 256, 128), tensor(dense+".scale", safetensors.F8E8M0, 2, 1), tensor("norm.weight", safetensors.BF16, 256))
+	}
+	config := func(dtype string) map[string]any {
+		return map[string]any{"model_type": "deepseek_v4", "torch_dtype": "bfloat16", "quantization_config": map[string]any{
+			"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": []int{128, 128}, "expert_dtype": dtype,
+		}}
+	}
+	cat := newCatalog(tensors())
+	p, err := plan.Make(newConfigs(t).input(t, cat, config("fp4")), plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	covers(t, p, cat.tensors)
+	want := []string{
+		dense + ".qweight I32 [8 1024] marlin repacked", dense + ".scales BF16 [1 256] marlin repacked",
+		experts + "down_proj.qweight I32 [2 8 512] marlin repacked", experts + "down_proj.scales F8_E8M0 [2 4 256] marlin repacked",
+		experts + "gate_up_proj.qweight I32 [2 16 512] marlin repacked", experts + "gate_up_proj.scales F8_E8M0 [2 8 256] marlin repacked",
+		"norm.weight BF16 [256] raw kept",
+	}
+	slices.Sort(want)
+	if got := ctOutputs(p); !slices.Equal(got, want) {
+		t.Errorf("%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for name, x := range map[string]struct {
+		dtype  string
+		change func([]stages.Tensor) []stages.Tensor
+		says   []string
+	}{
+		"no weight":        {"fp4", replaceOne(dense + ".weight"), []string{dense + ".scale", ".weight is missing"}},
+		"no scale":         {"fp4", replaceOne(dense + ".scale"), []string{dense + ".weight", "is missing"}},
+		"no expert weight": {"fp4", replaceOne(experts + "1.w3.weight"), []string{experts + "1.w3.scale", ".weight is missing"}},
+		"another dtype":    {"int4", func(all []stages.Tensor) []stages.Tensor { return all }, []string{"expert_dtype int4", "fp8, fp4"}},
+		"scales of 2 names": {"fp4", func(all []stages.Tensor) []stages.Tensor {
+			return append(all, tensor(dense+".weight_scale_inv", safetensors.F32, 2, 1))
+		}, []string{dense + ".scale", "second scale"}},
+	} {
+		_, err := plan.Make(newConfigs(t).input(t, newCatalog(x.change(tensors())), config(x.dtype)), plan.Options{})
+		for _, s := range x.says {
+			if err == nil || !strings.Contains(err.Error(), s) {
+				t.Errorf("%s: error %v, does not say %q", name, err, s)
+			}
+		}
+	}
+}
+
+// TestFP8ScaleNames: without a block size, one scale for a tensor may have the name that scales of blocks have.
+func TestFP8ScaleNames(t *testing.T) {
+	all := append(f8By(ctDown, 128, 256), tensor(ctO+".weight", safetensors.F8E4M3, 128, 256), tensor(ctO+".weight_scale_inv", safetensors.F32, 1))
+	config := map[string]any{"model_type": "llama", "torch_dtype": "bfloat16", "quantization_config": map[string]any{"quant_method": "fp8"}}
+	cat := newCatalog(all)
+	p, err := plan.Make(newConfigs(t).input(t, cat, config), plan.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	covers(t, p, cat.tensors)
+	all[3] = tensor(ctO+".weight_scale_inv", safetensors.F32, 1, 2)
+	if _, err := plan.Make(newConfigs(t).input(t, newCatalog(all), config), plan.Options{}); err == nil || !strings.Contains(err.Error(), "weight_scale_inv") {
+		t.Errorf("scales of blocks without a block size: error %v", err)
+	}
+}

@@ -58,8 +58,8 @@ func (s mxfp4Spec) Differs(other Spec) (what, expected, found string) {
 }
 
 // mxfp4Module checks the dtypes of a Module's tensors, and the shapes of all but the codes, which have told K and N. advice is for what is missing
-// or does not fit.
-func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string) bool {
+// or does not fit, also are dtypes that the codes may have besides U8.
+func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string, also ...stages.DType) bool {
 	if codes := m.Tensors[mxfp4Codes]; !m.Has(mxfp4Scales) {
 		c.Fault(codes, stages.CodeMember, "is there, but the scales of its module are missing",
 			strings.TrimSuffix(c.Catalog.Name(int(codes)), raw[mxfp4Codes])+raw[mxfp4Scales], "", advice)
@@ -67,7 +67,7 @@ func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string)
 	}
 	bytes, floats := []stages.DType{safetensors.U8, safetensors.F8E8M0}, []stages.DType{safetensors.BF16, safetensors.F16, safetensors.F32}
 	ok := true
-	for part, want := range [][]stages.DType{mxfp4Codes: bytes[:1], mxfp4Scales: bytes, mxfp4Bias: floats} {
+	for part, want := range [][]stages.DType{mxfp4Codes: append(bytes[:1:1], also...), mxfp4Scales: bytes, mxfp4Bias: floats} {
 		if m.Has(part) {
 			ok = hasDType(c, m.Tensors[part], want) && ok
 		}

@@ -11,7 +11,7 @@ import (
 // packReader reads the Modules of a config group of compressed-tensors (llm-compressor, Kimi-K2) in its format pack-quantized: integer codes
 // packed along K, rows as the dense weight has them.
 //
-//	weight_packed I32 [N, K*bits/32]   weight_scale [N, G], [N, 1] by channel   weight_shape I64 or I32 [2]: N, K
+//	weight_packed I32 [N, K*bits/32]   weight_scale [N, G], [N, 1] by channel, [1] or [] for the whole tensor   weight_shape I64 or I32 [2]: N, K
 //	weight_zero_point I32 [N*bits/32, G], asymmetric only   weight_g_idx I32 [K], act-order   bias [N], optional
 type packReader struct {
 	where  string // the group, for messages
@@ -34,6 +34,7 @@ var packParts = []string{"weight_packed", "weight_scale", "weight_shape", "weigh
 type packParams struct {
 	bits     int64
 	group    int64 // -1: one scale for each output feature
+	whole    bool  // one scale for the whole tensor; group is -1 then
 	actOrder bool  // weight_g_idx has the group of every input feature
 	sym      bool
 }
@@ -57,6 +58,7 @@ func (s packSpec) Differs(other Spec) (what, expected, found string) {
 	for _, x := range []struct{ what, a, b string }{
 		{"number of bits", strconv.FormatInt(s.bits, 10), strconv.FormatInt(t.bits, 10)},
 		{"group size", strconv.FormatInt(s.group, 10), strconv.FormatInt(t.group, 10)},
+		{"strategy of the scales", strategyOf(s.whole), strategyOf(t.whole)},
 		{"symmetry", symmetryOf(s.sym), symmetryOf(t.sym)},
 		{"order of input features", orderOf(s.actOrder), orderOf(t.actOrder)},
 		{"dtype of the scales", s.scales.String(), t.scales.String()},
@@ -77,6 +79,13 @@ func symmetryOf(sym bool) string {
 	return "asymmetric"
 }
 
+func strategyOf(whole bool) string {
+	if whole {
+		return "one for each tensor"
+	}
+	return "one for each output feature"
+}
+
 func orderOf(actOrder bool) string {
 	if actOrder {
 		return "act-order"
@@ -85,7 +94,11 @@ func orderOf(actOrder bool) string {
 }
 
 func (s packSpec) String() string {
-	t := fmt.Sprintf("compressed-tensors int%d, group %d, %s, %s, %s scales", s.bits, s.group, symmetryOf(s.sym), orderOf(s.actOrder), s.scales)
+	group := fmt.Sprintf("group %d", s.group)
+	if s.whole {
+		group = "one scale"
+	}
+	t := fmt.Sprintf("compressed-tensors int%d, %s, %s, %s, %s scales", s.bits, group, symmetryOf(s.sym), orderOf(s.actOrder), s.scales)
 	if s.bias != safetensors.Invalid {
 		t += ", " + s.bias.String() + " bias"
 	}
@@ -164,6 +177,17 @@ func packDType(d stages.DType, part int) (found stages.DType, want string, ok bo
 	return d, "I32", d == safetensors.I32
 }
 
+// scaleDims is the shape that the scales must have.
+func (p packParams) scaleDims(m *Module, c *Checks) []int64 {
+	switch t := m.Tensors[packScale]; {
+	case !p.whole:
+		return []int64{m.N, p.groupsOf(m)}
+	case len(shapeOf(c.Catalog, int(t))) == 0:
+		return nil // a scalar is as good as one of one
+	}
+	return []int64{1}
+}
+
 // packShapes checks the shapes against each other and against the config, and sets K and N. That weight_shape says the same is for
 // a Check: its values are weight bytes.
 func packShapes(m *Module, c *Checks, p packParams, where string) bool {
@@ -182,7 +206,7 @@ func packShapes(m *Module, c *Checks, p packParams, where string) bool {
 	}
 	groups := p.groupsOf(m)
 	want := [][]int64{
-		packScale: {n, groups}, packShape: {2}, packZero: {(n*p.bits + 31) / 32, groups},
+		packScale: p.scaleDims(m, c), packShape: {2}, packZero: {(n*p.bits + 31) / 32, groups},
 		packGIdx: {m.K}, packBias: {n},
 	}
 	for part, dims := range want {

@@ -1,9 +1,15 @@
 package plan
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // packQuantized is the format of compressed-tensors that this file and its neighbours process.
-var packQuantized = compressedFormat{names: []string{"pack-quantized"}, open: packOpen}
+var packQuantized = compressedFormat{names: []string{"pack-quantized"}, open: packOpen, marks: packMarks}
+
+// packMarks reports whether a tensor is of codes that are packed: those of other formats have the name too.
+func packMarks(c Catalog, i int) bool { return strings.HasSuffix(c.Name(i), "."+packParts[packCodes]) }
 
 func packOpen(g *compressedGroup) Reader {
 	g.weightsOnly()
@@ -41,10 +47,17 @@ func packReadWeights(c *ConfigReader) packParams {
 		if size != -1 {
 			c.Unknown("group_size", size, "none with strategy channel")
 		}
-	case "tensor", "tensor_group", "block", "attn_head", "token":
-		c.Unsupported("strategy", strategy, "group and channel")
+	case "tensor":
+		if p.whole = true; size != -1 {
+			c.Unknown("group_size", size, "none with strategy tensor")
+		}
+		if !p.sym {
+			c.Unsupported("strategy", "tensor of asymmetric weights", "group and channel for those")
+		}
+	case "tensor_group", "block", "attn_head", "token":
+		c.Unsupported("strategy", strategy, "group, channel and tensor")
 	default:
-		c.Unknown("strategy", strategy, "group or channel")
+		c.Unknown("strategy", strategy, "group, channel or tensor")
 	}
 	p.actOrder = packActOrder(c)
 	return p

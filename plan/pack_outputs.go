@@ -44,15 +44,12 @@ func (o *packOutputs) marlin() string {
 	if reason != "" {
 		return reason
 	}
-	perm, groups := repack.Single, s.groups(o.spec.group)
-	if groups > 1 {
-		perm = repack.Grouped
-	}
+	groups := s.groups(o.spec.group)
 	op, err := repack.RowsMarlin(int(o.spec.bits))
 	if o.spec.actOrder {
 		op, err = repack.RowsMarlinActOrder(int(o.spec.bits), int(o.groups()))
 	}
-	scales, err2 := repack.RowsMarlinScales(o.spec.scales, scalesTo, perm)
+	scales, err2 := o.spec.marlinScales(&s, o.spec.scales, scalesTo)
 	for _, err := range []error{err, err2} {
 		if err != nil {
 			return err.Error()
@@ -67,12 +64,7 @@ func (o *packOutputs) marlin() string {
 		Op: op, Rows: s.K / 16, Cols: s.N * o.spec.bits / 2, Width: width, Source: width,
 		Sides: o.orderSides(), Whole: true, Checks: o.checks(true),
 	}, repack.Padding{Bits: int(16 * o.spec.bits)})
-	o.b.Tiles(&s, Grid{
-		Suffix: "scales", Part: packScale, DType: scalesTo, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: scales, Rows: groups, Cols: s.N, Whole: true,
-		Width:  func(m *Module) int64 { return m.N * elementBytes(scalesTo) },
-		Source: func(m *Module) int64 { return m.N * elementBytes(o.spec.scales) },
-	}, repack.Padding{Bits: o.spec.scales.Bits()})
+	o.spec.addMarlinScales(o.b, &s, packScale, scalesTo, scales)
 	if !o.spec.sym {
 		zeros := func(m *Module) int64 { return m.N / 2 }
 		o.b.Tiles(&s, Grid{
@@ -85,6 +77,55 @@ func (o *packOutputs) marlin() string {
 		o.sorted("g_idx_sort_indices", repack.SortIndices(int(o.groups())))
 	}
 	return ""
+}
+
+// addMarlinScales adds Marlin's scales of a Group in the extents of s, that op makes: see marlinScales.
+func (p packParams) addMarlinScales(b *Builder, s *tileShape, part int, to stages.DType, op stages.Op) {
+	from := b.SourceDType(part)
+	grid := Grid{
+		Suffix: "scales", Part: part, DType: to, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
+		Op: op, Rows: s.groups(p.group), Cols: s.N, Whole: true,
+		Width:  func(m *Module) int64 { return m.N * elementBytes(to) },
+		Source: func(m *Module) int64 { return m.N * elementBytes(from) },
+	}
+	if p.whole {
+		grid.Source = func(*Module) int64 { return elementBytes(from) }
+		b.inTiles(s, grid) // the Op knows the members
+		return
+	}
+	b.Tiles(s, grid, repack.Padding{Bits: from.Bits()})
+}
+
+// marlinScales is the Op for Marlin's scales. One scale for a tensor is what one scale for all of an FP8 weight is, without its factor.
+func (p packParams) marlinScales(s *tileShape, from, to stages.DType) (stages.Op, error) {
+	perm := repack.Single
+	if s.groups(p.group) > 1 {
+		perm = repack.Grouped
+	}
+	if !p.whole {
+		return repack.RowsMarlinScales(from, to, perm)
+	}
+	var members []repack.Member
+	if s.joined {
+		members = s.members
+	}
+	return repack.FP8MarlinScales(stages.Blocks{}, from, to, perm, stages.ExponentPlain, members...)
+}
+
+// scalesIn is how many scales a Module has.
+func (p packParams) scalesIn(m *Module) int64 {
+	if p.whole {
+		return 1
+	}
+	return m.N * p.groupsOf(m)
+}
+
+// scaleDimsOf is the shape of the scales of members that lie one after the other.
+func (p packParams) scaleDimsOf(g *Group) []int64 {
+	if p.whole {
+		return []int64{int64(len(g.Members))}
+	}
+	return []int64{g.N(), p.groupsOf(g.First())}
 }
 
 // marlinZerosEnd says that zero points of a member end within a word, where those of the next would begin.
@@ -152,6 +193,7 @@ func (o *packOutputs) dequant() string {
 	to := o.b.WeightDType(o.spec.scales)
 	layout := decode.RowsLayout{
 		Bits: int(o.spec.bits), Symmetric: o.spec.sym, ActOrder: o.spec.actOrder, Group: int(o.spec.span(o.m)), Groups: int(o.groups()),
+		OneScale: o.spec.whole,
 	}
 	opFor := func(to stages.DType) (stages.Op, error) { return decode.RowsDequant(layout, o.spec.scales, to) }
 	op, err := opFor(to)
@@ -185,7 +227,7 @@ func (o *packOutputs) raw() string {
 		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Part == packGIdx }) // they go with its own Output
 	}
 	o.b.Segments("weight_packed", packCodes, []int64{o.g.N(), o.m.K * o.spec.bits / 32}, safetensors.Invalid)
-	o.floats(packScale, []int64{o.g.N(), o.groups()}, o.b.DType())
+	o.floats(packScale, o.spec.scaleDimsOf(o.g), o.b.DType())
 	shape := []int64{members, 2}
 	if members == 1 {
 		shape = shape[1:]

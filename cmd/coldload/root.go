@@ -37,10 +37,11 @@ on. With TRACEPARENT (and TRACESTATE) the spans are part of that trace.`
 
 	layoutHelp = `--layout says what becomes of quantised modules: marlin and exllama are the
 orders of bytes that those GPU kernels read; raw joins the tensors as they are;
-dequant makes floating-point weights in --dtype (keep: that of the config). A
-module that the layout cannot hold is kept raw and the plan gives the reason;
-with --strict the checkpoint is refused instead. --no-fuse is for engines that
-load every module by itself.`
+dequant makes floating-point weights in --dtype (keep: that of the config). What
+the tiles of the Marlin kernels do not fit is filled up with zeros, unless
+--no-pad is given. A module that the layout cannot hold is
+kept raw and the plan gives the reason; with --strict the checkpoint is refused
+instead. --no-fuse is for engines that load every module by itself.`
 )
 
 // What the design has and this version has not: it is refused by name, so that nobody takes a typing error for a missing ability.

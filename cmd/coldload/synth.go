@@ -37,7 +37,7 @@ func (f *synthFlags) AddFlags(fs *pflag.FlagSet) {
 	f.outputFlags.AddFlags(fs)
 	fs.StringVar(&f.opt.Model, "model", synth.DefaultModel, "whose names and shapes to take; the models are listed above")
 	fs.IntVar(&f.opt.Layers, "layers", 0, "how many layers; 0 means all that the model has")
-	fs.Var(&f.format, "format", "how linear layers are stored; none is BF16 everywhere, fp8 has scales of blocks, fp8-tensor and fp8-channel of tensors and output features, nvfp4 is ModelOpt's and nvfp4-compressed that of compressed-tensors; gguf is llama.cpp's Q4_K_M, gguf-mxfp4 its MXFP4_MOE")
+	fs.Var(&f.format, "format", "how linear layers are stored; none is BF16 everywhere, fp8 has scales of blocks, fp8-tensor and fp8-channel of tensors and output features, nvfp4 is ModelOpt's and nvfp4-compressed that of compressed-tensors; gguf is llama.cpp's Q4_K_M, gguf-mxfp4 its MXFP4_MOE; mxfp4 is of gpt-oss, mxfp4-compressed of all others")
 	fs.IntVar(&f.opt.Bits, "bits", 4, "code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; awq: 4)")
 	fs.IntVar(&f.opt.Group, "group", 128, "input rows that share a scale, or -1 for all of them")
 	fs.BoolVar(&f.opt.DescAct, "desc-act", false, "act-order: the rows of a group lie apart")

@@ -43,6 +43,9 @@ func checkInput(b *stages.Batch, in *stages.Input) error {
 	if b.Views == nil {
 		return fmt.Errorf("%s: its bytes are not there: not fetched yet, or dropped before this stage", in.Tensor)
 	}
+	if in.Extent.Len == 0 && in.Range == 0 && in.Off == 0 {
+		return nil // of no bytes, and so in no range: a Part makes nothing but padding
+	}
 	if in.Range < 0 || in.Range >= len(b.Ranges) {
 		return fmt.Errorf("%s: range %d of a batch with %d ranges", in.Tensor, in.Range, len(b.Ranges))
 	}

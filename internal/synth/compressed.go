@@ -1,6 +1,7 @@
 package synth
 
 import (
+	"cmp"
 	"encoding/binary"
 	"maps"
 	"regexp"
@@ -61,9 +62,9 @@ func bf16Scales(seed uint64) Fill { return masked(seed, 0x007F007F007F007F, 0x3C
 
 // compressedConfig has the keys that llm-compressor writes.
 func (l *lister) compressedConfig() map[string]any {
-	ignore := append([]string{"lm_head"}, l.m.Ignore...)
-	if l.m.MoE != nil {
-		ignore = append(ignore, `re:.*\.`+l.m.MoE.Block+`\.gate$`)
+	ignore := append([]string{cmp.Or(l.m.Head, "lm_head")}, l.m.Ignore...)
+	if e := l.m.MoE; e != nil {
+		ignore = append(ignore, `re:.*\.`+e.Block+`\.`+cmp.Or(e.Router, "gate")+`$`)
 	}
 	for _, pattern := range slices.Sorted(maps.Keys(l.dense)) {
 		ignore = append(ignore, "re:"+pattern)

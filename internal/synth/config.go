@@ -48,6 +48,9 @@ func (l *lister) config() map[string]any {
 		}
 	}
 	maps.Copy(c, m.Config)
+	if m.TextType != "" {
+		c = wrapped(c, m.TextType)
+	}
 	switch l.o.Format {
 	case FormatGPTQ:
 		c["quantization_config"] = l.quantConfig()
@@ -66,6 +69,17 @@ func (l *lister) config() map[string]any {
 	case FormatNone, FormatGGUF, FormatGGUFQ4_0, FormatGGUFMXFP4:
 	}
 	return c
+}
+
+// wrapped puts the keys of a language model into a text_config, as models that also see have them.
+func wrapped(text map[string]any, textType string) map[string]any {
+	outer := map[string]any{"text_config": text}
+	for _, key := range []string{"_name_or_path", "architectures", "model_type", "torch_dtype", "transformers_version", "tie_word_embeddings"} {
+		outer[key] = text[key]
+		delete(text, key)
+	}
+	text["model_type"], text["torch_dtype"] = textType, outer["torch_dtype"]
+	return outer
 }
 
 // quantConfig has the keys that GPTQModel 7.7 writes, both in config.json and as quantize_config.json.

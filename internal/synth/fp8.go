@@ -40,19 +40,23 @@ func (l *lister) fp8(base string, n, k int, bias bool) {
 	if bias {
 		l.add(base+".bias", safetensors.BF16, []int64{int64(n)}, Random)
 	}
-	f32 := func(_ safetensors.DType, seed uint64) Fill {
-		return masked(seed, 0x007FFFFF007FFFFF, 0x3A0000003A000000)
-	} // 2^-11 to 2^-10
 	switch l.o.Format { //nolint:exhaustive // only these come here
 	case FormatFP8:
-		blocks := func(n int) int64 { return int64((n + fp8Block - 1) / fp8Block) }
-		l.add(base+".weight_scale_inv", safetensors.F32, []int64{blocks(n), blocks(k)}, f32)
+		l.add(base+".weight_scale_inv", safetensors.F32, []int64{fp8Blocks(n), fp8Blocks(k)}, fp8Scales)
 	case FormatFP8Tensor:
-		l.add(base+".weight_scale", safetensors.F32, nil, f32)
-		l.add(base+".input_scale", safetensors.F32, nil, f32)
+		l.add(base+".weight_scale", safetensors.F32, nil, fp8Scales)
+		l.add(base+".input_scale", safetensors.F32, nil, fp8Scales)
 	case FormatFP8Channel:
 		l.add(base+".weight_scale", safetensors.BF16, []int64{int64(n), 1}, func(_ safetensors.DType, seed uint64) Fill {
 			return masked(seed, 0x007F007F007F007F, 0x3A003A003A003A00)
 		})
 	}
 }
+
+// fp8Scales are F32 values from 2^-11 to 2^-10.
+func fp8Scales(_ safetensors.DType, seed uint64) Fill {
+	return masked(seed, 0x007FFFFF007FFFFF, 0x3A0000003A000000)
+}
+
+// fp8Blocks is the number of blocks along an axis, the last of which may end early.
+func fp8Blocks(n int) int64 { return int64((n + fp8Block - 1) / fp8Block) }

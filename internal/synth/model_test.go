@@ -53,12 +53,15 @@ func TestEveryModelLists(t *testing.T) {
 	}
 }
 
-// TestParameterCounts compares whole models with the numbers of parameters that their makers give (in billions; without MTP layers).
+// TestParameterCounts compares whole models with the numbers of parameters that their makers give (in billions; of models that also see, those of the
+// language model).
 func TestParameterCounts(t *testing.T) {
 	for model, want := range map[string]float64{
 		"qwen3-30b-a3b": 30.53, "qwen3-235b-a22b": 235.09, "mixtral-8x7b": 46.70, "deepseek-v3": 671.03, "glm-4.5-air": 106.85,
 		"minimax-m2": 228.69, "llama-3-8b": 8.03, "qwen2-7b": 7.62, "qwen2-moe": 14.32,
 		"gpt-oss-20b": 20.91, "gpt-oss-120b": 116.83,
+		"deepseek-v3-mtp": 684.49, "deepseek-v2-lite": 15.71, "kimi-k2": 1026.41, "kimi-k2.5": 1026.41, "glm-4.5": 358.34, "llama-4-scout": 107.77,
+		"qwen3-vl-30b-a3b": 30.53, "qwen3.5-35b-a3b": 34.66, "deepseek-v3.2": 685.36,
 	} {
 		total := int64(0)
 		for _, s := range mustTensors(t, Options{Model: model, Format: FormatNone}) {
@@ -111,6 +114,29 @@ func TestRealShapes(t *testing.T) {
 		{"glm-4.5-air", FormatGPTQ, "model.layers.0.self_attn.q_proj.bias", "F16[12288]"},
 		{"glm-4.5-air", FormatGPTQ, "model.layers.0.mlp.down_proj.weight", "BF16[4096 10944]"}, // 10944 is no multiple of 128
 		{"glm-4.5-air", FormatGPTQ, "model.layers.1.mlp.experts.0.down_proj.qweight", "I32[176 4096]"},
+		{"deepseek-v3-mtp", FormatFP8, "model.layers.4.eh_proj.weight", "BF16[7168 14336]"},
+		{"deepseek-v3-mtp", FormatFP8, "model.layers.4.shared_head.head.weight", "BF16[129280 7168]"},
+		{"deepseek-v3-mtp", FormatFP8, "model.layers.4.mlp.experts.255.down_proj.weight_scale_inv", "F32[56 16]"},
+		{"deepseek-v3.2", FormatFP8, "model.layers.0.self_attn.indexer.wq_b.weight", "F8_E4M3[8192 1536]"},
+		{"deepseek-v3.2", FormatFP8, "model.layers.0.self_attn.indexer.wk.weight_scale_inv", "F32[1 56]"},
+		{"deepseek-v3.2", FormatFP8, "model.layers.0.self_attn.indexer.weights_proj.weight", "BF16[64 7168]"},
+		{"deepseek-v2-lite", FormatNone, "model.layers.0.self_attn.q_proj.weight", "BF16[3072 2048]"},
+		{"deepseek-v2-lite", FormatNone, "model.layers.1.mlp.shared_experts.down_proj.weight", "BF16[2048 2816]"},
+		{"kimi-k2.5", FormatCompressed, "language_model.model.layers.1.mlp.experts.383.up_proj.weight_packed", "I32[2048 896]"},
+		{"kimi-k2.5", FormatCompressed, "language_model.model.layers.1.mlp.shared_experts.up_proj.weight", "BF16[2048 7168]"},
+		{"kimi-k2.5", FormatCompressed, "language_model.lm_head.weight", "BF16[163840 7168]"},
+		{"glm-4.5", FormatNone, "model.layers.3.mlp.experts.159.gate_proj.weight", "BF16[1536 5120]"},
+		{"glm-4.5", FormatNone, "model.layers.0.self_attn.q_norm.weight", "BF16[128]"},
+		{"llama-4-scout", FormatNone, "language_model.model.layers.0.feed_forward.experts.gate_up_proj", "BF16[16 5120 16384]"},
+		{"llama-4-scout", FormatNone, "language_model.model.layers.0.feed_forward.experts.down_proj", "BF16[16 8192 5120]"},
+		{"llama-4-scout", FormatNone, "language_model.model.layers.0.feed_forward.router.weight", "BF16[16 5120]"},
+		{"llama-4-scout", FormatGPTQ, "language_model.model.layers.0.feed_forward.experts.15.up_proj.qweight", "I32[640 8192]"},
+		{"qwen3-vl-30b-a3b", FormatNone, "model.language_model.layers.0.mlp.experts.gate_up_proj", "BF16[128 2048 1536]"},
+		{"qwen3-vl-30b-a3b", FormatFP8, "model.language_model.layers.0.mlp.experts.down_proj_scale_inv", "F32[128 6 16]"},
+		{"qwen3.5-35b-a3b", FormatNone, "model.language_model.layers.0.mlp.experts.gate_up_proj", "BF16[256 1024 2048]"},
+		{"qwen3.5-35b-a3b", FormatFP8, "model.language_model.layers.0.mlp.experts.255.up_proj.weight", "F8_E4M3[512 2048]"},
+		{"qwen3.5-35b-a3b", FormatNone, "model.language_model.layers.3.self_attn.q_proj.weight", "BF16[8192 2048]"},
+		{"qwen3.5-35b-a3b", FormatNone, "model.language_model.layers.0.linear_attn.conv1d.weight", "BF16[8192 1 4]"},
 		{"minimax-m2", FormatNone, "model.layers.0.self_attn.q_norm.weight", "BF16[6144]"},
 		{"minimax-m2", FormatNone, "model.layers.0.block_sparse_moe.e_score_correction_bias", "F32[256]"},
 		{"llama-3-8b", FormatNone, "model.layers.0.mlp.down_proj.weight", "BF16[4096 14336]"},

@@ -1,5 +1,7 @@
 package synth
 
+import "maps"
+
 // models is the table of what can be synthesised. To add a model, add a row; FindModel, the command's help and the tests read it.
 var models = []Model{
 	{
@@ -27,64 +29,43 @@ var models = []Model{
 			"rope_theta": 1000000.0, "router_aux_loss_coef": 0.02, "sliding_window": nil,
 		},
 	},
+	deepSeekV3("deepseek-v3", "DeepSeek-V3 without its MTP layer: MLA, 256 experts, 1 shared, first 3 of 61 layers dense"),
+	with(deepSeekV3("deepseek-v3-mtp", "DeepSeek-V3 and R1 as they are released: with the MTP layer, behind the last"), mtp),
+	with(deepSeekV3("deepseek-v3.2", "DeepSeek-V3.2 as it is released: as V3, and its indexer of sparse attention"), mtp, func(m *Model) {
+		m.Arch, m.Type = "DeepseekV32ForCausalLM", "deepseek_v32"
+		m.MLA.IndexHeads, m.MLA.IndexHead = 64, 128
+	}),
 	{
-		Name: "deepseek-v3", About: "DeepSeek-V3 without its MTP layer: MLA, 256 experts, 1 shared, first 3 of 61 layers dense",
-		Arch: "DeepseekV3ForCausalLM", Type: "deepseek_v3",
-		Layers: 61, Hidden: 7168, Heads: 128, KVHeads: 128, Inner: 18432, Vocab: 129280,
-		MLA: &MLA{QRank: 1536, KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128},
+		Name: "deepseek-v2-lite", About: "DeepSeek-V2-Lite: MLA with a plain q_proj, 64 experts, 2 shared, first of 27 layers dense",
+		Arch: "DeepseekV2ForCausalLM", Type: "deepseek_v2",
+		Layers: 27, Hidden: 2048, Heads: 16, KVHeads: 16, Inner: 10944, Vocab: 102400,
+		MLA: &MLA{KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128},
 		MoE: &MoE{
-			Block: "mlp", Members: projMembers, Experts: 256, PerToken: 8, Inner: 2048, DenseLayers: 3,
-			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
-			Shared: "shared_experts", SharedInner: 2048, ScoreBias: "gate.e_score_correction_bias",
+			Block: "mlp", Members: projMembers, Experts: 64, PerToken: 6, Inner: 1408, DenseLayers: 1,
+			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size", Shared: "shared_experts", SharedInner: 2816,
 		},
-		Config: map[string]any{
-			"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 1, "ep_size": 1,
-			"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-			"max_position_embeddings": 163840, "moe_layer_freq": 1, "n_group": 8, "n_shared_experts": 1, "norm_topk_prob": true,
-			"num_nextn_predict_layers": 0, "rms_norm_eps": 1e-6, "rope_theta": 10000, "routed_scaling_factor": 2.5,
-			"scoring_func": "sigmoid", "topk_group": 4, "topk_method": "noaux_tc",
-			"rope_scaling": map[string]any{
-				"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
-				"original_max_position_embeddings": 4096, "type": "yarn",
-			},
-		},
+		Config: deepSeekConfig(map[string]any{
+			"bos_token_id": 100000, "eos_token_id": 100001, "max_position_embeddings": 163840, "n_group": 1, "n_shared_experts": 2, "norm_topk_prob": false,
+			"q_lora_rank": nil, "rope_theta": 10000, "routed_scaling_factor": 1.0, "scoring_func": "softmax", "topk_group": 1, "topk_method": "greedy",
+		}),
 	},
-	{
-		Name: "kimi-k2", About: "Kimi-K2: MLA, 384 experts, 1 shared, first of 61 layers dense",
-		Arch: "DeepseekV3ForCausalLM", Type: "kimi_k2",
-		Layers: 61, Hidden: 7168, Heads: 64, KVHeads: 64, Inner: 18432, Vocab: 163840,
-		MLA: &MLA{QRank: 1536, KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128},
-		MoE: &MoE{
-			Block: "mlp", Members: projMembers, Experts: 384, PerToken: 8, Inner: 2048, DenseLayers: 1,
-			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
-			Shared: "shared_experts", SharedInner: 2048, ScoreBias: "gate.e_score_correction_bias",
-		},
-		Ignore: []string{"re:.*self_attn.*", "re:.*shared_experts.*", `re:.*mlp\.(gate|up|gate_up|down)_proj.*`},
-		Config: map[string]any{
-			"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 163584, "eos_token_id": 163585, "ep_size": 1,
-			"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-			"max_position_embeddings": 131072, "moe_layer_freq": 1, "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": true,
-			"num_nextn_predict_layers": 0, "rms_norm_eps": 1e-6, "rope_theta": 50000, "routed_scaling_factor": 2.827,
-			"scoring_func": "sigmoid", "topk_group": 1, "topk_method": "noaux_tc",
-		},
-	},
+	kimiK2("kimi-k2", "Kimi-K2: MLA, 384 experts, 1 shared, first of 61 layers dense"),
+	with(kimiK2("kimi-k2.5", "Kimi-K2.5, its language model: as Kimi-K2"), func(m *Model) {
+		m.Arch, m.Type, m.TextType = "KimiK25ForConditionalGeneration", "kimi_k25", "kimi_k2"
+		m.Prefix, m.Head = "language_model.model.", "language_model.lm_head"
+	}),
 	{
 		Name: "glm-4.5-air", About: "GLM-4.5-Air without its MTP layer: q/k/v bias, 128 experts, 1 shared, first of 46 layers dense",
 		Arch: "Glm4MoeForCausalLM", Type: "glm4_moe",
 		Layers: 46, Hidden: 4096, Heads: 96, KVHeads: 8, HeadDim: 128, Inner: 10944, Vocab: 151552,
-		QKVBias: true,
-		MoE: &MoE{
-			Block: "mlp", Members: projMembers, Experts: 128, PerToken: 8, Inner: 1408, DenseLayers: 1,
-			ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
-			Shared: "shared_experts", SharedInner: 1408, ScoreBias: "gate.e_score_correction_bias",
-		},
-		Config: map[string]any{
-			"attention_bias": true, "attention_dropout": 0.0, "eos_token_id": []int{151329, 151336, 151338}, "pad_token_id": 151329,
-			"max_position_embeddings": 131072, "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": true, "num_nextn_predict_layers": 0,
-			"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, "rope_scaling": nil, "rope_theta": 1000000, "routed_scaling_factor": 1.0,
-			"topk_group": 1, "use_qk_norm": false,
-		},
+		QKVBias: true, MoE: deepSeekMoE(128, 1408, 1), Config: glmConfig(false, 1.0),
 	},
+	with(Model{
+		Name: "glm-4.5", About: "GLM-4.5 as it is released: 160 experts, 1 shared, first 3 of 92 layers dense, an MTP layer",
+		Arch: "Glm4MoeForCausalLM", Type: "glm4_moe",
+		Layers: 92, Hidden: 5120, Heads: 96, KVHeads: 8, HeadDim: 128, Inner: 12288, Vocab: 151552,
+		QKVBias: true, QKNorm: HeadQKNorm, MoE: deepSeekMoE(160, 1536, 3), Config: glmConfig(true, 2.5),
+	}, mtp),
 	{
 		Name: "minimax-m2", About: "MiniMax-M2: norms over all q and k heads, 256 experts named w1, w2, w3, 62 layers",
 		Arch: "MiniMaxM2ForCausalLM", Type: "minimax_m2",
@@ -150,6 +131,42 @@ var models = []Model{
 		QKVBias: true, OutBias: true, Sinks: true, MoE: gptOSSMoE(128, 2880), Config: gptOSSConfig(36),
 	},
 	{
+		Name: "llama-4-scout", About: "Llama 4 Scout, its language model: 16 experts in tensors of all, input-major, 1 shared, 48 layers",
+		Arch: "Llama4ForConditionalGeneration", Type: "llama4", TextType: "llama4_text",
+		Prefix: "language_model.model.", Head: "language_model.lm_head",
+		Layers: 48, Hidden: 5120, Heads: 40, KVHeads: 8, HeadDim: 128, Inner: 8192, Vocab: 202048,
+		MoE: &MoE{
+			Block: "feed_forward", Members: projMembers, Experts: 16, PerToken: 1, Inner: 8192, ExpertsKey: "num_local_experts",
+			Router: "router", Shared: "shared_expert", SharedInner: 8192, Stacks: InputMajor,
+		},
+		Config: map[string]any{
+			"attention_bias": false, "bos_token_id": 200000, "eos_token_id": []int{200001, 200007, 200008}, "intermediate_size_mlp": 16384,
+			"interleave_moe_layer_step": 1, "max_position_embeddings": 10485760, "pad_token_id": 200018, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+			"use_qk_norm": true, // of no weights
+		},
+	},
+	{
+		Name: "qwen3-vl-30b-a3b", About: "Qwen3-VL-MoE, its language model: 128 experts in tensors of all, input-major, 48 layers",
+		Arch: "Qwen3VLMoeForConditionalGeneration", Type: "qwen3_vl_moe", TextType: "qwen3_vl_moe_text", Prefix: "model.language_model.",
+		Layers: 48, Hidden: 2048, Heads: 32, KVHeads: 4, HeadDim: 128, Inner: 6144, Vocab: 151936,
+		QKNorm: HeadQKNorm, MoE: stackedMoE(128, 8, 768, InputMajor), Config: qwen3Config(262144, 5000000),
+	},
+	{
+		Name: "qwen3.5-35b-a3b", About: "Qwen3.5-MoE, its language model: 256 experts in tensors of all, output-major, 40 layers",
+		Arch: "Qwen3_5MoeForConditionalGeneration", Type: "qwen3_5_moe", TextType: "qwen3_5_moe_text", Prefix: "model.language_model.",
+		Layers: 40, Hidden: 2048, Heads: 16, KVHeads: 2, HeadDim: 256, Inner: 512, Vocab: 248320,
+		QGate: true, QKNorm: HeadQKNorm, Linear: &Linear{KeyHeads: 16, KeyHead: 128, ValueHeads: 32, ValueHead: 128, Conv: 4},
+		MoE: &MoE{
+			Block: "mlp", Members: projMembers, Experts: 256, PerToken: 8, Inner: 512, ExpertsKey: "num_experts", InnerKey: "moe_intermediate_size",
+			Shared: "shared_expert", SharedInner: 512, SharedGate: true, Stacks: OutputMajor,
+		},
+		Config: map[string]any{
+			"attn_output_gate": true, "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+			"linear_num_value_heads": 32, "linear_value_head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-6,
+			"shared_expert_intermediate_size": 512,
+		},
+	},
+	{
 		Name: "tiny-moe", About: "a small Qwen3-MoE of about 300 MB in 4 bits, for the demo",
 		Arch: "Qwen3MoeForCausalLM", Type: "qwen3_moe",
 		Layers: 5, Hidden: 1024, Heads: 16, KVHeads: 4, HeadDim: 64, Inner: 2048, Vocab: 8192,
@@ -186,6 +203,86 @@ func gptOSSConfig(layers int) map[string]any {
 			"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096, "rope_type": "yarn", "truncate": false,
 		},
 	}
+}
+
+// with is a Model changed.
+func with(m Model, changes ...func(*Model)) Model {
+	for _, change := range changes {
+		change(&m)
+	}
+	return m
+}
+
+// mtp adds the layer that predicts further tokens.
+func mtp(m *Model) {
+	m.MTP = true
+	m.Config["num_nextn_predict_layers"] = 1
+}
+
+func deepSeekV3(name, about string) Model {
+	return Model{
+		Name: name, About: about, Arch: "DeepseekV3ForCausalLM", Type: "deepseek_v3",
+		Layers: 61, Hidden: 7168, Heads: 128, KVHeads: 128, Inner: 18432, Vocab: 129280,
+		MLA: &MLA{QRank: 1536, KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128}, MoE: deepSeekMoE(256, 2048, 3),
+		Config: deepSeekConfig(map[string]any{
+			"rope_scaling": map[string]any{
+				"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+				"original_max_position_embeddings": 4096, "type": "yarn",
+			},
+		}),
+	}
+}
+
+func kimiK2(name, about string) Model {
+	return Model{
+		Name: name, About: about, Arch: "DeepseekV3ForCausalLM", Type: "kimi_k2",
+		Layers: 61, Hidden: 7168, Heads: 64, KVHeads: 64, Inner: 18432, Vocab: 163840,
+		MLA: &MLA{QRank: 1536, KVRank: 512, NopeHead: 128, RopeHead: 64, ValueHead: 128}, MoE: deepSeekMoE(384, 2048, 1),
+		Ignore: []string{"re:.*self_attn.*", "re:.*shared_experts.*", `re:.*mlp\.(gate|up|gate_up|down)_proj.*`},
+		Config: deepSeekConfig(map[string]any{
+			"bos_token_id": 163584, "eos_token_id": 163585, "max_position_embeddings": 131072, "n_group": 1, "rope_theta": 50000,
+			"routed_scaling_factor": 2.827, "topk_group": 1,
+		}),
+	}
+}
+
+// deepSeekConfig is that of DeepSeek-V3, changed.
+func deepSeekConfig(changes map[string]any) map[string]any {
+	c := map[string]any{
+		"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 1, "ep_size": 1,
+		"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+		"max_position_embeddings": 163840, "moe_layer_freq": 1, "n_group": 8, "n_shared_experts": 1, "norm_topk_prob": true,
+		"num_nextn_predict_layers": 0, "rms_norm_eps": 1e-6, "rope_theta": 10000, "routed_scaling_factor": 2.5,
+		"scoring_func": "sigmoid", "topk_group": 4, "topk_method": "noaux_tc",
+	}
+	maps.Copy(c, changes)
+	return c
+}
+
+// deepSeekMoE are the experts of DeepSeek-V3 and those who took over its names: 8 for a token, and a shared one as wide as the others.
+func deepSeekMoE(experts, inner, denseLayers int) *MoE {
+	return &MoE{
+		Block: "mlp", Members: projMembers, Experts: experts, PerToken: 8, Inner: inner, DenseLayers: denseLayers,
+		ExpertsKey: "n_routed_experts", InnerKey: "moe_intermediate_size",
+		Shared: "shared_experts", SharedInner: inner, ScoreBias: "gate.e_score_correction_bias",
+	}
+}
+
+// glmConfig is that of GLM-4.5.
+func glmConfig(qkNorm bool, scaling float64) map[string]any {
+	return map[string]any{
+		"attention_bias": true, "attention_dropout": 0.0, "eos_token_id": []int{151329, 151336, 151338}, "pad_token_id": 151329,
+		"max_position_embeddings": 131072, "n_group": 1, "n_shared_experts": 1, "norm_topk_prob": true, "num_nextn_predict_layers": 0,
+		"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, "rope_scaling": nil, "rope_theta": 1000000, "routed_scaling_factor": scaling,
+		"topk_group": 1, "use_qk_norm": qkNorm,
+	}
+}
+
+// stackedMoE are qwen3MoE's in one tensor.
+func stackedMoE(experts, perToken, inner int, stacks Stacks) *MoE {
+	e := qwen3MoE(experts, perToken, inner)
+	e.Stacks, e.StackedFP8 = stacks, true
+	return e
 }
 
 func qwen3MoE(experts, perToken, inner int) *MoE {

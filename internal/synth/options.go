@@ -51,6 +51,9 @@ type Options struct {
 	// Asym stores a zero point for every group and output feature, of any value. GPTQ (then in checkpoint_format gptq_v2) and compressed-tensors.
 	Asym bool
 
+	// Narrow makes a model of the same names with small sizes, for tests: see [Model.Narrow].
+	Narrow bool
+
 	Seed      uint64
 	ShardSize int64 // most bytes of tensor data in a Shard; 0 means DefaultShardSize
 	Order     Order // of the tensors in a Shard

@@ -39,6 +39,9 @@ func list(o Options) (*lister, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Narrow {
+		m = m.Narrow()
+	}
 	if o.Layers > 0 {
 		m.Layers = o.Layers
 	}
@@ -102,31 +105,61 @@ func buffersLast(specs []Spec) []Spec {
 
 func (l *lister) model() {
 	m := &l.m
-	l.weight("model.embed_tokens.weight", m.Vocab, m.Hidden)
+	prefix := cmp.Or(m.Prefix, "model.")
+	layer := func(i int) string { return prefix + "layers." + strconv.Itoa(i) + "." }
+	l.weight(prefix+"embed_tokens.weight", m.Vocab, m.Hidden)
 	for i := range m.Layers {
-		p := "model.layers." + strconv.Itoa(i) + "."
-		if m.MLA != nil {
-			l.latentAttention(p + "self_attn.")
-		} else {
-			l.attention(p + "self_attn.")
-		}
-		if m.MoE != nil && i >= m.MoE.DenseLayers {
-			l.experts(p + m.MoE.Block + ".")
-		} else {
-			l.mlp(p+"mlp.", projMembers, m.Inner)
-		}
-		l.norm(p+"input_layernorm.weight", m.Hidden)
-		l.norm(p+"post_attention_layernorm.weight", m.Hidden)
+		l.layer(layer(i), i)
 	}
-	l.norm("model.norm.weight", m.Hidden)
-	l.weight("lm_head.weight", m.Vocab, m.Hidden)
+	if m.MTP {
+		l.furtherTokens(layer(m.Layers))
+	}
+	l.norm(prefix+"norm.weight", m.Hidden)
+	l.weight(cmp.Or(m.Head, "lm_head")+".weight", m.Vocab, m.Hidden)
+}
+
+// furtherTokens is the layer behind the last, which predicts further tokens and has embeddings and an output of its own. Releases leave what is
+// not in its attention and its experts as it is.
+func (l *lister) furtherTokens(p string) {
+	m := &l.m
+	l.weight(p+"embed_tokens.weight", m.Vocab, m.Hidden)
+	l.norm(p+"enorm.weight", m.Hidden)
+	l.norm(p+"hnorm.weight", m.Hidden)
+	l.weight(p+"eh_proj.weight", m.Hidden, 2*m.Hidden)
+	l.layer(p, max(m.Layers, m.MoE.DenseLayers))
+	l.norm(p+"shared_head.norm.weight", m.Hidden)
+	l.weight(p+"shared_head.head.weight", m.Vocab, m.Hidden)
+}
+
+// layer is layer i, whose names start with p.
+func (l *lister) layer(p string, i int) {
+	m := &l.m
+	switch {
+	case m.MLA != nil:
+		l.latentAttention(p + "self_attn.")
+	case m.Linear.has(i):
+		l.linearAttention(p + "linear_attn.")
+	default:
+		l.attention(p + "self_attn.")
+	}
+	if m.MoE != nil && i >= m.MoE.DenseLayers {
+		l.experts(p + m.MoE.Block + ".")
+	} else {
+		l.mlp(p+"mlp.", projMembers, m.Inner)
+	}
+	l.norm(p+"input_layernorm.weight", m.Hidden)
+	l.norm(p+"post_attention_layernorm.weight", m.Hidden)
 }
 
 func (l *lister) attention(p string) {
 	m := &l.m
 	q, kv := m.Heads*m.HeadDim, m.KVHeads*m.HeadDim
 	in := p + "in" // q, k and v read the same input, hence one act-order
-	l.linear(p+"q_proj", q, m.Hidden, m.QKVBias, in)
+	if m.QGate {
+		l.linear(p+"q_proj", 2*q, m.Hidden, m.QKVBias, in)
+	} else {
+		l.linear(p+"q_proj", q, m.Hidden, m.QKVBias, in)
+	}
 	l.linear(p+"k_proj", kv, m.Hidden, m.QKVBias, in)
 	l.linear(p+"v_proj", kv, m.Hidden, m.QKVBias, in)
 	l.linear(p+"o_proj", m.Hidden, q, m.OutBias, p+"o_proj")
@@ -144,16 +177,43 @@ func (l *lister) attention(p string) {
 	}
 }
 
+// linearAttention leaves the narrow projections as they are, as quantised releases do.
+func (l *lister) linearAttention(p string) {
+	m, a := &l.m, l.m.Linear
+	values := a.ValueHeads * a.ValueHead
+	qkv := 2*a.KeyHeads*a.KeyHead + values
+	l.add(p+"A_log", safetensors.F32, []int64{int64(a.ValueHeads)}, Random)
+	l.add(p+"conv1d.weight", safetensors.BF16, []int64{int64(qkv), 1, int64(a.Conv)}, Random)
+	l.add(p+"dt_bias", safetensors.BF16, []int64{int64(a.ValueHeads)}, Random)
+	l.weight(p+"in_proj_a.weight", a.ValueHeads, m.Hidden)
+	l.weight(p+"in_proj_b.weight", a.ValueHeads, m.Hidden)
+	l.linear(p+"in_proj_qkv", qkv, m.Hidden, false, p+"in")
+	l.linear(p+"in_proj_z", values, m.Hidden, false, p+"in")
+	l.norm(p+"norm.weight", a.ValueHead)
+	l.linear(p+"out_proj", m.Hidden, values, false, p+"out_proj")
+}
+
 func (l *lister) latentAttention(p string) {
 	m, a := &l.m, l.m.MLA
 	in := p + "in" // both a projections read the same input
-	l.linear(p+"q_a_proj", a.QRank, m.Hidden, false, in)
-	l.norm(p+"q_a_layernorm.weight", a.QRank)
-	l.linear(p+"q_b_proj", m.Heads*(a.NopeHead+a.RopeHead), a.QRank, false, p+"q_b_proj")
+	if q := m.Heads * (a.NopeHead + a.RopeHead); a.QRank == 0 {
+		l.linear(p+"q_proj", q, m.Hidden, false, in)
+	} else {
+		l.linear(p+"q_a_proj", a.QRank, m.Hidden, false, in)
+		l.norm(p+"q_a_layernorm.weight", a.QRank)
+		l.linear(p+"q_b_proj", q, a.QRank, false, p+"q_b_proj")
+	}
 	l.linear(p+"kv_a_proj_with_mqa", a.KVRank+a.RopeHead, m.Hidden, false, in)
 	l.norm(p+"kv_a_layernorm.weight", a.KVRank)
 	l.linear(p+"kv_b_proj", m.Heads*(a.NopeHead+a.ValueHead), a.KVRank, false, p+"kv_b_proj")
 	l.linear(p+"o_proj", m.Hidden, m.Heads*a.ValueHead, false, p+"o_proj")
+	if a.IndexHeads > 0 {
+		l.linear(p+"indexer.wq_b", a.IndexHeads*a.IndexHead, a.QRank, false, p+"indexer.wq_b")
+		l.linear(p+"indexer.wk", a.IndexHead, m.Hidden, false, p+"indexer.wk")
+		l.norm(p+"indexer.k_norm.weight", a.IndexHead)
+		l.add(p+"indexer.k_norm.bias", safetensors.BF16, []int64{int64(a.IndexHead)}, Random)
+		l.weight(p+"indexer.weights_proj.weight", a.IndexHeads, m.Hidden)
+	}
 }
 
 func (l *lister) experts(p string) {
@@ -168,14 +228,45 @@ func (l *lister) experts(p string) {
 	if e.ScoreBias != "" {
 		l.add(p+e.ScoreBias, safetensors.F32, []int64{int64(e.Experts)}, Random)
 	}
-	for i := range e.Experts {
-		l.mlp(p+"experts."+strconv.Itoa(i)+".", e.Members, e.Inner)
+	if l.stacks() {
+		l.stackedExperts(p + "experts.")
+	} else {
+		for i := range e.Experts {
+			l.mlp(p+"experts."+strconv.Itoa(i)+".", e.Members, e.Inner)
+		}
 	}
 	if e.Shared != "" {
 		l.mlp(p+e.Shared+".", projMembers, e.SharedInner)
 	}
 	if e.SharedGate {
 		l.weight(p+e.Shared+"_gate.weight", 1, l.m.Hidden)
+	}
+}
+
+// stacks reports whether the experts of a layer lie in one tensor.
+func (l *lister) stacks() bool {
+	e := l.m.MoE
+	return e.Stacks != NoStacks && (l.o.Format == FormatNone || l.o.Format == FormatFP8 && e.StackedFP8)
+}
+
+// stackedExperts adds the tensors that hold all experts of a layer, gate before up.
+func (l *lister) stackedExperts(p string) {
+	e := l.m.MoE
+	for _, t := range []struct {
+		name string
+		n, k int
+	}{{"gate_up_proj", 2 * e.Inner, l.m.Hidden}, {"down_proj", l.m.Hidden, e.Inner}} {
+		rows, cols := t.n, t.k
+		if e.Stacks == InputMajor {
+			rows, cols = cols, rows
+		}
+		experts := int64(e.Experts)
+		if l.o.Format == FormatNone {
+			l.add(p+t.name, safetensors.BF16, []int64{experts, int64(rows), int64(cols)}, Random)
+			continue
+		}
+		l.add(p+t.name, safetensors.F8E4M3, []int64{experts, int64(rows), int64(cols)}, Random)
+		l.add(p+t.name+"_scale_inv", safetensors.F32, []int64{experts, fp8Blocks(rows), fp8Blocks(cols)}, fp8Scales)
 	}
 }
 

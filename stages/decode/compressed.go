@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -61,12 +62,31 @@ type RowsLayout struct {
 	ActOrder bool
 	Group    int // input features in a group
 	Groups   int
+	// Signed codes are I8: 8 bits, symmetric, stored as what they are.
+	Signed bool
+	// OneScale is a scale for the whole module: one group, symmetric.
+	OneScale bool
+}
+
+// check says what is wrong with a layout.
+func (l RowsLayout) check() error {
+	switch {
+	case l.Bits != 4 && l.Bits != 8:
+		return fmt.Errorf("decode: rows of codes have 4 or 8 bits, not %d", l.Bits)
+	case l.Group <= 0 || l.Groups <= 0:
+		return fmt.Errorf("decode: %d groups of %d", l.Groups, l.Group)
+	case l.Signed && (l.Bits != 8 || !l.Symmetric):
+		return fmt.Errorf("decode: signed codes have 8 bits and no zero points, not %d", l.Bits)
+	case l.OneScale && (l.Groups != 1 || !l.Symmetric):
+		return fmt.Errorf("decode: one scale for a module is for one group without zero points, not %d", l.Groups)
+	}
+	return nil
 }
 
 // RowsDequant makes the Op that turns integer codes of compressed-tensors into floating-point weights: w = scale * (code - zero), in F32,
-// rounded once. Codes and zero points are stored 2^(Bits-1) larger than they are, which cancels.
+// rounded once. Codes and zero points are stored 2^(Bits-1) larger than they are, which cancels, but for signed ones.
 //
-// Inputs: the whole weight_packed I32 [N, K*bits/32], weight_scale [N, G] of dtype scales, unless symmetric weight_zero_point I32
+// Inputs: the whole weight_packed I32 [N, K*bits/32] (signed: weight I8 [N, K]), weight_scale [N, G] of dtype scales (or one), unless symmetric weight_zero_point I32
 // [N*bits/32, G] (packed along N), and with act-order weight_g_idx I32 [K]. Destination: N rows of K elements of to (F32, F16 or BF16). A
 // group out of range, scales that are not finite and weights that to cannot hold are *stages.DataErrors.
 func RowsDequant(l RowsLayout, scales, to stages.DType) (stages.Op, error) {
@@ -74,11 +94,8 @@ func RowsDequant(l RowsLayout, scales, to stages.DType) (stages.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.Bits != 4 && l.Bits != 8 {
-		return nil, fmt.Errorf("decode: rows of codes have 4 or 8 bits, not %d", l.Bits)
-	}
-	if l.Group <= 0 || l.Groups <= 0 {
-		return nil, fmt.Errorf("decode: %d groups of %d", l.Groups, l.Group)
+	if err := l.check(); err != nil {
+		return nil, err
 	}
 	return &rowsDequant{RowsLayout: l, floats: c}, nil
 }
@@ -105,7 +122,11 @@ func (op *rowsDequant) Run(j *stages.Job) error {
 	if n <= 0 || k*op.to.Bits()/8 != j.RowBytes || k != op.Group*op.Groups || k*op.Bits%32 != 0 {
 		return fmt.Errorf("%s: %d rows of %d bytes, want %d groups of %d weights in whole words", op, n, j.RowBytes, op.Groups, op.Group)
 	}
-	want := []int{n * k * op.Bits / 8, n * op.Groups * op.scales.Bits() / 8}
+	scales := n * op.Groups
+	if op.OneScale {
+		scales = 1
+	}
+	want := []int{n * k * op.Bits / 8, scales * op.scales.Bits() / 8}
 	if !op.Symmetric {
 		want = append(want, (n*op.Bits+31)/32*op.Groups*4)
 	}
@@ -142,6 +163,7 @@ type rowsDequantiser struct {
 	scales []float32 // of some rows
 	zeros  []float32 // of the row at hand: 2^23 more than they are, see two23
 
+	raised []byte // a row of signed codes, made unsigned
 	codes  [chunk]uint8
 	values [4 * chunk]byte // F32, before they are rounded
 }
@@ -185,10 +207,10 @@ func (d *rowsDequantiser) all(n int) error {
 	const most = 4096 // scales at once: they stay in the first-level cache
 	groups, size := d.op.Groups, d.op.scales.Bits()/8
 	each := max(most/groups, 1)
-	d.zeros = sized(d.zeros, groups)
-	for g := range d.zeros {
-		d.zeros[g] = two23 + float32(int(1)<<(d.op.Bits-1))
+	if d.op.OneScale {
+		return d.allWithOne(n)
 	}
+	d.middle()
 	for first := 0; first < n; first += each {
 		rows := min(each, n-first)
 		d.scales = sized(d.scales, rows*groups)
@@ -202,16 +224,49 @@ func (d *rowsDequantiser) all(n int) error {
 	return nil
 }
 
+// allWithOne decodes every row with the one scale that there is.
+func (d *rowsDequantiser) allWithOne(n int) error {
+	d.middle()
+	d.scales = sized(d.scales, 1)
+	d.op.toF32(asBytes(d.scales), d.job.Src[rowsScales])
+	for i := range n {
+		if err := d.row(i, d.scales); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// middle sets the zero points of symmetric codes.
+func (d *rowsDequantiser) middle() {
+	d.zeros = sized(d.zeros, d.op.Groups)
+	for g := range d.zeros {
+		d.zeros[g] = two23 + float32(int(1)<<(d.op.Bits-1))
+	}
+}
+
+// stored is the row n of codes, unsigned.
+func (d *rowsDequantiser) stored(n int) []byte {
+	row := d.job.Src[rowsCodes][n*d.k*d.op.Bits/8:][:d.k*d.op.Bits/8]
+	if d.op.Signed {
+		d.raised = sized(d.raised, len(row))
+		nibbles.FlipSigns(d.raised, row)
+		return d.raised
+	}
+	return row
+}
+
 // row decodes one row: by a kernel, or by the generic code where there is none or a weight may not fit.
 func (d *rowsDequantiser) row(n int, scales []float32) error {
 	if !d.op.Symmetric {
 		d.zeroPoints(n)
 	}
+	codes := d.stored(n)
 	if d.hasKernel() && d.fits(scales) {
-		d.kernel(n, scales)
+		d.kernel(n, codes, scales)
 		return nil
 	}
-	return d.generic(n, scales)
+	return d.generic(n, codes, scales)
 }
 
 // zeroPoints reads those of a row, which share words with those of its neighbours.
@@ -243,11 +298,11 @@ func (d *rowsDequantiser) fits(scales []float32) bool {
 }
 
 // generic decodes a row. It is the reference for the kernels, and finds the first fault.
-func (d *rowsDequantiser) generic(n int, scales []float32) error {
+func (d *rowsDequantiser) generic(n int, codes []byte, scales []float32) error {
 	size := d.op.to.Bits() / 8
 	for k := 0; k < d.k; k += chunk {
 		m := min(chunk, d.k-k)
-		unpackRow(d.codes[:m], d.job.Src[rowsCodes][(n*d.k+k)*d.op.Bits/8:], d.op.Bits)
+		unpackRow(d.codes[:m], codes[k*d.op.Bits/8:], d.op.Bits)
 		d.multiply(k, m, scales)
 		over := convert.FirstNonFinite(safetensors.F32, d.values[:4*m])
 		if over < 0 {

@@ -49,6 +49,9 @@ func newRowsCase(tb testing.TB, r *rand.Rand, l RowsLayout, n int, scales, to st
 		binary.LittleEndian.PutUint32(order[4*i:], uint32(g))
 	}
 	c := &rowsCase{op: op, n: n, src: make([][]byte, 2)}
+	if l.OneScale {
+		s = s[:1]
+	}
 	for i := range s {
 		s[i] = math.Float32frombits(r.Uint32()&0x80070000 | 0x3C000000) // exact in every dtype
 		c.src[rowsScales] = appendRounded(c.src[rowsScales], scales, s[i])
@@ -61,7 +64,10 @@ func newRowsCase(tb testing.TB, r *rand.Rand, l RowsLayout, n int, scales, to st
 			if !l.Symmetric {
 				z = zeros[row*l.Groups+g]
 			}
-			c.weights = appendRounded(c.weights, to, s[row*l.Groups+g]*float32(int(codes[i])-int(z)))
+			c.weights = appendRounded(c.weights, to, s[(row*l.Groups+g)%len(s)]*float32(int(codes[i])-int(z)))
+			if l.Signed {
+				codes[i] = uint32(uint8(int8(int(codes[i]) - 128)))
+			}
 		}
 		for _, w := range optest.PackAlong(codes, l.Bits, false) {
 			c.src[rowsCodes] = binary.LittleEndian.AppendUint32(c.src[rowsCodes], w)
@@ -110,6 +116,40 @@ func TestRowsDequant(t *testing.T) {
 							rowsSources.WantRows(t, c.op, c.n, c.weights, c.src...)
 						}
 					}
+				}
+			}
+		})
+	}
+}
+
+// TestRowsDequantSigned: codes stored as what they are, with scales of groups, of output features and of the module.
+func TestRowsDequantSigned(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(6, 3))
+			for _, l := range []RowsLayout{
+				{Group: 32, Groups: 5, Signed: true},
+				{Group: 104, Groups: 1, Signed: true},
+				{Group: 96, Groups: 1, Signed: true, OneScale: true},
+				{Group: 160, Groups: 1, OneScale: true},
+			} {
+				l.Bits, l.Symmetric = 8, true
+				for _, scales := range dequantTargets {
+					for _, to := range dequantTargets {
+						c := newRowsCase(t, r, l, 1+r.IntN(20), scales, to)
+						rowsSources.WantRows(t, c.op, c.n, c.weights, c.src...)
+					}
+				}
+				c := newRowsCase(t, r, l, 7, safetensors.F16, safetensors.F16)
+				if !l.OneScale { // which is shorter than what is taken away there
+					rowsSources.RefusesSources(t, c.op, c.n, len(c.weights)/c.n, c.src...)
+				}
+				rowsSources.Refuses(t, c.op, "a row too many", c.n+1, len(c.weights)/c.n, c.src...)
+				binary.LittleEndian.PutUint16(c.src[rowsScales], float16.Fromfloat32(60000).Bits())
+				c.src[rowsCodes][3] = 0x81
+				j, _ := rowsSources.Job(c.n, len(c.weights)/c.n, 0, c.src...)
+				if err := c.op.Run(j); err == nil || !strings.Contains(err.Error(), "60000 times") {
+					t.Errorf("error %v", err)
 				}
 			}
 		})
@@ -204,7 +244,15 @@ func TestRowsDequantFaults(t *testing.T) {
 			}
 		})
 	}
-	for _, l := range []RowsLayout{{Bits: 3, Group: 32, Groups: 1}, {Bits: 4, Groups: 1}, {Bits: 4, Group: 32}} {
+	for _, l := range []RowsLayout{
+		{Bits: 3, Group: 32, Groups: 1},
+		{Bits: 4, Groups: 1},
+		{Bits: 4, Group: 32},
+		{Bits: 4, Symmetric: true, Signed: true, Group: 32, Groups: 1},
+		{Bits: 8, Signed: true, Group: 32, Groups: 1},
+		{Bits: 4, Symmetric: true, OneScale: true, Group: 32, Groups: 2},
+		{Bits: 4, OneScale: true, Group: 32, Groups: 1},
+	} {
 		if op, err := RowsDequant(l, safetensors.F16, safetensors.F16); err == nil {
 			t.Errorf("%v was made of %+v", op, l)
 		}
@@ -243,6 +291,12 @@ func FuzzRowsDequant(f *testing.F) {
 		l := RowsLayout{Bits: 4, Symmetric: options&1 != 0, ActOrder: options&2 != 0, Group: 8 * (1 + int(eighths)%40), Groups: 1 + int(groups)%12}
 		if options&4 != 0 {
 			l.Bits = 8
+		}
+		if seed%5 == 0 {
+			l.Symmetric, l.Bits, l.Signed = true, 8, true
+		}
+		if seed%3 == 0 {
+			l.Symmetric, l.OneScale, l.Groups = true, true, 1
 		}
 		c := newRowsCase(t, rand.New(rand.NewPCG(seed, 9)), l, 1+int(rows)%40, dequantTargets[options/8%3], dequantTargets[options/24%3])
 		for mask := range cputest.Masks() {

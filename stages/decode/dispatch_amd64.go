@@ -101,13 +101,13 @@ func (d *rowsDequantiser) hasKernel() bool {
 	return cpu.X86.AVX2 && !d.op.ActOrder && d.op.Group%32 == 0
 }
 
-// kernel decodes row n.
-func (d *rowsDequantiser) kernel(n int, scales []float32) {
+// kernel decodes row n, which has these codes.
+func (d *rowsDequantiser) kernel(n int, src []byte, scales []float32) {
 	j, size, wide, stream := d.job, d.op.to.Bits()/8, 0, 0
 	if cpu.X86.AVX512 {
 		wide = 1
 	}
-	dst, src := j.Row(n), j.Src[rowsCodes][n*d.k*d.op.Bits/8:][:d.k*d.op.Bits/8]
+	dst := j.Row(n)
 	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 {
 		stream = 1
 	}

@@ -10,4 +10,4 @@ func (*dequantiser) decodePanel(*panel, int, int) {}
 
 func (d *rowsDequantiser) hasKernel() bool { return false }
 
-func (d *rowsDequantiser) kernel(int, []float32) {}
+func (d *rowsDequantiser) kernel(int, []byte, []float32) {}

@@ -11,8 +11,8 @@ import (
 var ggufKernels = map[gguf.Type][2]func(dst *float32, src *byte, blocks int){
 	gguf.Q4_0:  {q4_0BlocksAVX2, q4_0BlocksAVX512},
 	gguf.Q8_0:  {q8_0BlocksAVX2, q8_0BlocksAVX512},
-	gguf.Q4K:  {q4KBlocksAVX2, q4KBlocksAVX512},
-	gguf.Q6K:  {q6KBlocksAVX2, q6KBlocksAVX512},
+	gguf.Q4K:   {q4KBlocksAVX2, q4KBlocksAVX512},
+	gguf.Q6K:   {q6KBlocksAVX2, q6KBlocksAVX512},
 	gguf.MXFP4: {ggufMXFP4BlocksAVX2, ggufMXFP4BlocksAVX512},
 }
 

@@ -54,7 +54,3 @@ func turn2x2(dst, src []byte, dstStride, srcStride int) {
 	le.PutUint64(dst, a&0xFFFFFFFF|b<<32)
 	le.PutUint64(dst[dstStride:], a>>32|b&^0xFFFFFFFF)
 }
-
-// transposeKernel turns as many of the columns, of elements of 2 or 4 bytes, as the processor has a kernel for, and returns how many that were. The
-// arguments are those of transposeGeneric.
-func transposeKernel(_, _ []byte, _, _, _, _, _ int) int { return 0 }

@@ -129,18 +129,21 @@ func copyStripRows(dst, src []byte, stride int) {
 }
 
 // gatherStripRows makes packed rows from the fields of a strip. It is the reference.
-func gatherStripRows(dst, strip []byte, fields []uint32, bits int) {
-	for ; len(dst) > 0; dst = dst[tileRow:] {
-		for c := 0; c < tileRow; c += 4 {
-			var word uint32
-			for i, f := range fields[:32/bits] {
-				row, turn := f&^(tileRow-1), f&(tileRow-1)
-				word |= binary.LittleEndian.Uint32(strip[int(row)+c:]) >> turn & (1<<bits - 1) << (bits * i)
-			}
-			binary.LittleEndian.PutUint32(dst[c:], word)
+func gatherStripRows(dst, strip []byte, fields []uint32, width int) {
+	for per := 32 / width; len(dst) > 0; dst, fields = dst[tileRow:], fields[per:] {
+		out := dst[:tileRow]
+		clear(out)
+		for i := 0; i < per; i += 2 {
+			gather2(out, stripField(strip, fields[i], i, width), stripField(strip, fields[i+1], i+1, width))
 		}
-		fields = fields[32/bits:]
 	}
+}
+
+// stripField brings a field of a strip to field to.
+func stripField(strip []byte, field uint32, to, width int) pick {
+	row, turn := int(field&^(tileRow-1)), int(field&(tileRow-1))
+	mask := uint64(1<<width-1) << (width * to)
+	return pick{row: strip[row : row+tileRow], turn: width*to - turn, mask: mask | mask<<32}
 }
 
 // SortIndices makes the Op that writes the order of a module's input features: the stable sort of its g_idx.

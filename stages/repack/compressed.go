@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -22,17 +23,37 @@ func RowsMarlin(bits int) (stages.Op, error) {
 	return rowsMarlin{bits: bits}, nil
 }
 
-type rowsMarlin struct{ bits int }
+// SignedRowsMarlin is RowsMarlin for signed codes of 8 bits, I8 [N, K], which become the kernels' unsigned ones: 128 larger.
+func SignedRowsMarlin() stages.Op { return rowsMarlin{bits: 8, signed: true} }
+
+type rowsMarlin struct {
+	bits   int
+	signed bool
+}
 
 func (rowsMarlin) Phase() stages.Phase { return stages.PhaseRepack }
 func (op rowsMarlin) String() string {
+	if op.signed {
+		return "repack rows of signed codes to marlin"
+	}
 	return fmt.Sprintf("repack rows of %d-bit codes to marlin", op.bits)
 }
 
-func (op rowsMarlin) Run(j *stages.Job) error { return repackRows(op, j, op.bits) }
+func (op rowsMarlin) Run(j *stages.Job) error {
+	if op.signed {
+		return repackStrips(op, j, op.bits, nibbles.FlipSigns)
+	}
+	return repackRows(op, j, op.bits)
+}
 
 // repackRows is the Run of an Op that repacks codes which lie along K, as the rows of the weight do: one source of N rows.
 func repackRows(op stages.Op, j *stages.Job, bits int) error {
+	return repackStrips(op, j, bits, nil)
+}
+
+// repackStrips is repackRows for codes that are changed first: change, when it is given, writes those of src to dst, a strip of tileN rows at a
+// time, which the second-level cache holds.
+func repackStrips(op stages.Op, j *stages.Job, bits int, change func(dst, src []byte)) error {
 	n, err := marlinColumns(op, j, bits)
 	if err != nil {
 		return err
@@ -43,8 +64,18 @@ func repackRows(op stages.Op, j *stages.Job, bits int) error {
 	}
 	c := rowsColumn{stride: j.Stride, rows: j.Rows, bits: bits}
 	c.stream = !j.Soon && size >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	var strip []byte
+	if change != nil {
+		borrowed := borrow(tileN * c.rowBytes())
+		defer scratch.Put(borrowed)
+		strip = *borrowed
+	}
 	for at := 0; at < n && j.Rows > 0; at += tileN {
 		c.dst, c.src = j.Dst[2*bits*at:], j.Src[0][at*c.rowBytes():]
+		if change != nil {
+			change(strip, c.src[:len(strip)])
+			c.src = strip
+		}
 		c.repack()
 	}
 	return nil
@@ -156,6 +187,9 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	defer scratch.Put(tmp)
 	for c := 0; c < n && groups > 0; c += tileN {
 		src := j.Src[0][c*groups*size : (c+tileN)*groups*size]
+		if err := op.finite(j, c*groups, src); err != nil {
+			return err
+		}
 		if op.from != op.to {
 			if at := op.cast(*tmp, src); at >= 0 {
 				return tooLarge(j, op.to, c*groups+at)

@@ -125,6 +125,36 @@ func TestRowsMarlinGuarded(t *testing.T) {
 	}
 }
 
+// TestSignedRowsMarlin: signed codes become those that are 128 larger, and nothing is read or written around them.
+func TestSignedRowsMarlin(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(7, 2))
+			for rows := 1; rows <= 20; rows++ {
+				for _, n := range []int{64, 192} {
+					codes := codesOf(r, tileK*rows, n, 8)
+					src := packRowsOf(codes, n, 8)
+					for i := range src {
+						src[i] -= 128
+					}
+					want := slowMarlin(codes, n, 8)
+					sources.WantRows(t, SignedRowsMarlin(), rows, want, src)
+					for _, atEnd := range []bool{false, true} {
+						j := &stages.Job{
+							Rows: rows, RowBytes: 16 * n, Stride: 16 * n, Src: [][]byte{cputest.Guarded(t, src, atEnd)},
+							Dst: cputest.Guarded(t, make([]byte, 16*n*rows), atEnd),
+						}
+						if err := SignedRowsMarlin().Run(j); err != nil || !bytes.Equal(j.Dst, want) {
+							t.Errorf("%d rows of %d, at end %v: differs, error %v", rows, n, atEnd, err)
+						}
+					}
+				}
+			}
+		})
+	}
+	refusesSizes(t, SignedRowsMarlin(), 3, 16*64, make([]byte, 3*16*64))
+}
+
 // TestRowsMarlinSeveralCalls: rows longer than a call of a kernel reads.
 func TestRowsMarlinSeveralCalls(t *testing.T) {
 	const n = 64

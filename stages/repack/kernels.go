@@ -7,7 +7,7 @@ import "cmp"
 //	             AVX-512 VBMI   AVX-512      AVX2   else
 //	marlin4      VBMI           BW           AVX2   marlin4Row
 //	marlin8                     BW           AVX2   marlin8Row
-//	rowsMarlin                  BW           AVX2   rowsTile
+//	rowsMarlin                  BW           AVX2   rowsColumn.generic
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
 //	gatherStrip                 F            AVX2   gatherStripRows

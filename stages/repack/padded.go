@@ -58,6 +58,7 @@ func Padded(inner stages.Op, p Padding) (stages.Op, error) {
 		return nil, err
 	}
 	op := &padded{op: inner, Padding: p, pieces: p.pieces()}
+	op.wide, _ = inner.(wide)
 	op.from, op.inputs = p.sources()
 	return op, nil
 }
@@ -88,6 +89,7 @@ func (p *Padding) sources() (list []source, inputs int) {
 type padded struct {
 	Padding
 	op     stages.Op
+	wide   wide // op, when it is one
 	pieces []piece
 	from   []source // of every member
 	inputs int
@@ -211,8 +213,7 @@ func (p *padded) direct(c piece, whole bool) bool {
 	if p.Rows == 0 {
 		return whole
 	}
-	_, ok := p.op.(wide)
-	return ok || c.n == p.from[c.member].columns
+	return p.wide != nil || c.n == p.from[c.member].columns
 }
 
 // job is op's share of j: rows rows of the columns of c, from row on.
@@ -239,7 +240,7 @@ func (p *padded) run(j *stages.Job, c piece, rows, units int) error {
 	if c.n == s.columns {
 		return p.op.Run(sub)
 	}
-	return p.op.(wide).runWide(sub, apart)
+	return p.wide.runWide(sub, apart)
 }
 
 // give makes src, of the input with that number, and what comes behind the members' inputs the sources of sub.

@@ -1,7 +1,5 @@
 package repack
 
-import "encoding/binary"
-
 // rowsColumn is a column of tiles to repack, from codes that lie along K.
 type rowsColumn struct {
 	dst    []byte // the first tile, and the others stride bytes apart
@@ -15,23 +13,16 @@ type rowsColumn struct {
 // rowBytes is a row of codes.
 func (c *rowsColumn) rowBytes() int { return tileK * c.rows * c.bits / 8 }
 
-// generic repacks tile by tile.
+// generic is the reference: the words of the rows, transposed, are those of GPTQ's packed rows. Two cache lines of each row are taken at a time.
 func (c *rowsColumn) generic() {
-	for r := range c.rows {
-		rowsTile(c.dst[r*c.stride:][:2*c.bits*tileN], c.src[tileK*c.bits/8*r:], c.rowBytes(), c.bits)
-	}
-}
-
-// rowsTile repacks one tile: src begins with its 64 rows, stride bytes apart, of which each has 16 codes in it. It is the reference: the
-// words of the rows, transposed, are those of GPTQ's packed rows.
-func rowsTile(dst, src []byte, stride, bits int) {
-	var packed [4 * 4 * tileN]byte
-	words := tileK * bits / 32
-	for c := range tileN {
-		row := src[c*stride:]
-		for w := range words {
-			binary.LittleEndian.PutUint32(packed[4*(w*tileN+c):], binary.LittleEndian.Uint32(row[4*w:]))
+	var packed [blockWords * tileRow]byte
+	per, words := c.bits/2, c.rowBytes()/4 // words of a row in a tile, and in all
+	for w := 0; w < words; w += blockWords {
+		block := packed[:min(blockWords, words-w)*tileRow]
+		transposeRows(block, c.src[4*w:], c.rowBytes())
+		for r := w / per; len(block) > 0; r++ {
+			marlinRow(c.dst[r*c.stride:][:2*c.bits*tileN], block[:per*tileRow], tileN, tileRow, c.bits)
+			block = block[per*tileRow:]
 		}
 	}
-	marlinRow(dst, packed[:4*words*tileN], tileN, 4*tileN, bits)
 }

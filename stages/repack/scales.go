@@ -72,13 +72,15 @@ func errNoCast(from, to stages.DType) error {
 
 func (*scaleCast) Phase() stages.Phase { return stages.PhaseRepack }
 
-// check wants one source of n finite scales in the Job of op.
+// check wants one source of n scales in the Job of op.
 func (c *scaleCast) check(op stages.Op, j *stages.Job, n int) error {
-	if err := wantSources(op, j, n*c.from.Bits()/8); err != nil {
-		return err
-	}
-	if i := convert.FirstNonFinite(c.from, j.Src[0]); i >= 0 {
-		return convert.NonFinite(j.Inputs[0].Tensor, c.from, i)
+	return wantSources(op, j, n*c.from.Bits()/8)
+}
+
+// finite wants some of the scales, the first of which is first, to be finite: piece by piece, so that they are read from memory once.
+func (c *scaleCast) finite(j *stages.Job, first int, scales []byte) error {
+	if i := convert.FirstNonFinite(c.from, scales); i >= 0 {
+		return convert.NonFinite(j.Inputs[0].Tensor, c.from, first+i)
 	}
 	return nil
 }
@@ -120,33 +122,17 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	if err := op.check(op, j, j.Rows*n); err != nil {
 		return err
 	}
-	if op.from == op.to {
-		for r := range j.Rows {
-			op.perm.row(j.Row(r), j.Src[0][r*n*size:(r+1)*n*size])
-		}
-		return nil
-	}
 	tmp := borrow(2 * castBlock)
 	defer scratch.Put(tmp)
 	for r := range j.Rows {
-		if at := op.castPermute(j.Row(r), j.Src[0][r*n*size:(r+1)*n*size], *tmp); at >= 0 {
-			return tooLarge(j, op.to, r*n+at)
+		src := j.Src[0][r*n*size : (r+1)*n*size]
+		if err := op.finite(j, r*n, src); err != nil {
+			return err
 		}
-	}
-	return nil
-}
-
-// runWide is Run for columns that lie in longer rows, apart bytes from one to the next.
-func (op *marlinScales) runWide(j *stages.Job, apart int) error {
-	size, n := op.from.Bits()/8, j.RowBytes/2
-	tmp := borrow(2 * castBlock)
-	defer scratch.Put(tmp)
-	for r := range j.Rows {
-		src := j.Src[0][r*apart:][:n*size]
 		if op.from == op.to {
 			op.perm.row(j.Row(r), src)
 		} else if at := op.castPermute(j.Row(r), src, *tmp); at >= 0 {
-			return tooLarge(j, op.to, at)
+			return tooLarge(j, op.to, r*n+at)
 		}
 	}
 	return nil

@@ -40,20 +40,17 @@ func (l ZeroLayout) ZeroPadding() uint32 {
 const zeroBlock = 32
 
 func (op marlinZeros) Run(j *stages.Job) error {
-	if j.RowBytes%zeroBlock != 0 {
-		return fmt.Errorf("%s: %d bytes a row are no whole blocks of %d columns", op, j.RowBytes, tileN)
-	}
 	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 		return err
 	}
-	for i := range j.Rows {
-		op.row(j.Row(i), j.Src[0][i*j.RowBytes:(i+1)*j.RowBytes])
-	}
-	return nil
+	return op.runWide(j, j.RowBytes)
 }
 
 // runWide is Run for columns that lie in longer rows, apart bytes from one to the next.
 func (op marlinZeros) runWide(j *stages.Job, apart int) error {
+	if j.RowBytes%zeroBlock != 0 {
+		return fmt.Errorf("%s: %d bytes a row are no whole blocks of %d columns", op, j.RowBytes, tileN)
+	}
 	for i := range j.Rows {
 		op.row(j.Row(i), j.Src[0][i*apart:][:j.RowBytes])
 	}
