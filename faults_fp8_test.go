@@ -89,6 +89,9 @@ func TestFP8ConfigFaults(t *testing.T) {
 		c("asymmetric", stages.CodeUnsupported, floatQuantized(map[string]any{"symmetric": false}), "symmetric false"),
 		c("dynamic weights", stages.CodeUnsupported, floatQuantized(map[string]any{"dynamic": true}), "dynamic true"),
 		c("groups", stages.CodeUnsupported, floatQuantized(map[string]any{"strategy": "group"}), "strategy group"),
+		c("MXFP8", stages.CodeUnsupported, floatQuantized(map[string]any{"strategy": "group", "group_size": 32}), "(MXFP8) is not supported yet", "tensor, channel and block"),
+		c("MXFP8 by its name", stages.CodeUnsupported, changed(floatQuantized(nil), "format", "mxfp8-quantized"), "format mxfp8-quantized is not supported yet", "float-quantized"),
+		c("MXFP8 of ModelOpt", stages.CodeUnsupported, changed(modelOptConfig, "quant_algo", "MXFP8"), "quant_algo MXFP8 is not supported yet", "NVFP4"),
 		c("no block_structure", stages.CodeConfig, floatQuantized(map[string]any{"strategy": "block"}), "block_structure"),
 		c("a format of a group", stages.CodeUnsupported, own, "group_0", "format marlin-24 is not supported yet", "pack-quantized", "float-quantized"),
 		c("sparse", stages.CodeUnsupported, changed(floatQuantized(nil), "sparsity_config", map[string]any{"format": "sparse-24"}), "sparsity_config"),
@@ -102,12 +105,20 @@ func TestFP8ShapeFaults(t *testing.T) {
 	}
 	with := func(x ckpt.T) ckpt.Item { return ckpt.Replace(block(oProj, 128, 1), x) }
 	scale := oProj + ".weight_scale_inv"
+	mx := exponents(scale, 127, 128, 8)
+	mx.DType = safetensors.F8E8M0
 	refuses(t, []row{
 		b("no scale", stages.CodeMember, f8(oProj, 128), ".weight_scale_inv of its module is missing", scale),
 		b("no weight", stages.CodeMember, f32s(scale, []int64{1, 2}, 1, 1), ".weight is missing", oProj+".weight"),
-		b("scale of another shape", stages.CodeShape, with(f32s(scale, []int64{2, 1}, 1, 1)), "blocks of 128 x 128 over [128, 256]", "expected [1, 2]", "[2, 1]"),
+		b("scale of another shape", stages.CodeShape, with(f32s(scale, []int64{2, 1}, 1, 1)), "blocks of 128 x 128 over [128, 256]", "expected [1, 2]", "[2, 1]", "is not its config"),
 		b("scale of another dtype", stages.CodeShape, with(ckpt.Dense(scale, safetensors.I32, 1, 1, 2)), "wrong dtype", "F8_E8M0", "found I32"),
-		b("E5M2", stages.CodeShape, with(ckpt.Dense(oProj+".weight", safetensors.F8E5M2, 1, 128, 256)), "wrong dtype", "F8_E4M3", "F8_E5M2"),
+		b("E5M2", stages.CodeShape, with(ckpt.Dense(oProj+".weight", safetensors.F8E5M2, 1, 128, 256)), "wrong dtype", "F8_E4M3", "F8_E5M2", "would need kernels and a decoder"),
+		b("MXFP8 under the name of blocks", stages.CodeUnsupported, with(mx), scale, "MXFP8 is not supported yet", "F8_E8M0 [128, 8]", "a reader and kernels"),
+		b("MXFP8 under the name of one", stages.CodeUnsupported, ckpt.List{f8(oProj, 128), exponents(oProj+".weight_scale", 127, 128, 8)}, oProj+".weight_scale", "MXFP8 is not supported yet"),
+		{
+			name: "MXFP8 where the config says nothing", code: stages.CodeUnsupported, says: []string{single, "MXFP8 is not supported yet"},
+			build: fp8With(fp8PlainConfig, ckpt.Replace(block(oProj, 128, 1), exponents(scale, 127, 128, 8))),
+		},
 		b("bytes", stages.CodeShape, with(ckpt.Dense(oProj+".weight", safetensors.U8, 1, 128, 256)), "wrong dtype", "U8"),
 		b("one dim", stages.CodeShape, with(ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 128*256)), "[out_features, in_features]"),
 		b("no rows", stages.CodeShape, with(ckpt.Dense(oProj+".weight", safetensors.F8E4M3, 1, 0, 256)), "[0, 256]"),

@@ -1,6 +1,7 @@
 package coldload_test
 
 import (
+	"fmt"
 	"maps"
 	"testing"
 
@@ -119,9 +120,11 @@ func TestMXFP4ShapeFaults(t *testing.T) {
 	refuses(t, []row{
 		b("no scales", stages.CodeMember, without("gate_up_proj_scales"), "gate_up_proj_blocks", "gate_up_proj_scales", "are missing"),
 		b("no blocks", stages.CodeMember, without("down_proj_blocks"), "down_proj_scales", "blocks are missing", "down_proj_blocks"),
+		b("nothing of down", stages.CodeMember, ossStack("gate_up_proj", 128), "gate_up_proj_blocks", "nothing of", "down_proj_blocks"),
+		b("nothing of gate and up", stages.CodeMember, ossStack("down_proj", 64), "down_proj_blocks", "nothing of", "gate_up_proj_blocks"),
 		b("scales of another shape", stages.CodeShape, with(exponents(expertsAt+"down_proj_scales", 120, 2, 128, 4)), "128 x 64 codes in groups of 32", "[128, 2]", "[128, 4]"),
 		b("scales of another dtype", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_scales", safetensors.F8E4M3, 1, 2, 128, 2)), "U8 or F8_E8M0", "F8_E4M3"),
-		b("signed blocks", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_blocks", safetensors.I8, 1, 2, 128, 2, 16)), "wrong dtype", "U8", "I8"),
+		b("signed blocks", stages.CodeShape, with(ckpt.Dense(expertsAt+"down_proj_blocks", safetensors.I8, 1, 2, 128, 2, 16)), "wrong dtype", "U8", "I8", "get both again"),
 		b("blocks of 32 bytes", stages.CodeShape, with(u8("down_proj_blocks", 2, 128, 2, 32)), "down_proj_blocks", "in_features/32, 16]"),
 		b("blocks without their axis", stages.CodeShape, with(u8("down_proj_blocks", 2, 128, 32)), "down_proj_blocks", "in_features/32, 16]"),
 		b("blocks of no expert", stages.CodeShape, with(u8("down_proj_blocks", 0, 128, 2, 16)), "down_proj_blocks", "no axis of experts"),
@@ -227,7 +230,11 @@ func TestMXFP4Loads(t *testing.T) {
 		{
 			name: "OpenAI's names, dequantised", build: mxfp4With(mxfp4Config, original), opt: coldload.Options{Layout: stages.LayoutDequant},
 			check: func(l loaded) {
-				l.names(mlp0+"mlp1.weight", mlp0+"mlp1.bias", mlp0+"mlp2.weight", mlp0+"mlp2.bias", "block.0.attn.qkv.weight")
+				l.names(mlp0+"mlp1_weight", mlp0+"mlp1_bias", mlp0+"mlp2_weight", mlp0+"mlp2_bias", "block.0.attn.qkv.weight")
+				x, _ := l.mem.Lookup(mlp0 + "mlp2_weight") // [E, N, K] in OpenAI's own code
+				if fmt.Sprint(x.Shape) != "[2 128 64]" {
+					l.t.Errorf("mlp2_weight: %v", x.Shape)
+				}
 			},
 		},
 		{

@@ -27,36 +27,36 @@ func readMXFP4Fixture(t *testing.T) fixture {
 	return f
 }
 
-// checkMXFP4Dequant compares with the tool's weights, which lie [E, in, out]: ours keep the rows of the file, [E, out, in].
-func checkMXFP4Dequant(t *testing.T, mem outputs, f fixture) {
+// checkMXFP4Dequant compares with the tool's weights, [E, in, out], under their own names as the biases are.
+func checkMXFP4Dequant(t *testing.T, mem outputs, f fixture, src map[string][]byte) {
 	t.Helper()
 	if len(f.Dequant.Modules) != 2 {
 		t.Fatalf("the fixture has %d modules", len(f.Dequant.Modules))
 	}
 	for _, m := range f.Dequant.Modules {
-		got, ok := mem.Lookup(m.Name + ".weight")
-		e, in, out := m.Shape[0], m.Shape[1], m.Shape[2]
-		if want := fmt.Sprint([]int64{e, out, in}); !ok || fmt.Sprint(got.Shape) != want || got.DType != safetensors.F32 {
-			t.Fatalf("%s.weight: %s %v, want F32 %s", m.Name, got.DType, got.Shape, want)
+		got, ok := mem.Lookup(m.Name)
+		if !ok || fmt.Sprint(got.Shape) != fmt.Sprint(m.Shape) || got.DType != safetensors.F32 {
+			t.Fatalf("%s: %s %v, want F32 %v", m.Name, got.DType, got.Shape, m.Shape)
 		}
-		turned := make([]byte, 0, len(got.Bytes))
-		for x := range e {
-			for i := range in {
-				for o := range out {
-					at := 4 * ((x*out+o)*in + i)
-					turned = append(turned, got.Bytes[at:at+4]...)
-				}
-			}
-		}
-		if sum := sha256.Sum256(turned); hex.EncodeToString(sum[:]) != m.SHA256 {
+		if sum := sha256.Sum256(got.Bytes); hex.EncodeToString(sum[:]) != m.SHA256 {
 			t.Errorf("%s: other values than the tool's", m.Name)
+		}
+		bias, ok := mem.Lookup(m.Name + "_bias")
+		want := src[m.Name+"_bias"]
+		if !ok || bias.DType != safetensors.F32 || len(bias.Bytes) != 2*len(want) {
+			t.Fatalf("%s_bias: %s, %d bytes", m.Name, bias.DType, len(bias.Bytes))
+		}
+		for i := range len(want) / 2 { // BF16 is the upper half of F32
+			if b := bias.Bytes[4*i : 4*i+4]; b[0] != 0 || b[1] != 0 || b[2] != want[2*i] || b[3] != want[2*i+1] {
+				t.Fatalf("%s_bias: element %d differs", m.Name, i)
+			}
 		}
 	}
 }
 
 // TestFixtureMXFP4: the engine's words, scales and biases and the tool's weights come out, whichever way is taken.
 func TestFixtureMXFP4(t *testing.T) {
-	f := readMXFP4Fixture(t)
+	f, src := readMXFP4Fixture(t), sourceTensors(t, fixturePath(mxfp4Fixture))
 	for way, load := range ways {
 		t.Run(way, func(t *testing.T) {
 			for _, dtype := range []stages.DType{safetensors.BF16, safetensors.Invalid} {
@@ -65,20 +65,23 @@ func TestFixtureMXFP4(t *testing.T) {
 					checkExpected(t, load(t, fixturePath(mxfp4Fixture), opt), f, "marlin/tp1.bf16/")
 				}
 			}
-			checkMXFP4Dequant(t, load(t, fixturePath(mxfp4Fixture), coldload.Options{Layout: stages.LayoutDequant, DType: safetensors.F32}), f)
+			if way == "Open, module by module" { // which gives the experts as modules: TestMXFP4OnDemand
+				return
+			}
+			checkMXFP4Dequant(t, load(t, fixturePath(mxfp4Fixture), coldload.Options{Layout: stages.LayoutDequant, DType: safetensors.F32}), f, src)
 		})
 	}
 }
 
 func TestFixtureMXFP4Variants(t *testing.T) {
-	f := readMXFP4Fixture(t)
+	f, src := readMXFP4Fixture(t), sourceTensors(t, fixturePath(mxfp4Fixture))
 	for label, opt := range variants() {
 		t.Run(label, func(t *testing.T) {
 			mem, _ := loadHost(t, fixturePath(mxfp4Fixture), opt)
 			checkExpected(t, mem, f, "marlin/tp1.bf16/")
 			opt.Layout, opt.DType = stages.LayoutDequant, safetensors.F32
 			mem, _ = loadHost(t, fixturePath(mxfp4Fixture), opt)
-			checkMXFP4Dequant(t, mem, f)
+			checkMXFP4Dequant(t, mem, f, src)
 		})
 	}
 }
@@ -100,6 +103,36 @@ func TestFixtureMXFP4Raw(t *testing.T) {
 	}
 }
 
+// TestMXFP4OnDemand: who asks for the experts as modules gets rows of output features, of the tool's weights.
+func TestMXFP4OnDemand(t *testing.T) {
+	opt := coldload.Options{Layout: stages.LayoutDequant, DType: safetensors.F32}
+	whole, _ := loadHost(t, fixturePath(mxfp4Fixture), opt)
+	ck := openPath(t, fixturePath(mxfp4Fixture), coldload.Options{})
+	const scope = "model.layers.0.mlp.experts."
+	for name, members := range map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}} {
+		m, err := ck.Experts(t.Context(), scope+"{e}", members, 4, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		w, _ := whole.Lookup(scope + name)
+		g, ok := m.Part("weight")
+		if e, in, out := w.Shape[0], w.Shape[1], w.Shape[2]; !ok || fmt.Sprint(g.Shape) != fmt.Sprint([]int64{e, out, in}) {
+			t.Fatalf("%s: %v of %v", name, g.Shape, m.Parts())
+		}
+		size := len(w.Bytes) / 4
+		for e := range 4 {
+			if string(transposed(g.Bytes[e*size:(e+1)*size], int(w.Shape[2]), int(w.Shape[1]), 4)) != string(w.Bytes[e*size:(e+1)*size]) {
+				t.Errorf("%s: expert %d has other weights", name, e)
+			}
+		}
+		bias, _ := whole.Lookup(scope + name + "_bias")
+		if g, ok := m.Part("bias"); !ok || string(g.Bytes) != string(bias.Bytes) {
+			t.Errorf("%s: another bias", name)
+		}
+	}
+}
+
 // TestMXFP4ActivationsInF16: the kernels have none, so the experts are kept as they are, or refused.
 func TestMXFP4ActivationsInF16(t *testing.T) {
 	mem, res := loadHost(t, fixturePath(mxfp4Fixture), coldload.Options{DType: safetensors.F16})
@@ -115,7 +148,7 @@ func TestMXFP4ActivationsInF16(t *testing.T) {
 func TestMXFP4Synth(t *testing.T) {
 	names := map[stages.Layout]map[synth.Format]string{
 		stages.LayoutMarlin:  {synth.FormatMXFP4: ".qweight", synth.FormatMXFP4Pack: ".qweight"},
-		stages.LayoutDequant: {synth.FormatMXFP4: ".weight", synth.FormatMXFP4Pack: ".weight"},
+		stages.LayoutDequant: {synth.FormatMXFP4: "", synth.FormatMXFP4Pack: ".weight"},
 		stages.LayoutRaw:     {synth.FormatMXFP4: "_blocks", synth.FormatMXFP4Pack: ".weight_packed"},
 	}
 	for layout, formats := range names {

@@ -193,8 +193,9 @@ var expertLayouts = []struct {
 	{"novel", "model.layers.0.mlp.experts", false, false},
 }
 
-// TestJoinedExpertsAreSingleOnes: all experts in one tensor, however they lie, come out as they do when each has its own.
-func TestJoinedExpertsAreSingleOnes(t *testing.T) {
+// TestJoinedExpertsStayAsTheyAre: all experts in one tensor keep their name and their orientation in every layout, cast when that is asked for. Asked
+// for as modules, they are what single ones become.
+func TestJoinedExpertsStayAsTheyAre(t *testing.T) {
 	for _, l := range expertLayouts {
 		x := expertLayer{scope: l.scope, e: 3, hidden: 96, inner: 40, dtype: safetensors.BF16, model: l.model, text: l.text}
 		single, joined := x.write(t, x.single(false)), x.write(t, x.joined(l.turned))
@@ -204,42 +205,85 @@ func TestJoinedExpertsAreSingleOnes(t *testing.T) {
 					opt.DType, opt.Layout = dtype, stages.LayoutDequant
 					want, _ := loadHost(t, single, opt)
 					got, _ := loadHost(t, joined, opt)
-					sameMemory(t, want, got)
+					sameTurned(t, want, got, x, l.turned)
 				})
 			}
 		}
-		t.Run(l.model+"/on demand", func(t *testing.T) { joinedOnDemand(t, joined, l.scope, x.e) })
-		t.Run(l.model+"/as they are", func(t *testing.T) {
-			got, _ := loadHost(t, joined, coldload.Options{NoFuse: true})
-			for _, item := range x.joined(l.turned) {
-				for _, w := range item.Tensors() {
-					if g, ok := got.Lookup(w.Name); !ok || !bytes.Equal(g.Bytes, w.Data) || !slices.Equal(g.Shape, w.Shape) {
-						t.Errorf("%s is not as it was", w.Name)
-					}
-				}
+		for _, dtype := range []stages.DType{safetensors.Invalid, safetensors.F32} {
+			t.Run(fmt.Sprintf("%s/%v/on demand/%s", l.model, l.turned, dtype), func(t *testing.T) { joinedOnDemand(t, single, joined, l.scope, x.e, dtype) })
+		}
+		for _, layout := range []stages.Layout{stages.LayoutRaw, stages.LayoutMarlin} {
+			for _, noFuse := range []bool{false, true} {
+				got, _ := loadHost(t, joined, coldload.Options{Layout: layout, NoFuse: noFuse})
+				keptAsTheyAre(t, got, x.joined(l.turned))
 			}
-		})
+		}
 	}
 }
 
-// joinedOnDemand loads gate and up, and down, by themselves.
-func joinedOnDemand(t *testing.T, path, scope string, e int) {
+// keptAsTheyAre compares Outputs with the tensors of the same names.
+func keptAsTheyAre(t *testing.T, got *host.Memory, tensors ckpt.List) {
 	t.Helper()
-	whole, _ := loadHost(t, path, coldload.Options{})
+	for _, item := range tensors {
+		for _, w := range item.Tensors() {
+			want := w.Data
+			if want == nil {
+				want = make([]byte, int(w.Shape[0]*w.Shape[1])*w.DType.Bits()/8)
+				w.Fill.Fill(want, 0)
+			}
+			if g, ok := got.Lookup(w.Name); !ok || g.DType != w.DType || !bytes.Equal(g.Bytes, want) || !slices.Equal(g.Shape, w.Shape) {
+				t.Errorf("%s is not as it was", w.Name)
+			}
+		}
+	}
+}
+
+// sameTurned compares the experts of got, which are named as their tensors are and turned if they are input-major, with those of want.
+func sameTurned(t *testing.T, want, got *host.Memory, x expertLayer, turned bool) {
+	t.Helper()
+	if len(got.Outputs()) != len(want.Outputs()) {
+		t.Errorf("%d outputs, want %d", len(got.Outputs()), len(want.Outputs()))
+	}
+	for _, name := range []string{"gate_up_proj", "down_proj"} {
+		w, _ := want.Lookup(x.scope + "." + name + ".weight")
+		g, ok := got.Lookup(x.scope + "." + name)
+		shape, data := w.Shape, w.Bytes
+		if turned {
+			shape, data = dims(x.e, int(w.Shape[2]), int(w.Shape[1])), nil
+			for e := range x.e {
+				size := len(w.Bytes) / x.e
+				data = append(data, transposed(w.Bytes[e*size:(e+1)*size], int(w.Shape[1]), int(w.Shape[2]), w.DType.Bits()/8)...)
+			}
+		}
+		if !ok || g.DType != w.DType || !slices.Equal(g.Shape, shape) || !bytes.Equal(g.Bytes, data) {
+			t.Errorf("%s: %v %s%v, want %s%v, or other bytes", name, ok, g.DType, g.Shape, w.DType, shape)
+		}
+	}
+}
+
+// joinedOnDemand loads gate and up, and down, by themselves: they are what single experts become.
+func joinedOnDemand(t *testing.T, single, path, scope string, e int, dtype stages.DType) {
+	t.Helper()
+	const layout = stages.LayoutDequant // which takes any dtype
+	whole, _ := loadHost(t, single, coldload.Options{DType: dtype, Layout: layout})
 	ck := openPath(t, path, coldload.Options{})
 	for name, members := range map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}} {
-		m, err := ck.Experts(t.Context(), scope+".{e}", members, e, coldload.Options{NoFuse: true})
-		if err != nil {
-			t.Fatal(err)
-		}
 		want, _ := whole.Lookup(scope + "." + name + ".weight")
-		if got, ok := m.Part("weight"); !ok || !bytes.Equal(want.Bytes, got.Bytes) || !slices.Equal(got.Shape, want.Shape) || m.Experts != e ||
-			m.N != want.Shape[1] || m.K != want.Shape[2] {
-			t.Errorf("%s: %+v", name, m)
+		same := func(m *coldload.Module, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, ok := m.Part("weight"); !ok || !bytes.Equal(want.Bytes, got.Bytes) || !slices.Equal(got.Shape, want.Shape) || m.Experts != e ||
+				m.N != want.Shape[1] || m.K != want.Shape[2] {
+				t.Errorf("%s: %+v", name, m)
+			}
+			if err := m.Close(); err != nil {
+				t.Error(err)
+			}
 		}
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
+		same(ck.Experts(t.Context(), scope+".{e}", members, e, coldload.Options{NoFuse: true, DType: dtype, Layout: layout}))
+		same(ck.Linear(t.Context(), scope+"."+name, coldload.Options{DType: dtype, Layout: layout}))
 		if _, err := ck.Experts(t.Context(), scope+".{e}", members, e+1, coldload.Options{}); err == nil {
 			t.Errorf("%s: one expert more than there are", name)
 		}
@@ -251,7 +295,10 @@ func TestGPTOSSExpertsKeepTheirOrder(t *testing.T) {
 	x := expertLayer{
 		scope: "model.layers.0.mlp.experts", e: 2, hidden: 64, inner: 64, dtype: safetensors.BF16, model: "gpt_oss", interleaved: true, bias: true,
 	}
-	got, _ := loadHost(t, x.write(t, x.joined(true)), coldload.Options{})
+	path := x.write(t, x.joined(true))
+	got, _ := loadHost(t, path, coldload.Options{})
+	keptAsTheyAre(t, got, x.joined(true))
+	ck := openPath(t, path, coldload.Options{})
 	for _, w := range []struct {
 		name    string
 		members []string
@@ -263,29 +310,33 @@ func TestGPTOSSExpertsKeepTheirOrder(t *testing.T) {
 			want = append(want, b...)
 		}
 		n := w.n * len(w.members)
-		if g, ok := got.Lookup(x.scope + "." + w.name + ".weight"); !ok || !bytes.Equal(g.Bytes, want) || !slices.Equal(g.Shape, dims(x.e, n, w.k)) {
+		m, err := ck.Experts(t.Context(), x.scope+".{e}", w.members, x.e, coldload.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if g, ok := m.Part("weight"); !ok || !bytes.Equal(g.Bytes, want) || !slices.Equal(g.Shape, dims(x.e, n, w.k)) {
 			t.Errorf("%s: %v", w.name, g.Shape)
 		}
-		bias := ckpt.Dense("", safetensors.BF16, uint64(n), 1)
-		b := make([]byte, 2*x.e*n)
-		bias.Fill.Fill(b, 0)
-		if g, ok := got.Lookup(x.scope + "." + w.name + ".bias"); !ok || !bytes.Equal(g.Bytes, b) || !slices.Equal(g.Shape, dims(x.e, n)) {
+		kept, _ := got.Lookup(x.scope + "." + w.name + "_bias")
+		if g, ok := m.Part("bias"); !ok || !bytes.Equal(g.Bytes, kept.Bytes) || !slices.Equal(g.Shape, dims(x.e, n)) {
 			t.Errorf("bias of %s: %v", w.name, g.Shape)
 		}
 	}
 }
 
-// TestJoinedExpertsThatDoNotTell: what could be both stays as it is, with a note; a family that says it decides.
+// TestJoinedExpertsThatDoNotTell: who asks for modules is told why there are none; a family that says how they lie decides. Loaded as a whole, they
+// are kept all the same.
 func TestJoinedExpertsThatDoNotTell(t *testing.T) {
 	for _, c := range []struct {
 		model         string
 		hidden, inner int
 		turned        bool
-		note, fault   string
+		fault         string
 	}{
-		{model: "novel", hidden: 64, inner: 32, turned: true, note: "do not tell whether rows are inputs"},
-		{model: "novel", hidden: 64, inner: 64, turned: true, note: "do not tell whether rows are inputs"},
-		{model: "novel", hidden: 0, inner: 24, turned: true, note: "does not say the hidden size"},
+		{model: "novel", hidden: 64, inner: 32, turned: true, fault: "do not tell whether rows are inputs"},
+		{model: "novel", hidden: 64, inner: 64, turned: true, fault: "do not tell whether rows are inputs"},
+		{model: "novel", hidden: 0, inner: 24, turned: true, fault: "does not say the hidden size"},
 		{model: "llama4", hidden: 64, inner: 32, turned: true},
 		{model: "llama4", hidden: 64, inner: 64, turned: true},
 		{model: "qwen3_5_moe", hidden: 64, inner: 32},
@@ -297,29 +348,58 @@ func TestJoinedExpertsThatDoNotTell(t *testing.T) {
 			single := x.write(t, x.single(false))
 			x.hidden = c.hidden
 			joined := x.write(t, tensors)
-			p, err := openPath(t, joined, coldload.Options{}).Plan(coldload.Options{}, nil)
-			if c.fault != "" {
-				if err == nil || !strings.Contains(err.Error(), c.fault) {
-					t.Errorf("got %v", err)
-				}
+			got, _ := loadHost(t, joined, coldload.Options{})
+			keptAsTheyAre(t, got, tensors)
+			if c.fault == "" {
+				joinedOnDemand(t, single, joined, x.scope, x.e, safetensors.Invalid)
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
+			_, err := openPath(t, joined, coldload.Options{}).Experts(t.Context(), x.scope+".{e}", []string{"down_proj"}, 2, coldload.Options{})
+			if err == nil || !strings.Contains(err.Error(), c.fault) {
+				t.Errorf("got %v", err)
 			}
-			if c.note != "" {
-				if !strings.Contains(strings.Join(p.Notes, "\n"), c.note) {
+		})
+	}
+}
+
+// TestJoinedExpertsFaults: what does not go together is refused, though it would be kept as it is.
+func TestJoinedExpertsFaults(t *testing.T) {
+	x := expertLayer{scope: "model.layers.0.mlp.experts", e: 2, hidden: 64, inner: 48, dtype: safetensors.BF16, model: "llama4"}
+	tensor := func(name string, shape ...int64) ckpt.T {
+		return ckpt.Dense(x.scope+"."+name, safetensors.BF16, 1, shape...)
+	}
+	gateUp, down := tensor("gate_up_proj", 2, 64, 96), tensor("down_proj", 2, 48, 64)
+	for _, c := range []struct {
+		name, model, says string
+		tensors           ckpt.List
+	}{
+		{"good", "llama4", "", ckpt.List{gateUp, down}},
+		{"good, with biases", "llama4", "", ckpt.List{gateUp, down, tensor("gate_up_proj_bias", 2, 96), tensor("down_proj_bias", 2, 64)}},
+		{"down is missing", "llama4", "the other of gate_up_proj and down_proj is not there", ckpt.List{gateUp}},
+		{"gate and up are missing", "llama4", "the other of gate_up_proj and down_proj is not there", ckpt.List{down}},
+		{"down is no stack", "llama4", "or is no [E, n, k]", ckpt.List{gateUp, tensor("down_proj", 48, 64)}},
+		{"too many experts", "llama4", "not as many experts as the config says", ckpt.List{tensor("gate_up_proj", 3, 64, 96), tensor("down_proj", 3, 48, 64)}},
+		{"too many experts, unknown family", "novel", "not as many experts as the config says", ckpt.List{tensor("gate_up_proj", 3, 64, 96), tensor("down_proj", 3, 48, 64)}},
+		{"another number in down", "llama4", "another number of experts than", ckpt.List{gateUp, tensor("down_proj", 3, 48, 64)}},
+		{"another size inside", "llama4", "do not go together", ckpt.List{gateUp, tensor("down_proj", 2, 40, 64)}},
+		{"another hidden size", "llama4", "of hidden size 64", ckpt.List{tensor("gate_up_proj", 2, 72, 96), tensor("down_proj", 2, 48, 72)}},
+		{"bias of the wrong length", "llama4", "is no bias of all experts", ckpt.List{gateUp, down, tensor("gate_up_proj_bias", 2, 64)}},
+		{"bias of the wrong experts", "llama4", "is no bias of all experts", ckpt.List{gateUp, down, tensor("down_proj_bias", 3, 64)}},
+		{"names alone", "novel", "", ckpt.List{gateUp, tensor("down_proj", 2, 40, 64)}},
+		{"one of the names alone", "novel", "", ckpt.List{gateUp}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x.model = c.model
+			path := x.write(t, c.tensors)
+			for _, noFuse := range []bool{false, true} {
+				p, err := openPath(t, path, coldload.Options{}).Plan(coldload.Options{NoFuse: noFuse}, nil)
+				switch {
+				case c.says == "" && err != nil, c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says) || len(p.Faults) != 1):
+					t.Errorf("got %v", err)
+				case c.name == "names alone" && !strings.Contains(strings.Join(p.Notes, "\n"), "the shapes are not"):
 					t.Errorf("notes %q", p.Notes)
 				}
-				got, _ := loadHost(t, joined, coldload.Options{})
-				if _, ok := got.Lookup(x.scope + ".down_proj"); !ok || len(got.Outputs()) != 3 {
-					t.Errorf("outputs %v", got.Outputs())
-				}
-				return
 			}
-			want, _ := loadHost(t, single, coldload.Options{})
-			got, _ := loadHost(t, joined, coldload.Options{})
-			sameMemory(t, want, got)
 		})
 	}
 }
@@ -330,26 +410,22 @@ func TestJoinedExpertsOfManyBytes(t *testing.T) {
 		t.Skip("100 MB")
 	}
 	x := expertLayer{scope: "model.layers.0.mlp.experts", e: 1, hidden: 128, inner: 135168, dtype: safetensors.BF16, model: "llama4"}
-	path := x.write(t, x.joined(true))
-	var before *host.Memory
+	ck := openPath(t, x.write(t, x.joined(true)), coldload.Options{})
+	want := append(x.matrix(0, "gate_proj", x.inner, x.hidden), x.matrix(0, "up_proj", x.inner, x.hidden)...)
 	for _, budget := range []int64{0, 64 << 20} {
-		opt := coldload.Options{Budget: budget}
-		p, err := openPath(t, path, opt).Plan(opt, nil)
+		m, err := ck.Experts(t.Context(), x.scope+".{e}", []string{"gate_proj", "up_proj"}, 1, coldload.Options{Budget: budget})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if whole := p.Summary.LargestBatch > 64<<20; whole != (budget == 0) {
-			t.Errorf("budget %d: the largest Batch costs %d", budget, p.Summary.LargestBatch)
+		if whole := m.Result.Plan.Summary.LargestBatch > 64<<20; whole != (budget == 0) {
+			t.Errorf("budget %d: the largest Batch costs %d", budget, m.Result.Plan.Summary.LargestBatch)
 		}
-		got, _ := loadHost(t, path, opt)
-		if before != nil {
-			sameMemory(t, before, got)
+		if g, _ := m.Part("weight"); !bytes.Equal(g.Bytes, want) {
+			t.Error("other bytes")
 		}
-		before = got
-	}
-	want := append(x.matrix(0, "gate_proj", x.inner, x.hidden), x.matrix(0, "up_proj", x.inner, x.hidden)...)
-	if g, _ := before.Lookup(x.scope + ".gate_up_proj.weight"); !bytes.Equal(g.Bytes, want) {
-		t.Error("other bytes")
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -386,6 +462,103 @@ func TestJoinedFP8(t *testing.T) {
 		if g, ok := m.Part(part); !ok || !bytes.Equal(g.Bytes, w.Bytes) {
 			t.Errorf("%s on demand", part)
 		}
+	}
+	joinedOnDemand(t, single, joined, x.scope, x.e, safetensors.BF16)
+}
+
+// TestJoinedFP8Half: tools leave a stack that is no whole blocks as it is, beside an FP8 one and scales that mean nothing. Each is loaded by its
+// own dtype, and both are modules for who asks.
+func TestJoinedFP8Half(t *testing.T) {
+	x := expertLayer{scope: "model.layers.0.mlp.experts", e: 2, hidden: 384, inner: 128, dtype: safetensors.F8E4M3, block: 128, model: "novel"}
+	plain := x
+	plain.dtype, plain.block = safetensors.BF16, 0
+	quantised, dense := x.joined(false), plain.joined(false)
+	for label, opt := range variants() {
+		t.Run(label, func(t *testing.T) {
+			opt.Strict = true
+			want, _ := loadHost(t, x.write(t, quantised), opt)
+			path := x.write(t, ckpt.List{quantised[0], quantised[1], dense[1], quantised[3]})
+			got, _ := loadHost(t, path, opt)
+			keptAsTheyAre(t, got, ckpt.List{dense[1]})
+			for _, part := range []string{"qweight", "scales"} {
+				w, _ := want.Lookup(x.scope + ".gate_up_proj." + part)
+				if g, ok := got.Lookup(x.scope + ".gate_up_proj." + part); !ok || !bytes.Equal(g.Bytes, w.Bytes) {
+					t.Errorf("%s of the quantised stack", part)
+				}
+			}
+			if _, ok := got.Lookup(x.scope + ".down_proj_scale_inv"); ok {
+				t.Error("the scale beside the dense stack was loaded")
+			}
+		})
+	}
+	path := x.write(t, ckpt.List{dense[0], quantised[2], quantised[3]})
+	ck := openPath(t, path, coldload.Options{})
+	for member, n := range map[string][]string{"gate_up_proj": {"gate_proj", "up_proj"}, "down_proj": {"down_proj"}} {
+		m, err := ck.Experts(t.Context(), x.scope+".{e}", n, x.e, coldload.Options{Layout: stages.LayoutDequant})
+		if err != nil {
+			t.Fatal(member, err)
+		}
+		if _, ok := m.Part("weight"); !ok {
+			t.Errorf("%s: %v", member, m.Parts())
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	one := plain
+	one.e = 1
+	_, err := openPath(t, x.write(t, ckpt.List{quantised[0], quantised[1], one.joined(false)[1]}), coldload.Options{}).Plan(coldload.Options{}, nil)
+	if err == nil || !strings.Contains(err.Error(), "has another number of experts than "+x.scope+".gate_up_proj") {
+		t.Errorf("stacks of different lengths: %v", err)
+	}
+}
+
+// TestPackedExperts: a packed folder gives the experts that it holds under a checkpoint's own names as the checkpoint does.
+func TestPackedExperts(t *testing.T) {
+	x := expertLayer{
+		scope: "model.layers.0.mlp.experts", e: 2, hidden: 64, inner: 64, dtype: safetensors.BF16, model: "gpt_oss", interleaved: true, bias: true,
+	}
+	oss := ckpt.New(t).Shard(single, ossExperts()...).JSON("config.json", map[string]any{
+		"model_type": "gpt_oss", "dtype": "bfloat16", "quantization_config": map[string]any{"quant_method": "mxfp4"},
+	}).Write()
+	for name, test := range map[string]struct {
+		path, scope string
+		layout      stages.Layout
+		parts       []string
+	}{
+		"dense":       {x.write(t, x.joined(true)), x.scope, "", []string{"weight", "bias"}},
+		"dequantised": {oss, strings.TrimSuffix(expertsAt, "."), stages.LayoutDequant, []string{"weight"}},
+		"raw":         {oss, strings.TrimSuffix(expertsAt, "."), stages.LayoutRaw, []string{"_blocks", "_scales"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opt := coldload.Options{Layout: test.layout}
+			dir, _ := packTo(t, test.path, opt, coldload.PackOptions{})
+			from, packed := openPath(t, test.path, opt), openPath(t, dir, coldload.Options{})
+			for _, members := range [][]string{{"gate_proj", "up_proj"}, {"down_proj"}} {
+				want, err := from.Experts(t.Context(), test.scope+".{e}", members, 2, opt)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer want.Close()
+				got, err := packed.Experts(t.Context(), test.scope+".{e}", members, 2, coldload.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer got.Close()
+				if got.Experts != 2 || len(got.Parts()) != len(want.Parts()) {
+					t.Errorf("%v: %d experts, %v, want %v", members, got.Experts, got.Parts(), want.Parts())
+				}
+				for _, part := range test.parts {
+					w, wok := want.Part(part)
+					if g, ok := got.Part(part); !ok || !wok || !bytes.Equal(g.Bytes, w.Bytes) || !slices.Equal(g.Shape, w.Shape) || g.DType != w.DType {
+						t.Errorf("%v: %s is not what the checkpoint gives (%v, %v)", members, part, ok, wok)
+					}
+				}
+				if _, err := packed.Experts(t.Context(), test.scope+".{e}", members, 3, coldload.Options{}); err == nil {
+					t.Error("one expert more than there are")
+				}
+			}
+		})
 	}
 }
 

@@ -569,3 +569,14 @@ func TestRandomGGUF(t *testing.T) {
 		}
 	})
 }
+
+// TestGGUFMissingFileAlone: what is missing of a set says nothing against the files that are there.
+func TestGGUFMissingFileAlone(t *testing.T) {
+	_, _, err := tryLoad(t, row{build: only(func(b *ckpt.Builder) {
+		b.File("m-00001-of-00003.gguf", ggufPart(t, 0, 3, 3)).File("m-00003-of-00003.gguf", ggufPart(t, 2, 3, 3))
+	})})
+	refused, ok := errors.AsType[*stages.RefusedError](err)
+	if !ok || len(refused.Faults) != 1 || refused.Faults[0].Code != stages.CodeMissingShard || refused.Faults[0].File != "m-00002-of-00003.gguf" {
+		t.Errorf("got %v", err)
+	}
+}

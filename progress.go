@@ -2,6 +2,7 @@ package coldload
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
@@ -12,14 +13,15 @@ import (
 type progress struct {
 	told func(Progress) // nil when nobody asks
 	run  *pipeline.Run
-	read int64 // that will be fetched; 0 when nobody knows
+	read int64         // that will be fetched; 0 when nobody knows
+	more *atomic.Int64 // what is fetched beyond that
 
 	mu  sync.Mutex // guards now, and calls of told
 	now Progress
 }
 
-func newProgress(told func(Progress), p *plan.Plan, run *pipeline.Run) *progress {
-	w := &progress{told: told, run: run, now: Progress{Total: p.Summary.BytesOut - p.Summary.Skipped}}
+func newProgress(told func(Progress), p *plan.Plan, run *pipeline.Run, more *atomic.Int64) *progress {
+	w := &progress{told: told, run: run, more: more, now: Progress{Total: p.Summary.BytesOut - p.Summary.Skipped}}
 	if p.Summary.Skipped == 0 { // else the plan counts what an earlier run has read
 		w.read = p.Summary.BytesRead
 	}
@@ -70,8 +72,8 @@ func (w *progress) phases() []PhaseProgress {
 	for i, s := range stats {
 		list[i] = PhaseProgress{Name: s.Name, Bytes: s.BytesOut}
 		switch {
-		case i == 0:
-			list[i].Total = w.read
+		case i == 0 && w.read > 0:
+			list[i].Total = w.read + w.more.Load()
 		case i == len(stats)-1:
 			list[i].Bytes, list[i].Total = w.now.Written, w.now.Total
 		}

@@ -157,6 +157,7 @@ type mxWant struct {
 	experts [][]*mxModule // their members
 	share   int           // output features of a member, padding included
 	k       int           // input features, padding included
+	own     bool          // dequantised it has the model's own name, and columns of output features
 }
 
 // check compares the Outputs of both layouts with the formulas.
@@ -167,26 +168,34 @@ func (w mxWant) check(t *testing.T, marlin, dense outputs) {
 	for _, members := range w.experts {
 		a, b, c := mxMarlin(rowsOf(w.share, members...), w.k)
 		words, scales, bias = append(words, a...), append(scales, b...), append(bias, c...)
-		weights = append(weights, mxDense(members...)...)
 		n, k = 0, members[0].k
 		for _, m := range members {
 			n += m.n
 		}
+		dense := mxDense(members...)
+		if w.own {
+			dense = transposed(dense, n, k, 2)
+		}
+		weights = append(weights, dense...)
 	}
 	e, padded := len(w.experts), w.share*len(w.experts[0])
 	same := func(from outputs, suffix string, d stages.DType, want []byte, dims ...int) {
 		t.Helper()
-		got, ok := from.Lookup(w.name + "." + suffix)
+		got, ok := from.Lookup(w.name + suffix)
 		if !ok || got.DType != d || fmt.Sprint(got.Shape) != fmt.Sprint(dims) || string(got.Bytes) != string(want) {
-			t.Errorf("%s.%s: %v %s %v, want %s %v, or other bytes", w.name, suffix, ok, got.DType, got.Shape, d, dims)
+			t.Errorf("%s%s: %v %s %v, want %s %v, or other bytes", w.name, suffix, ok, got.DType, got.Shape, d, dims)
 		}
 	}
-	same(marlin, "qweight", safetensors.I32, words, e, w.k/16, 2*padded)
-	same(marlin, "scales", safetensors.F8E8M0, scales, e, w.k/32, padded)
+	same(marlin, ".qweight", safetensors.I32, words, e, w.k/16, 2*padded)
+	same(marlin, ".scales", safetensors.F8E8M0, scales, e, w.k/32, padded)
 	if bias != nil {
-		same(marlin, "bias", safetensors.BF16, bias, e, padded)
+		same(marlin, ".bias", safetensors.BF16, bias, e, padded)
 	}
-	same(dense, "weight", safetensors.BF16, weights, e, n, k)
+	if w.own {
+		same(dense, "", safetensors.BF16, weights, e, k, n)
+	} else {
+		same(dense, ".weight", safetensors.BF16, weights, e, n, k)
+	}
 }
 
 // TestRandomMXFP4 loads stacks of gpt-oss and experts of compressed-tensors of any shape and compares with the formulas of the layouts.
@@ -216,8 +225,8 @@ func TestRandomMXFP4(t *testing.T) {
 				b.JSON("config.json", map[string]any{"model_type": "gpt_oss", "dtype": "bfloat16", "num_local_experts": experts, "quantization_config": mxfp4Config})
 			})
 			marlin, dense := load(build, stages.LayoutMarlin), load(build, stages.LayoutDequant)
-			mxWant{expertsAt + "gate_up_proj", one(gateUp), roundUp(2*inner, 256), roundUp(hidden, 256)}.check(t, marlin, dense)
-			mxWant{expertsAt + "down_proj", one(down), roundUp(hidden, 256), roundUp(inner, 128)}.check(t, marlin, dense)
+			mxWant{expertsAt + "gate_up_proj", one(gateUp), roundUp(2*inner, 256), roundUp(hidden, 256), true}.check(t, marlin, dense)
+			mxWant{expertsAt + "down_proj", one(down), roundUp(hidden, 256), roundUp(inner, 128), true}.check(t, marlin, dense)
 
 			// The same experts by themselves: gate and up are filled up each, the hidden features are whole tiles.
 			hidden = roundUp(hidden, 128)
@@ -237,8 +246,8 @@ func TestRandomMXFP4(t *testing.T) {
 				b.JSON("config.json", map[string]any{"model_type": "mixtral", "dtype": "bfloat16", "quantization_config": mxfp4Packed(nil, nil)})
 			})
 			marlin, dense = load(build, stages.LayoutMarlin), load(build, stages.LayoutDequant)
-			mxWant{expertsAt + "gate_up_proj", pairs, roundUp(inner, 64), hidden}.check(t, marlin, dense)
-			mxWant{expertsAt + "down_proj", downs, hidden, roundUp(inner, 64)}.check(t, marlin, dense)
+			mxWant{expertsAt + "gate_up_proj", pairs, roundUp(inner, 64), hidden, false}.check(t, marlin, dense)
+			mxWant{expertsAt + "down_proj", downs, hidden, roundUp(inner, 64), false}.check(t, marlin, dense)
 		})
 	}
 }

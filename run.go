@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sync/atomic"
 
 	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
@@ -128,7 +129,7 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	workers := fetchers(ctx, f.source, opt)
 	// Some Batches wait admitted: the goroutine that makes them has to wait for a processor, while all of them repack, and the disk would too.
 	//nolint:contextcheck // the feed waits under the run's own context, which is made of ctx
-	f.stream = pipeline.From(f.run, execute.Admission, batches(f.run, p, f.source, sink, f.budget.Size(), f.exec.Scans),
+	f.stream = pipeline.From(f.run, execute.Admission, batches(f.run, p, f.source, sink, f.budget.Size(), f.exec.Scans, &f.spare),
 		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2),
 		pipeline.Purposes(stages.PhaseFetch.String(), "staging", func(b *stages.Batch) int64 { return b.Staging }), unnamed)
 	f.fetch(f.source, sink, workers)
@@ -142,7 +143,7 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 			f.traced(pipeline.Workers(opt.Workers.Digest), pipeline.Buffer(opt.Workers.Upload), pipeline.Measure(upload.DigestWork))...)
 	}
 	end := upload.New(sink, p.Outputs, upload.Options{Verify: f.source.Verify})
-	f.progress = newProgress(opt.Progress, p, f.run)
+	f.progress = newProgress(opt.Progress, p, f.run, &f.spare)
 	pipeline.Into(f.stream, end, f.traced(pipeline.Workers(opt.Workers.Upload), pipeline.Measure(f.progress.measure(upload.Work)))...)
 }
 
@@ -161,21 +162,28 @@ func fetchers(ctx context.Context, source stages.Source, opt Options) int {
 }
 
 // batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for. One that needs what
-// scans find comes when they are over: it waits here, where it holds nothing.
+// scans find comes when they are over: it waits here, where it holds nothing. Spare ones
+// that scans can do without are passed over; spare counts the bytes of the others.
 func batches(
-	run *pipeline.Run, p *plan.Plan, source stages.Source, sink stages.Sink, budget int64, scans *execute.Scans,
+	run *pipeline.Run, p *plan.Plan, source stages.Source, sink stages.Sink, budget int64, scans *execute.Scans, spare *atomic.Int64,
 ) iter.Seq2[*stages.Batch, error] {
 	staging := stagingOf(sink)
 	padder, padded := source.(stages.Padder)
 	return func(yield func(*stages.Batch, error) bool) {
 		for b := range p.Batches() {
-			err := scans.Wait(run.Context(), b)
+			needed, err := scans.Admit(run.Context(), b)
 			if err == nil {
 				b.Staging, err = plan.StagingOf(b, staging)
 			}
 			if err != nil {
 				yield(nil, err)
 				return
+			}
+			if !needed {
+				continue
+			}
+			if b.Spare {
+				spare.Add(b.InBytes)
 			}
 			if padded {
 				// The plan has made sure of the rest only: padding that does not fit is not worth a refusal.
@@ -199,7 +207,8 @@ type flow struct {
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings
 	progress *progress
-	back     func() // gives back what the source lent
+	spare    atomic.Int64 // bytes that scans could not do without, beyond what the plan said
+	back     func()       // gives back what the source lent
 }
 
 type stage = pipeline.Stage[*stages.Batch, *stages.Batch]

@@ -90,7 +90,7 @@ func TestUsersRefusals(t *testing.T) {
 		return usersBuild(usersConfig("llama", nil), at("q_proj"), change(at("k_proj")), at("v_proj"))
 	}
 	gate, up := usersLinear(usersMLP+"gate_proj", 4), usersLinear(usersMLP+"up_proj", 4)
-	ct := map[string]any{"model_type": "llama", "quantization_config": map[string]any{"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": map[string]any{
+	ct := map[string]any{"model_type": "llama", "quantization_config": map[string]any{"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": map[string]any{
 		"group_0": map[string]any{"targets": []string{"Linear"}, "weights": map[string]any{"num_bits": 8, "strategy": "channel"}},
 	}}}
 	refuses(t, []row{
@@ -130,7 +130,7 @@ func TestUsersRefusals(t *testing.T) {
 			}),
 		},
 		{
-			name: "compressed-tensors", code: stages.CodeUnsupported, says: []string{"config.json", "format int-quantized is not supported"},
+			name: "compressed-tensors", code: stages.CodeUnsupported, says: []string{"config.json", "format marlin-24 is not supported"},
 			build: usersBuild(ct, ckpt.Dense(o+".weight_packed", safetensors.I32, 1, 128, 32), ckpt.Dense(o+".weight_scale", safetensors.F16, 1, 128, 4)),
 		},
 		{

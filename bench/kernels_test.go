@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/internal/offheap"
 	"github.com/coldload/coldload/safetensors"
@@ -78,6 +79,10 @@ func kernels(b *testing.B) []kernel {
 	marlin := func(name string, op stages.Op, bits int, sides ...[]byte) kernel {
 		return kernel{name, op, k / 16, 2 * bits * n, k * n * bits / 8, random, sides, k * n * bits / 8}
 	}
+	exllama := func(name string, bits, groups int, sides ...[]byte) kernel {
+		b.Helper()
+		return kernel{name, must(repack.GPTQExllama(bits, groups)), k * bits / 32, 4 * n, k * n * bits / 8, random, sides, k * n * bits / 8}
+	}
 	cast := func(from, to stages.DType, elements func([]byte)) kernel {
 		b.Helper()
 		const elementsOfPart = 256 << 10
@@ -91,6 +96,14 @@ func kernels(b *testing.B) []kernel {
 	// decoded are weights of to, of bits each before.
 	decoded := func(name string, op stages.Op, bits int, elements func([]byte), sides ...[]byte) kernel {
 		return kernel{name, op, n, 2 * k, k * n * bits / 8, elements, sides, k * n * (bits + 16) / 16}
+	}
+	// blocks are weights of to from ggml's.
+	blocks := func(t gguf.Type) kernel {
+		b.Helper()
+		elements, size := t.Block()
+		in := n * k / int(elements) * int(size)
+		op := must(decode.GGUFDequant(t, bf16))
+		return kernel{"ggml-" + t.String() + "-to-BF16", op, n, 2 * k, in, func(b []byte) { fill(b, 0x22) }, nil, (in + 2*n*k) / 2}
 	}
 	one := []byte{0, 0, 0x80, 0x3F}
 	return []kernel{
@@ -107,6 +120,11 @@ func kernels(b *testing.B) []kernel {
 		scales("rows-scales-grouped-F16-to-BF16", must(repack.RowsMarlinScales(f16, bf16, repack.Grouped)), k/32, 2, 2, small16),
 		scales("mxfp4-scales", repack.MXFP4MarlinScales(), k/32, 1, 1, smallBytes),
 		scales("nvfp4-scales", must(repack.NVFP4MarlinScales(f16, false)), k/16, 1, 1, smallBytes),
+		scales("fp8-scales-F32-to-BF16", must(repack.FP8MarlinScales(stages.Blocks{Rows: 1, Cols: 128}, f32, bf16, repack.Grouped, stages.ExponentFused)), groups, 4, 2, smallF32),
+		exllama("gptq2-to-exllama", 2, 0),
+		exllama("gptq3-to-exllama", 3, 0),
+		exllama("gptq4-to-exllama", 4, 0),
+		exllama("gptq4-act-order-to-exllama", 4, groups, order),
 		cast(f16, f32, small16),
 		cast(bf16, f32, smallBF16),
 		cast(f32, bf16, smallBF16),
@@ -119,7 +137,13 @@ func kernels(b *testing.B) []kernel {
 		decoded("rows8-to-BF16", rows(8), 8, random, scalesOf),
 		decoded("fp8-to-BF16", must(decode.FP8Dequant(stages.Blocks{Rows: 128, Cols: 128}, bf16, bf16)), 8, smallBytes, make([]byte, 2*n/128*k/128)),
 		decoded("mxfp4-to-BF16", must(decode.MXFP4Dequant(bf16)), 4, random, bytes.Repeat([]byte{0x75}, n*k/32)),
+		{"mxfp4-turned-to-BF16", must(decode.MXFP4DequantTurned(bf16)), k, 2 * n, k * n / 2, random, [][]byte{bytes.Repeat([]byte{0x75}, n*k/32)}, k * n * 20 / 16},
 		decoded("nvfp4-to-BF16", must(decode.NVFP4Dequant(false, bf16)), 4, random, bytes.Repeat([]byte{0x35}, n*k/16), one),
+		blocks(gguf.Q4_0),
+		blocks(gguf.Q8_0),
+		blocks(gguf.Q4K),
+		blocks(gguf.Q6K),
+		blocks(gguf.MXFP4),
 		{"transpose-BF16", must(decode.Transpose(bf16, bf16)), n, 2 * k, 2 * k * n, random, nil, 2 * k * n},
 		{"transpose-F32", must(decode.Transpose(f32, f32)), n, 4 * k, 4 * k * n, random, nil, 4 * k * n},
 		{"copy", decode.Copy(), 1, 1 << 20, 1 << 20, random, nil, 1 << 20},
@@ -176,6 +200,20 @@ func memory(b *testing.B, n int) []byte {
 func random(b []byte) {
 	rng := rand.NewChaCha8([32]byte{1})
 	_, _ = rng.Read(b) // it never fails
+}
+
+func fill(b []byte, v byte) {
+	for i := range b {
+		b[i] = v
+	}
+}
+
+// smallF32 fills b with F32 numbers between 2^-6 and 2^-5.
+func smallF32(b []byte) {
+	random(b)
+	for i := 0; i+3 < len(b); i += 4 {
+		b[i+2], b[i+3] = b[i+2]&0x7F, 0x3C
+	}
 }
 
 // small16 fills b with F16 numbers between 2^-6 and 2^-5, as scales are.

@@ -86,10 +86,25 @@ func (s awqSpec) String() string {
 	return t
 }
 
-// Open interprets the config of one checkpoint. Which modules are quantised is seen by their tensors: modules_to_not_convert says the same.
+// The keys of AWQ that say how weights are stored, and those of its writers (AutoAWQ and transformers; what others share is in config.go) that are
+// about finding the codes and about kernels.
+var (
+	awqKeys = []string{
+		"bits", "w_bit", "group_size", "q_group_size", "zero_point", "desc_act", "pack_dtype", "version", "checkpoint_format", "format", "backend",
+		"quant_method", "method", "dynamic", "modules_to_not_convert", "data_type",
+	}
+	awqOverKeys = slices.Concat(gptqModelKeys, autoRoundKeys, []string{
+		"sym", "do_fuse", "fuse_max_seq_len", "modules_to_fuse", "exllama_config", "scale_search_chunked_activations", "ignore",
+		"model_name_or_path", "model_file_base_name", "duo_scaling", "apply_clip", "export_compatible",
+	})
+)
+
+// Open interprets the config of one checkpoint. Which modules are quantised is seen by their tensors, and modules_to_not_convert must say the same.
 func (awq) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
 	r := &awqReader{where: q.Where}
+	c.only(awqKeys, awqOverKeys...)
+	c.ofIntegers()
 	c.Need("bits", "w_bit")
 	c.Need("group_size", "q_group_size")
 	if bits := c.Int(4, "bits", "w_bit"); bits != 4 {
@@ -113,7 +128,8 @@ func (awq) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 		c.Unknown("group_size", r.group, "32, 64, a multiple of 128 or -1 with version "+r.version)
 	}
 	awqDynamic(c, q)
-	return r, c.Faults()
+	// AutoAWQ leaves out every module whose name has an entry in it.
+	return without(r, c.where, readParts(c, true, "modules_to_not_convert")...), c.Faults()
 }
 
 // awqVersion is how the modules lie, by any of the keys that tools use for it.

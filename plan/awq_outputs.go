@@ -40,7 +40,7 @@ func (o *awqOutputs) marlin() string {
 	if o.spec.version != awqGemm {
 		return "Marlin takes AWQ of version gemm, not " + o.spec.version + " (use --layout dequant)"
 	}
-	scales, bias := o.wanted(o.spec.scales), o.wanted(o.spec.bias)
+	scales, bias := o.b.wanted(o.spec.scales), o.b.wanted(o.spec.bias)
 	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, scales: scales, bias: bias})
 	if reason != "" {
 		return reason
@@ -71,14 +71,6 @@ func (o *awqOutputs) marlin() string {
 	}
 	o.b.TileFloats(&s, "bias", awqBias, []int64{s.N}, bias, biasOp)
 	return ""
-}
-
-// wanted is the dtype that a part of dtype from gets in a kernel's layout; Invalid stays what it is.
-func (o *awqOutputs) wanted(from stages.DType) stages.DType {
-	if from == safetensors.Invalid || keeps(o.b.DType()) {
-		return from
-	}
-	return o.b.DType()
 }
 
 // zeroWords is Z of the versions that fill up their zero points.
@@ -116,31 +108,14 @@ func (o *awqOutputs) dequant() string {
 // bias adds the bias in its order.
 func (o *awqOutputs) bias(want stages.DType) {
 	if o.spec.bias != safetensors.Invalid {
-		o.keepFloats("bias", awqBias, []int64{o.g.N()}, want)
+		o.b.KeptFloats("bias", awqBias, []int64{o.g.N()}, want)
 	}
-}
-
-// keepFloats adds floats in their order, cast when that is asked for and checked to be finite.
-func (o *awqOutputs) keepFloats(suffix string, part int, dims []int64, want stages.DType) {
-	from := o.b.SourceDType(part)
-	to, op, err := castTo(from, want)
-	if err != nil || from == to {
-		to, op = from, o.b.Copy()
-	}
-	o.b.Floats(suffix, part, dims, to, op, stages.LayoutRaw, []Check{{Part: part, Op: decode.CheckFinite(from)}})
 }
 
 // rowScales adds scales that lie as the output features do, perRow to each: one member's are one piece.
 func (o *awqOutputs) rowScales(perRow int64, want stages.DType) {
 	from := o.spec.scales
-	to, op, err := castTo(from, want)
-	kind := o.b.Kind()
-	switch {
-	case err != nil || from == to:
-		to, op = from, o.b.Copy()
-	case kind == stages.KindKept:
-		kind = stages.KindCast
-	}
+	to, op, kind := o.b.cast(awqScales, want)
 	o.b.Grid(Grid{
 		Suffix: "scales", Part: awqScales, DType: to, Layout: stages.LayoutRaw, Kind: kind, Op: op, Rows: 1, Dims: []int64{o.g.N(), perRow},
 		Width:  func(m *Module) int64 { return m.N * perRow * elementBytes(to) },
@@ -160,7 +135,7 @@ func (o *awqOutputs) raw() string {
 			Rows: o.m.K, Cols: o.g.N() / 8, Width: width, Source: width,
 		})
 		o.b.Grid(o.zerosGrid(stages.LayoutRaw, o.b.Kind(), o.b.Copy()))
-		o.keepFloats("scales", awqScales, []int64{o.groups, o.g.N()}, want)
+		o.b.KeptFloats("scales", awqScales, []int64{o.groups, o.g.N()}, want)
 	case awqGemv:
 		words := o.zeroWords()
 		o.b.Segments("qweight", awqQweight, []int64{o.g.N(), o.m.K / 8}, want)
@@ -169,8 +144,8 @@ func (o *awqOutputs) raw() string {
 	case awqGemvFast:
 		words := o.zeroWords()
 		o.b.Segments("qweight", awqQweight, []int64{o.g.N() / 4, o.m.K}, want)
-		o.keepFloats("qzeros", awqQzeros, []int64{8 * words, o.g.N()}, want)
-		o.keepFloats("scales", awqScales, []int64{8 * words, o.g.N()}, want)
+		o.b.KeptFloats("qzeros", awqQzeros, []int64{8 * words, o.g.N()}, want)
+		o.b.KeptFloats("scales", awqScales, []int64{8 * words, o.g.N()}, want)
 	}
 	o.bias(want)
 	return ""

@@ -213,6 +213,7 @@ func (p *Plan) Batch(i int) *stages.Batch {
 	for _, u := range p.units[start:p.ends[i]] {
 		if u.scan != stages.NoScan {
 			s := p.scans[u.scan-1]
+			e.batch.Spare = s.enough > 0 && int(u.slab) >= s.ahead
 			e.scan(u.scan, s.op, wholeTensor(p.catalog, s.tensors[u.slab]))
 			continue
 		}

@@ -34,6 +34,9 @@ func (b *Builder) FP8Exponent() stages.Exponent { return b.c.opt.FP8Exponent }
 // NoPad is Options.NoPad.
 func (b *Builder) NoPad() bool { return b.c.opt.NoPad }
 
+// Single reports whether the Group is a module that a caller asks for by itself, and that has the names and the orientation [N, K] of all modules then.
+func (b *Builder) Single() bool { return b.c.single != nil }
+
 // WeightDType is the dtype of dequantised weights: the one asked for, else that of the model's config, else that of the scales.
 func (b *Builder) WeightDType(scales stages.DType) stages.DType {
 	for _, d := range []stages.DType{b.DType(), b.ModelDType()} {
@@ -107,11 +110,16 @@ type Grid struct {
 type Scan struct{ scan }
 
 // Scan has op look at a part of every Module of the Group, whole, and say in Job.Found what it found: the value of the scan is the largest
-// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes.
+// of that. Grid.Needs says who needs it; a scan that no Output needs is not made. What it reads is read again by whoever turns it into bytes. When
+// op is a [stages.Sufficer] the Modules of the first expert are looked at first, and the others only if that is not enough.
 func (b *Builder) Scan(part int, op stages.Op) *Scan {
 	b.runsOne("a scan", op)
 	t := b.tensors(part, len(b.group.Members))
-	return &Scan{scan{op: op, tensors: t, first: firstOf(b.c.in.Catalog, t)}}
+	s := &Scan{scan{op: op, tensors: t, first: firstOf(b.c.in.Catalog, t)}}
+	if o, ok := op.(stages.Sufficer); ok {
+		s.enough, s.ahead = o.Enough(), min(len(b.group.Members), len(t))
+	}
+	return s
 }
 
 // Check is an Op that looks at one part of every Module, and at the same part of the first member of its expert when Against is set; that
@@ -177,6 +185,33 @@ func (b *Builder) Floats(suffix string, part int, dims []int64, to stages.DType,
 // TileFloats is Floats in the extents of s, which dims has.
 func (b *Builder) TileFloats(s *tileShape, suffix string, part int, dims []int64, to stages.DType, op stages.Op) {
 	b.Tiles(s, b.floats(suffix, part, dims, to, op, stages.LayoutMarlin, nil), repack.Padding{Bits: b.SourceDType(part).Bits(), Rows: 1})
+}
+
+// KeptFloats is Floats in the checkpoint's own order: cast to want where that is given and possible, and checked to be finite.
+func (b *Builder) KeptFloats(suffix string, part int, dims []int64, want stages.DType) {
+	to, op, _ := b.cast(part, want)
+	b.Floats(suffix, part, dims, to, op, stages.LayoutRaw, []Check{{Part: part, Op: decode.CheckFinite(b.SourceDType(part))}})
+}
+
+// cast is how a part gets the dtype that is wanted in its own order: the dtype, the Op, and what an Output of it is. What cannot be cast stays.
+func (b *Builder) cast(part int, want stages.DType) (to stages.DType, op stages.Op, kind stages.Kind) {
+	from, kind := b.SourceDType(part), b.Kind()
+	to, op, err := castTo(from, want)
+	switch {
+	case err != nil || from == to:
+		return from, b.Copy(), kind
+	case kind == stages.KindKept:
+		kind = stages.KindCast
+	}
+	return to, op, kind
+}
+
+// wanted is the dtype that a part of dtype from gets in a kernel's layout; Invalid, of a part that is not there, stays what it is.
+func (b *Builder) wanted(from stages.DType) stages.DType {
+	if from == safetensors.Invalid || keeps(b.DType()) {
+		return from
+	}
+	return b.DType()
 }
 
 func (b *Builder) floats(suffix string, part int, dims []int64, to stages.DType, op stages.Op, l stages.Layout, checks []Check) Grid {

@@ -8,7 +8,14 @@ import (
 // TestFormatsShareNothing: exactly one Format reads the configs of a method, and within a method exactly one of its own formats has a name, so
 // that the order in which they are asked does not matter.
 func TestFormatsShareNothing(t *testing.T) {
-	for _, method := range []string{"gptq", "awq", "fp8", "compressed-tensors", "modelopt"} {
+	methods := map[string]string{"modelopt_fp4": "modelopt", "modelopt_mixed": "modelopt"}
+	for _, f := range formats {
+		methods[f.Name()] = f.Name()
+	}
+	if len(methods) != len(formats)+2 {
+		t.Errorf("formats share a name: %q", methods)
+	}
+	for method, want := range methods {
 		_, q := gptqQuant(t, map[string]any{"quant_method": method})
 		var found []string
 		for _, f := range formats {
@@ -16,7 +23,7 @@ func TestFormatsShareNothing(t *testing.T) {
 				found = append(found, f.Name())
 			}
 		}
-		if !slices.Equal(found, []string{method}) {
+		if !slices.Equal(found, []string{want}) {
 			t.Errorf("%s: read by %q", method, found)
 		}
 	}
@@ -26,6 +33,9 @@ func TestFormatsShareNothing(t *testing.T) {
 	}
 	for _, a := range modelOptAlgorithms {
 		names = append(names, a.name)
+	}
+	for _, f := range fp8ExpertFormats {
+		names = append(names, f.dtype)
 	}
 	all := len(names)
 	slices.Sort(names)

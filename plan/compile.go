@@ -17,29 +17,29 @@ type compiler struct {
 	opt  Options
 	plan *Plan
 
-	faults      faultList
-	checks      Checks
-	rules       rules
-	formats     []Format
-	method      string
-	readers     []Reader // of the quantised Modules; none when there are none
-	modules     []*Module
-	views       *views    // in.Catalog
-	stacks      []stacked // whose Modules are among modules
-	owner       []int32   // per tensor: index into modules, or one of the marks below
-	groups      []*Group  // in file order of their first tensor
-	groupOf     []int32   // per module: index into groups, or -1
-	names       map[string]struct{}
-	fused       map[string]*Fused // by members and name
-	kept        map[string]*Kept
-	dropped     []recipe // of Outputs that a rule does not want
-	suffixes    []string // of the Outputs of one Group
-	added       int      // Outputs that were asked for, dropped ones too
-	single      *Single  // of a Plan of one module, else nil
-	stacksDense denseStacks
-	inStacks    int      // Modules of stacks
-	noted       []string // formats of noteOnce
-	prefix      string   // of its Outputs' names: its own
+	faults     faultList
+	checks     Checks
+	rules      rules
+	formats    []Format
+	method     string
+	readers    []Reader // of the quantised Modules; none when there are none
+	modules    []*Module
+	views      *views    // in.Catalog
+	stacks     []stacked // whose Modules are among modules
+	owner      []int32   // per tensor: index into modules, or one of the marks below
+	groups     []*Group  // in file order of their first tensor
+	groupOf    []int32   // per module: index into groups, or -1
+	names      map[string]struct{}
+	fused      map[string]*Fused // by members and name
+	kept       map[string]*Kept
+	dropped    []recipe   // of Outputs that a rule does not want
+	suffixes   []string   // of the Outputs of one Group
+	added      int        // Outputs that were asked for, dropped ones too
+	single     *Single    // of a Plan of one module, else nil
+	denseStack denseStack // that is asked for
+	inStacks   int        // Modules of stacks
+	noted      []string   // formats of noteOnce
+	prefix     string     // of its Outputs' names: its own
 }
 
 // Marks in compiler.owner.
@@ -60,8 +60,7 @@ func newCompiler(in Input, opt Options) *compiler {
 		plan:  &Plan{catalog: v, Summary: Summary{Layout: opt.Layout, Tensors: in.Catalog.Len(), Shards: in.Catalog.Shards()}},
 		names: map[string]struct{}{}, fused: map[string]*Fused{}, kept: map[string]*Kept{},
 	}
-	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, Experts: in.Model.NumExperts, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
-	c.stacksDense.c = c
+	c.checks = Checks{Catalog: in.Catalog, Model: in.Model, ActOrder: opt.ActOrder, faults: &c.faults, views: v}
 	c.rules = rulesFor(in.Model.ModelType, in.Model.TextModelType)
 	return c
 }
@@ -93,6 +92,7 @@ func (c *compiler) run() {
 // recognise finds the Modules of the Checkpoint and compiles them.
 func (c *compiler) recognise() {
 	c.openFormat()
+	c.noteLayers()
 	c.ignore()
 	c.findQuantised()
 	c.findDense()
@@ -149,10 +149,22 @@ func (c *compiler) findQuantised() {
 		}
 		if base, r := c.marked(int32(i)); r != none {
 			c.addModule(base, r)
+			c.noteUnsure(base, c.readers[r])
 		}
 	}
 	c.findLeftovers()
 	c.findUnannounced()
+}
+
+// noteUnsure notes the first Module of which the config may be read to say that it is not quantised.
+func (c *compiler) noteUnsure(base string, r Reader) {
+	s, ok := r.(*scoped)
+	if !ok || s.unsure == nil {
+		return
+	}
+	if text := s.unsure(base); text != "" {
+		c.noteOnce("%s: entries are taken for whole components of names, and the tensors decide", text)
+	}
 }
 
 // marked is the Module that a tensor marks, and its Reader; none when it marks none.
@@ -202,7 +214,7 @@ func (c *compiler) left(i int32) Leftover {
 // The readers of Modules that are not quantised.
 const (
 	isDense      = int32(-2)
-	isDenseStack = int32(-3) // of those that lie in tensors of all experts
+	isDenseStack = int32(-3) // of those that lie in a tensor of all experts
 )
 
 // addModule collects the tensors of a Module and has its Reader, an index into readers or isDense, check them.
@@ -231,16 +243,14 @@ func (c *compiler) readerAt(reader int32) Reader {
 	case isDense:
 		return dense{}
 	case isDenseStack:
-		return &c.stacksDense
+		return c.denseStack
 	}
 	return c.readers[reader]
 }
 
 // findDense makes Modules of the dense layers whose names fuse or stack. All other dense tensors are kept one by one.
 func (c *compiler) findDense() {
-	if !c.opt.NoFuse { // which leaves such tensors as they are
-		c.findStacks(isDenseStack)
-	}
+	c.checkDenseStacks()
 	for i := range c.owner {
 		if c.owner[i] != ownerNone {
 			continue
@@ -495,11 +505,15 @@ func (c *compiler) measure() {
 			return
 		}
 		cost := b.Cost() + staging
-		s.BytesRead += b.InBytes
-		if b.IsScan() {
+		if b.Spare {
+			s.Spare += b.InBytes
+		} else {
+			s.BytesRead += b.InBytes
+			s.Parts += len(b.Parts)
+		}
+		if b.IsScan() && !b.Spare {
 			s.Scanned += b.InBytes
 		}
-		s.Parts += len(b.Parts)
 		if cost > s.LargestBatch {
 			s.LargestBatch, s.LargestOut = cost, b.OutBytes
 			s.LargestName = firstName(b)

@@ -84,7 +84,7 @@ type compressedConfig struct {
 // compressedTargets are entries of `targets` or `ignore`: names of modules, patterns of names, and classes of modules.
 type compressedTargets struct {
 	names    map[string]bool
-	patterns []*regexp.Regexp
+	patterns alike
 	class    bool // one of the names is that of a class: it has no dot
 }
 
@@ -131,7 +131,7 @@ func (config *compressedConfig) readGroups(c *ConfigReader) (readers []*scoped) 
 	}
 	format := c.Text("", "format")
 	for _, m := range groups.Members() {
-		g, faults := compressedReadGroup(c.where, groups, m.Key, format)
+		g, faults := compressedReadGroup(c.where, groups, m, format)
 		if len(faults) == 0 {
 			readers = append(readers, &scoped{Reader: g.format.open(g), covers: config.scope(g)})
 			faults = slices.Concat(g.Faults(), g.weights.Faults())
@@ -160,15 +160,12 @@ func compressedNothing(c *ConfigReader, key string) {
 
 // compressedReadGroup reads what all formats share of one entry of config_groups; format is the whole checkpoint's, which the entry's own goes
 // before.
-func compressedReadGroup(where string, groups *discover.Object, key, format string) (*compressedGroup, []stages.Fault) {
-	o, _, f := groups.Object(key)
-	if f == nil && o == nil {
-		f = groups.Wrong(key, "an object")
-	}
+func compressedReadGroup(where string, groups *discover.Object, m discover.Member, format string) (*compressedGroup, []stages.Fault) {
+	o, f := groups.Nested(m)
 	if f != nil {
 		return nil, []stages.Fault{*f}
 	}
-	g := &compressedGroup{ConfigReader: NewConfigReader(o, fmt.Sprintf("%s: config_groups: %q", where, key))}
+	g := &compressedGroup{ConfigReader: NewConfigReader(o, fmt.Sprintf("%s: config_groups: %q", where, m.Key))}
 	g.only(compressedGroupKeys)
 	if g.Has("output_activations") {
 		g.Unsupported("output_activations", "quantised", "weights and input activations")
@@ -208,6 +205,7 @@ func compressedReadTargets(c *ConfigReader, key string) (t compressedTargets) {
 		c.faults = append(c.faults, *f)
 	}
 	t.names = map[string]bool{}
+	var patterns []*regexp.Regexp
 	for _, entry := range list {
 		pattern, isPattern := strings.CutPrefix(entry, "re:")
 		switch {
@@ -221,15 +219,16 @@ func compressedReadTargets(c *ConfigReader, key string) (t compressedTargets) {
 					"a regular expression without look-around and back-references", "", "rewrite the pattern")
 				continue
 			}
-			t.patterns = append(t.patterns, re)
+			patterns = append(patterns, re)
 		}
 	}
+	t.patterns = newAlike(patterns)
 	return t
 }
 
 // matches reports whether the entries name a module, or have a pattern that its name begins with.
 func (t *compressedTargets) matches(base string) bool {
-	return t.names[base] || slices.ContainsFunc(t.patterns, func(re *regexp.Regexp) bool { return re.MatchString(base) })
+	return t.names[base] || t.patterns.match(base)
 }
 
 // scope covers the Modules of one group.

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -66,14 +68,27 @@ func (r *ConfigReader) object(key string) (*discover.Object, bool) {
 	return o, ok && f == nil
 }
 
-// only refuses every key that is none of those known and says something.
-func (r *ConfigReader) only(known []string) {
+// only refuses every key that says something and is known neither by its meaning nor as one that is read over: what it changes cannot be seen in the
+// tensors. Null, false and what is empty say nothing.
+func (r *ConfigReader) only(known []string, over ...string) {
 	for _, m := range r.o.Members() {
-		if !slices.Contains(known, m.Key) && r.Has(m.Key) {
-			r.add(stages.CodeUnsupported, fmt.Sprintf("%q is not known, so nobody can tell what it changes", m.Key),
-				"one of "+strings.Join(known, ", "), m.Key, "")
+		if slices.Contains(known, m.Key) || slices.Contains(over, m.Key) || saysNothing(m) {
+			continue
 		}
+		r.add(stages.CodeUnsupported, fmt.Sprintf("%q is not known, so nobody can tell what it changes", m.Key),
+			"one of "+strings.Join(known, ", "), m.Key, "use a version that knows it, or remove the key if it does not change how weights are stored")
 	}
+}
+
+// saysNothing reports a value that is null, false or empty.
+func saysNothing(m discover.Member) bool {
+	switch m.Value.Kind() { //nolint:exhaustive // the others say something
+	case 'n', 'f':
+		return true
+	case '"', '[', '{':
+		return len(bytes.TrimSpace(m.Value[1:len(m.Value)-1])) == 0
+	}
+	return false
 }
 
 // Need reports that one of the keys must be there.
@@ -95,6 +110,31 @@ func (r *ConfigReader) Unsupported(key string, found any, supported string) {
 
 func (r *ConfigReader) add(code stages.Code, problem, expected, found, advice string) {
 	r.faults = append(r.faults, stages.Fault{
-		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: advice,
+		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: cmp.Or(advice, generalAdvice[code]),
 	})
+}
+
+// autoRoundKeys are what AutoRound says in the configs of every method that it writes, about how it found the codes and about activations.
+var autoRoundKeys = []string{
+	"autoround_version", "provider", "packing_format", "iters", "lr", "minmax_lr", "lr_scheduler", "momentum", "nsamples", "seqlen", "batch_size",
+	"gradient_accumulate_steps", "amp", "low_gpu_mem_usage", "low_cpu_mem_usage", "scale_dtype", "dataset", "model_dtype", "model_free", "enable_quanted_input",
+	"enable_minmax_tuning", "enable_norm_bias_tuning", "enable_alg_ext", "enable_opt_rtn", "disable_opt_rtn", "not_use_best_mse", "dynamic_max_gap",
+	"supported_types", "quant_block_list", "to_quant_block_names", "block_name_to_quantize", "quant_lm_head", "act_bits", "act_data_type",
+	"act_group_size", "act_sym", "act_dynamic", "static_kv_dtype", "static_attention_dtype",
+}
+
+// gptqModelKeys are what GPTQModel may say in the configs of every method that it writes, at the top or in `meta`, about how it found the codes.
+var gptqModelKeys = []string{
+	"meta", "lm_head", "adapter", "device", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "mse", "scale_search", "hyb_act",
+	"act_group_aware", "gptaq", "foem", "v2", "v2_alpha", "v2_memory_device", "fallback", "failsafe", "smooth", "smoother", "hessian", "mock_quantization",
+	"pack_impl", "parallel_packing", "offload_to_disk", "offload_to_disk_path", "vram_strategy", "dense_vram_strategy", "dense_vram_strategy_devices",
+	"moe_vram_strategy", "moe_vram_strategy_devices", "gc_mode", "wait_for_submodule_finalizers", "auto_forward_data_parallel", "telemetry", "moe",
+	"timestamp", "calibration_paths",
+}
+
+// ofIntegers refuses AutoRound's data_type when its codes are no plain integers.
+func (r *ConfigReader) ofIntegers() {
+	if kind := r.Text("int", "data_type"); kind != "int" {
+		r.Unsupported("data_type", kind, "int")
+	}
 }

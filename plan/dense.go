@@ -79,7 +79,7 @@ func denseModule(m *Module, c *Checks, turned bool) bool {
 func (dense) Compile(g *Group, b *Builder) string {
 	m := g.First()
 	if spec, ok := m.Spec.(denseSpec); ok && spec.turned {
-		b.Transposed("weight", denseWeight, b.DType())
+		b.transposed("weight", denseWeight, b.DType())
 	} else {
 		b.Segments("weight", denseWeight, []int64{g.N(), m.K}, b.DType())
 	}

@@ -81,8 +81,23 @@ func (e *emitter) finish() *stages.Batch {
 		in.Range = find(b.Ranges, in.Extent)
 		in.Off = in.Extent.Off - b.Ranges[in.Range].Off
 	}
-	b.Name = fmt.Sprintf("batch %d (%s)", b.Seq, cmp.Or(b.FirstTensor(), firstName(b)))
+	b.Name = fmt.Sprintf(batchName+"(%s)", b.Seq, cmp.Or(b.FirstTensor(), firstName(b)))
 	return b
+}
+
+// batchName is how the name of a Batch begins, by its number in the Plan.
+const batchName = "batch %d "
+
+// BatchNamed is the Batch with that name; nil when there is none. Its number in the Plan is not that of the flow, which passes over Spare ones.
+func (p *Plan) BatchNamed(name string) *stages.Batch {
+	var i int
+	if _, err := fmt.Sscanf(name, batchName, &i); err != nil || i < 0 || i >= p.BatchCount() {
+		return nil
+	}
+	if b := p.Batch(i); b.Name == name {
+		return b
+	}
+	return nil
 }
 
 // firstName is what the Batch is known by among the Outputs, or by what it reads when it makes none.

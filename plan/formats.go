@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/coldload/coldload/internal/packed"
@@ -126,6 +127,12 @@ func (c *compiler) findUnannounced() {
 
 // unannounced reports a tensor that gives a method away which no file names.
 func (c *compiler) unannounced(i int, method string) {
+	if c.in.Quant != nil && method == c.method {
+		_, part := cutLast(c.in.Catalog.Name(i))
+		c.checks.Fault(int32(i), stages.CodeConfig, "is of none of the formats of "+method+" that "+c.in.Quant.Where+" names for its module", "", "."+part,
+			"give the checkpoint the config that its quantiser wrote")
+		return
+	}
 	if c.in.Quant != nil {
 		c.checks.Fault(int32(i), stages.CodeConfig, "looks quantised in another way than "+c.in.Quant.Where+" says", c.method, method,
 			"give the checkpoint the config that its quantiser wrote")
@@ -161,5 +168,12 @@ func (c *compiler) exists(name string) bool {
 
 // formatShape prints dims as a header does: [32, 256].
 func formatShape(dims []int64) string {
-	return strings.ReplaceAll(fmt.Sprint(dims), " ", ", ")
+	b := append(make([]byte, 0, 64), '[')
+	for i, d := range dims {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = strconv.AppendInt(b, d, 10)
+	}
+	return string(append(b, ']'))
 }

@@ -7,6 +7,17 @@ import (
 	"github.com/coldload/coldload/stages"
 )
 
+// The keys of FP8 that say how weights are stored, and those of its writers (DeepSeek, transformers, AutoFP8, GPTQModel) that are about other things.
+var (
+	fp8Keys = []string{
+		"quant_method", "method", "fmt", "checkpoint_format", "format", "scale_fmt", "activation_scheme", "expert_dtype", "weight_scale_semantics",
+		"weight_block_size", "modules_to_not_convert", "ignored_layers",
+	}
+	fp8OverKeys = append([]string{
+		"modules_to_convert", "dequantize", "kv_cache_scheme", "kv_cache_quant_targets", "kv_cache_dtype", "is_checkpoint_fp8_serialized", "ignore",
+	}, gptqModelKeys...)
+)
+
 // fp8Native reads the config of DeepSeek, of transformers and of vLLM: blocks in weight_scale_inv, or one scale for every tensor in
 // weight_scale.
 func fp8Native(c *ConfigReader) fp8Scaling {
@@ -113,6 +124,11 @@ func fp8Strategy(w *ConfigReader) (b stages.Blocks) {
 		b.Rows = 1
 	case "block":
 		b = fp8BlockSize(w, "block_structure")
+	case "group":
+		if w.Int(0, "group_size") == 32 {
+			strategy = "group of 32 values (MXFP8)"
+		}
+		w.Unsupported("strategy", strategy, "tensor, channel and block")
 	default:
 		w.Unsupported("strategy", strategy, "tensor, channel and block")
 	}

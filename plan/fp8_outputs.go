@@ -136,9 +136,11 @@ func (o *fp8Outputs) vector(suffix string, part int, to stages.DType, op stages.
 	})
 }
 
-// names are the suffixes of the Outputs of a module that is not repacked: those of its parts, and of a stack what its tensors end in.
+// names are the suffixes of the Outputs of a module that is not repacked: those of its parts, and of a stack what its tensors end in. A caller who
+// asks for one module dequantised gets the names of all modules.
 func (o *fp8Outputs) names() []string {
-	if o.m.InStack() && o.b.Layout() != stages.LayoutMarlin {
+	module := o.b.Layout() == stages.LayoutDequant && o.b.Single() && !o.spec.turned
+	if o.m.InStack() && o.b.Layout() != stages.LayoutMarlin && !module {
 		return []string{fp8Weight: "", fp8Scale: o.r.fusedScale(), fp8Bias: fusedBias, fp8Input: fp8FusedInput}
 	}
 	return o.r.Parts()
@@ -146,12 +148,8 @@ func (o *fp8Outputs) names() []string {
 
 // floats is vector of values in their order, cast where that is possible and wanted, and checked to be finite.
 func (o *fp8Outputs) floats(part int, n int64, want stages.DType) {
-	from := o.b.SourceDType(part)
-	to, op, err := castTo(from, want)
-	if err != nil || from == to {
-		to, op = from, o.b.Copy()
-	}
-	o.vector(o.names()[part], part, to, op, stages.LayoutRaw, n, []Check{{Part: part, Op: decode.CheckFinite(from)}})
+	to, op, _ := o.b.cast(part, want)
+	o.vector(o.names()[part], part, to, op, stages.LayoutRaw, n, []Check{{Part: part, Op: decode.CheckFinite(o.b.SourceDType(part))}})
 }
 
 // inputScale keeps the scales of static activations, one for every member: no kernel of weights needs them, but an engine may.

@@ -25,8 +25,7 @@ func (r *fp8Reader) fusedScale() string { return "_" + strings.TrimPrefix(r.scal
 func (r *fp8Reader) Stack(c *Checks, i int32) (Stack, bool) {
 	name := c.Catalog.Name(int(i))
 	scope, last := cutLast(name)
-	_, parent := cutLast(scope)
-	if last != fusedGateUp && last != fusedDown || parent != expertsScope || c.Catalog.DType(int(i)) != safetensors.F8E4M3 {
+	if !isFusedName(scope, last) || c.Catalog.DType(int(i)) != safetensors.F8E4M3 {
 		return Stack{}, false
 	}
 	r.orient(c, scope, i)
@@ -52,13 +51,13 @@ func (r *fp8Reader) orient(c *Checks, scope string, i int32) {
 	if f.major == majorUnknown {
 		f.major = outputMajor // as its own class for FP8 experts has them
 	}
-	m := lookExperts(c.Catalog, scope, func(d stages.DType) bool { return d == safetensors.F8E4M3 })
+	m := lookExperts(c.Catalog, scope, isExpertWeight) // one may be dense: tools leave layers that are no whole blocks as they are
 	if m.gateUp == none || m.down == none {
-		c.Fault(i, stages.CodeMember, "holds all experts of a layer, but the other of "+fusedGateUp+" and "+fusedDown+" is not there or is no stack of F8_E4M3 weights",
+		c.Fault(i, stages.CodeMember, "holds all experts of a layer, but the other of "+fusedGateUp+" and "+fusedDown+" is not there or is no stack of weights",
 			scope+"."+fusedGateUp+" and "+scope+"."+fusedDown, "", "the checkpoint is incomplete: get it again")
 		return
 	}
-	turned, problem := orient(m.gu, m.d, c.Model.HiddenSize, f)
+	turned, problem := m.orient(c.Model.HiddenSize, f)
 	square := r.scaling.blocks.Rows == r.scaling.blocks.Cols
 	switch {
 	case problem != "":

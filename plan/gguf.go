@@ -81,7 +81,8 @@ func (ggufReader) Left(c *Checks, i int32) Leftover {
 		}
 		return LeftoverOther
 	}
-	c.Fault(i, stages.CodeUnsupported, "is quantised, and not the weight of a layer", "a name that ends in .weight", string(l), "")
+	c.Fault(i, stages.CodeUnsupported, "is quantised, and not the weight of a layer", "a name that ends in .weight", string(l),
+		"make the file with llama.cpp's own converter, which quantises nothing else")
 	return LeftoverFaulty
 }
 
@@ -113,14 +114,14 @@ func (ggufReader) Module(m *Module, c *Checks) bool {
 
 // ggufExperts checks that weights of all experts of a layer are those of as many as the metadata says.
 func ggufExperts(c *Checks, i int32) bool {
-	if !strings.HasSuffix(c.Catalog.Name(int(i)), "_exps.weight") || c.Experts == 0 {
+	if !strings.HasSuffix(c.Catalog.Name(int(i)), "_exps.weight") || c.Model.NumExperts == 0 {
 		return true
 	}
 	shape := shapeOf(c.Catalog, int(i))
-	if len(shape) == 3 && shape[0] == int64(c.Experts) {
+	if len(shape) == 3 && shape[0] == int64(c.Model.NumExperts) {
 		return true
 	}
-	c.Fault(i, stages.CodeConfig, "has not as many experts as the metadata says (expert_count)", fmt.Sprintf("[%d, ..., ...]", c.Experts), formatShape(shape),
+	c.Fault(i, stages.CodeConfig, "has not as many experts as the metadata says (expert_count)", fmt.Sprintf("[%d, ..., ...]", c.Model.NumExperts), formatShape(shape),
 		"the file is damaged or was made wrongly: get it again")
 	return false
 }

@@ -170,11 +170,11 @@ func (r *gptqReader) members(m *Module, c *Checks) bool {
 		d := c.Catalog.DType(int(t))
 		float := part == gptqScales || part == gptqBias
 		if float && d != safetensors.F16 && d != safetensors.BF16 && d != safetensors.F32 {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", "F16, BF16 or F32", d.String(), "")
+			c.wrongDType(t, "F16, BF16 or F32")
 			ok = false
 		}
 		if !float && d != safetensors.I32 {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", "I32", d.String(), "")
+			c.wrongDType(t, "I32")
 			ok = false
 		}
 	}

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,10 +11,28 @@ import (
 	"github.com/coldload/coldload/stages/discover"
 )
 
+// The keys of GPTQ that say how weights are stored, and those of its writers (AutoGPTQ, optimum and transformers; what others share is in config.go)
+// that are about finding the codes and about kernels.
+var (
+	gptqParamKeys = []string{
+		"bits", "w_bit", "wbits", "group_size", "q_group_size", "desc_act", "sym", "zero_point", "checkpoint_format", "format", "pack_dtype",
+		"quant_method", "method", "is_marlin_format", "data_type",
+	}
+	gptqKeys     = append([]string{"dynamic", "backend"}, gptqParamKeys...)
+	gptqOverKeys = slices.Concat(gptqModelKeys, autoRoundKeys, []string{
+		"model_name_or_path", "model_file_base_name", "model_basename", "quantizer", "percdamp", "tokenizer", "dataset", "model_seqlen", "block_size",
+		"module_name_preceding_first_block", "modules_in_block_to_quantize", "modules_to_not_convert", "pad_token_id", "cache_block_outputs", "max_input_length",
+		"use_exllama", "disable_exllama", "exllama_config", "use_cuda_fp16", "cache_examples_on_gpu",
+	})
+)
+
 // gptqOpen interprets the config of one checkpoint.
 func gptqOpen(q *discover.QuantConfig) (*gptqReader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
 	r := &gptqReader{where: q.Where}
+	if backend := strings.ToLower(c.Text("", "backend")); strings.Contains(backend, "awq") {
+		c.Unknown("backend", backend, "one that reads GPTQ: this one marks AWQ")
+	}
 	c.Need("bits", "w_bit", "wbits")
 	c.Need("group_size", "q_group_size")
 	r.base = gptqReadParams(c, gptqParams{sym: true})
@@ -26,6 +45,7 @@ func gptqOpen(q *discover.QuantConfig) (*gptqReader, []stages.Fault) {
 			c.Unknown("bits", p.params.bits, "2, 3, 4 or 8 (5 to 7 only in checkpoint_format gptq_p)")
 		}
 	}
+	c.only(gptqKeys, gptqOverKeys...)
 	return r, c.Faults()
 }
 
@@ -40,6 +60,10 @@ func gptqReadParams(c *ConfigReader, otherwise gptqParams) gptqParams {
 		descAct: c.Bool(otherwise.descAct, "desc_act"),
 		sym:     c.Bool(otherwise.sym, "sym"),
 	}
+	if zeros := c.Bool(!p.sym, "zero_point"); zeros == p.sym {
+		c.Unknown("zero_point", zeros, fmt.Sprintf("%v, as `sym` is %v", !p.sym, p.sym))
+	}
+	c.ofIntegers()
 	if len(c.Faults()) > 0 {
 		return p
 	}
@@ -139,14 +163,15 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 	if negative {
 		return o, true
 	}
-	values, ok, f := dynamic.Object(m.Key)
-	if f != nil || !ok {
+	values, f := dynamic.Nested(m)
+	if f != nil {
 		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: %q is no object", m.Key), "an object of overrides", string(m.Value), "")
 		return o, false
 	}
 	sub := NewConfigReader(values, o.where)
 	o.params = gptqReadParams(sub, base)
 	gptqSameStorage(c, sub)
+	sub.only(gptqParamKeys, gptqOverKeys...)
 	c.faults = append(c.faults, sub.faults...)
 	return o, true
 }

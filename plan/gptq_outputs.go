@@ -192,11 +192,7 @@ func (o *gptqOutputs) marlinHolds(scales stages.DType) (s tileShape, reason stri
 	if reason := marlinHoldsZeros(spec.sym, spec.bits, spec.descAct); reason != "" {
 		return s, reason
 	}
-	bias := spec.bias
-	if bias != safetensors.Invalid && !keeps(o.b.DType()) {
-		bias = o.b.DType()
-	}
-	return o.b.marlinHolds(marlinAsk{group: spec.group, actOrder: spec.descAct, scales: scales, bias: bias})
+	return o.b.marlinHolds(marlinAsk{group: spec.group, actOrder: spec.descAct, scales: scales, bias: o.b.wanted(spec.bias)})
 }
 
 // exllama makes what the exllama kernels read: the codes of a word in another order.
@@ -285,12 +281,8 @@ func (o *gptqOutputs) keepFloats(part int, rows int64, l stages.Layout) {
 
 // castFloats is keepFloats with the dtype that is wanted.
 func (o *gptqOutputs) castFloats(part int, rows int64, l stages.Layout, want stages.DType) {
-	from := o.b.SourceDType(part)
-	to, op, err := castTo(from, want)
-	if err != nil || from == to {
-		to, op = from, o.b.Copy()
-	}
-	o.floats(part, rows, to, op, l, []Check{{Part: part, Op: decode.CheckFinite(from)}})
+	to, op, _ := o.b.cast(part, want)
+	o.floats(part, rows, to, op, l, []Check{{Part: part, Op: decode.CheckFinite(o.b.SourceDType(part))}})
 }
 
 // zeros adds the zero points as the checkpoint stores them.

@@ -122,7 +122,7 @@ func (*int8Reader) Left(c *Checks, i int32) Leftover {
 		case !found:
 			c.Fault(i, stages.CodeMember, "belongs to a quantised module whose .weight is missing", base+".weight", "",
 				"the checkpoint is incomplete: get it again")
-		case slices.Contains(denseDTypes, c.Catalog.DType(t)):
+		case isFloat(c.Catalog.DType(t)):
 			return LeftoverMeaningless
 		default:
 			c.Fault(i, stages.CodeConfig, "belongs to a weight of another dtype than its format has", "I8", c.Catalog.DType(t).String(),
@@ -132,9 +132,6 @@ func (*int8Reader) Left(c *Checks, i int32) Leftover {
 	}
 	return LeftoverOther
 }
-
-// denseDTypes are those of weights that are not quantised.
-var denseDTypes = []stages.DType{safetensors.F64, safetensors.F32, safetensors.F16, safetensors.BF16}
 
 func (r *int8Reader) Module(m *Module, c *Checks) bool {
 	if !r.members(m, c) || !r.shapes(m, c) {
@@ -170,7 +167,7 @@ func (r *int8Reader) members(m *Module, c *Checks) bool {
 			continue
 		}
 		if d := c.Catalog.DType(int(t)); d != safetensors.F16 && d != safetensors.BF16 && d != safetensors.F32 {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", "F16, BF16 or F32", d.String(), "")
+			c.wrongDType(t, "F16, BF16 or F32")
 			ok = false
 		}
 	}
@@ -200,7 +197,7 @@ func (r *int8Reader) shapes(m *Module, c *Checks) bool {
 		if t == none {
 			continue
 		}
-		if s := shapeOf(c.Catalog, int(t)); formatShape(s) != formatShape(want[part]) {
+		if s := shapeOf(c.Catalog, int(t)); !slices.Equal(s, want[part]) {
 			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with a weight of %d x %d, group size %d", n, k, p.group),
 				formatShape(want[part]), formatShape(s), "correct `group_size` or `strategy` in "+r.where+", or get the checkpoint again")
 			ok = false

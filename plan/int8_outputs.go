@@ -36,13 +36,7 @@ func (*int8Reader) Compile(g *Group, b *Builder) string {
 
 // marlin makes what the Marlin kernels of weights alone read: signed codes become their unsigned ones, 128 larger.
 func (o *int8Outputs) marlin() string {
-	want := func(d stages.DType) stages.DType {
-		if d == safetensors.Invalid || keeps(o.b.DType()) {
-			return d
-		}
-		return o.b.DType()
-	}
-	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
+	scalesTo, biasTo := o.b.wanted(o.spec.scales), o.b.wanted(o.spec.bias)
 	s, reason := o.b.marlinHolds(marlinAsk{group: o.spec.group, scales: scalesTo, bias: biasTo})
 	if reason != "" {
 		return reason
@@ -79,14 +73,8 @@ func (o *int8Outputs) inputScale() {
 
 // values adds floats that members have one after the other, each so many, cast when that is asked for and checked to be finite.
 func (o *int8Outputs) values(part int, dims []int64, each func(*Module) int64, want stages.DType) {
-	from, kind := o.b.SourceDType(part), o.b.Kind()
-	to, op, err := castTo(from, want)
-	switch {
-	case err != nil || from == to:
-		to, op = from, o.b.Copy()
-	case kind == stages.KindKept:
-		kind = stages.KindCast
-	}
+	from := o.b.SourceDType(part)
+	to, op, kind := o.b.cast(part, want)
 	o.b.Grid(Grid{
 		Suffix: int8Parts[part], Part: part, DType: to, Layout: stages.LayoutRaw, Kind: kind, Op: op, Rows: 1, Dims: dims,
 		Width:  func(m *Module) int64 { return each(m) * elementBytes(to) },

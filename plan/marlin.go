@@ -14,6 +14,7 @@ const marlinTile = 64
 // marlinAsk is what a format asks of the Marlin kernels for a Group.
 type marlinAsk struct {
 	group        int64        // input features that share a scale; -1: all of them
+	own          bool         // the kernels of this format have groups of that size, which others have not
 	partial      bool         // the last group may be filled in part
 	actOrder     bool         // the input features of a group lie anywhere
 	scales, bias stages.DType // Invalid: none, or none that is not looked at elsewhere
@@ -30,7 +31,7 @@ func (b *Builder) marlinHolds(ask marlinAsk) (tileShape, string) {
 		return tileShape{}, "Marlin takes F16 or BF16 scales, these are " + ask.scales.String() + " (use --dtype f16 or bf16)"
 	case ask.bias == safetensors.F32:
 		return tileShape{}, "Marlin takes an F16 or BF16 bias, this one is F32 (use --dtype f16 or bf16)"
-	case !marlinGroup(group) && m.K > group:
+	case !ask.own && !marlinGroup(group) && m.K > group:
 		return tileShape{}, fmt.Sprintf("Marlin has groups of 32, 64, 128 or all, not %d", group)
 	case m.K%span != 0 && !ask.partial:
 		return tileShape{}, fmt.Sprintf("%d input features are no whole groups of %d", m.K, group)
@@ -38,7 +39,7 @@ func (b *Builder) marlinHolds(ask marlinAsk) (tileShape, string) {
 	reason := marlinFits(b.group, group)
 	switch {
 	case reason == "":
-		return b.group.unpadded(), ""
+		return b.group.padded(b.group.N(), m.K, false)
 	case b.NoPad():
 		return tileShape{}, reason + " (padding is off)"
 	case ask.actOrder:
@@ -165,12 +166,6 @@ func (s *tileShape) groups(group int64) int64 {
 		return 1
 	}
 	return (s.K + group - 1) / group
-}
-
-// unpadded is the shape of a Group as it is.
-func (g *Group) unpadded() tileShape {
-	s, _ := g.padded(g.N(), g.First().K, false)
-	return s
 }
 
 // padded is the shape of a Group that is filled up to n output and k input features. The members lie one after the other, or each at the

@@ -104,7 +104,7 @@ func TestMixedFaults(t *testing.T) {
 		change func([]stages.Tensor) []stages.Tensor
 		says   []string // none: it is right
 	}{
-		"codes where FP8 is said":        {replace(q, int4(q)...), []string{q + ".weight_packed", "looks quantised in another way"}},
+		"codes where FP8 is said":        {replace(q, int4(q)...), []string{q + ".weight_packed", "is of none of the formats"}},
 		"FP8 where codes are said":       {replace(up, f8By(up, 128, 128, 128, 1)...), []string{up + ".weight", "looks quantised in another way"}},
 		"codes of another group":         {replace(ctDown, int4(ctDown)...), []string{ctDown, "does not go with"}},
 		"codes that are ignored":         {replace("lm_head", int4("lm_head")...), []string{"lm_head", "`ignore` says"}},

@@ -33,6 +33,17 @@ const (
 	modelOptLayers = "quantized_layers"
 )
 
+// The keys that say how weights are stored, of the whole config and of an entry of quantized_layers; and those that are about the cache, the writer,
+// or say in the words of compressed-tensors what quant_algo says.
+var (
+	modelOptLayerKeys = []string{"quant_algo", "group_size"}
+	modelOptKeys      = append([]string{"quant_method", "method", modelOptLayers, "exclude_modules", "ignore", "modules_to_not_convert"}, modelOptLayerKeys...)
+	modelOptOverKeys  = []string{
+		"producer", "version", "kv_cache_quant_algo", "kv_cache_scheme", "config_groups", "targets", "weights", "input_activations", "output_activations",
+		"quant_type", "quantization_status", "format", "activation_scheme",
+	}
+)
+
 func (modelOpt) Name() string { return "modelopt" }
 
 // Opens reports whether the config is one of ModelOpt's. Some name the kind too, which quant_algo says again.
@@ -54,12 +65,17 @@ func (modelOpt) Kinds() []string {
 
 func (modelOpt) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 	c := NewConfigReader(q.Object, q.Where)
+	c.only(modelOptKeys, modelOptOverKeys...)
 	c.Need("quant_algo")
+	left := readGlobs(c, "exclude_modules", "ignore", "modules_to_not_convert")
 	if modelOptAlgo(c) == modelOptMixed {
-		return modelOptReadLayers(c)
+		return modelOptReadLayers(c, left)
 	}
 	r := modelOptOpen(c)
-	return r, c.Faults()
+	if len(c.Faults()) > 0 {
+		return nil, c.Faults()
+	}
+	return without(r, c.where, left...), nil
 }
 
 // modelOptAlgo is the algorithm that c names. Engines do not mind the case, and some writers use the other.
@@ -82,7 +98,7 @@ func modelOptOpen(c *ConfigReader) Reader {
 }
 
 // modelOptReadLayers opens the algorithms of the Modules of a checkpoint of several: a Reader for all Modules whose entries say the same.
-func modelOptReadLayers(c *ConfigReader) (Reader, []stages.Fault) {
+func modelOptReadLayers(c *ConfigReader, left []exclusion) (Reader, []stages.Fault) {
 	c.Need(modelOptLayers)
 	layers, ok := c.object(modelOptLayers)
 	if !ok {
@@ -92,10 +108,7 @@ func modelOptReadLayers(c *ConfigReader) (Reader, []stages.Fault) {
 	of := map[string]int{} // by Module: index into readers
 	said := map[string]int{}
 	for _, m := range layers.Members() {
-		entry, _, f := layers.Object(m.Key)
-		if f == nil && entry == nil {
-			f = layers.Wrong(m.Key, "an object")
-		}
+		entry, f := layers.Nested(m)
 		if f != nil {
 			return nil, append(c.Faults(), *f)
 		}
@@ -103,10 +116,11 @@ func modelOptReadLayers(c *ConfigReader) (Reader, []stages.Fault) {
 		i, again := said[text]
 		if !again {
 			sub := NewConfigReader(entry, fmt.Sprintf("%s: %s: %q", c.where, modelOptLayers, m.Key))
+			sub.only(modelOptLayerKeys)
 			sub.Need("quant_algo")
 			i = len(readers)
 			said[text] = i
-			readers = append(readers, &scoped{Reader: modelOptOpen(sub), covers: modelOptScope(c.where, of, i)})
+			readers = append(readers, &scoped{Reader: modelOptOpen(sub), covers: exclude(modelOptScope(c.where, of, i), c.where, left)})
 			c.faults = append(c.faults, sub.Faults()...)
 		}
 		of[m.Key] = i

@@ -126,7 +126,11 @@ var (
 func kindsOf(p *plan.Plan) map[string]int {
 	modules := map[string]bool{}
 	for i := range p.Outputs {
-		modules[partSuffix.ReplaceAllString(p.Outputs[i].Name, "")] = true
+		name := p.Outputs[i].Name
+		if stack, ok := strings.CutSuffix(name, "_proj_bias"); ok { // of all experts
+			name = stack + "_proj"
+		}
+		modules[partSuffix.ReplaceAllString(name, "")] = true
 	}
 	count := map[string]int{}
 	for name := range modules {

@@ -1,8 +1,12 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/discover"
 )
@@ -104,10 +108,33 @@ func (g *Group) N() int64 {
 type Checks struct {
 	Catalog  Catalog
 	Model    *discover.ModelConfig
-	Experts  int  // of a layer, as the model's config says; 0 when it does not
 	ActOrder bool // Options.ActOrder
 	faults   *faultList
 	views    *views
+}
+
+// hasDType reports a tensor that has none of the dtypes.
+func (c *Checks) hasDType(t int32, want []stages.DType) bool {
+	d := c.Catalog.DType(int(t))
+	if slices.Contains(want, d) {
+		return true
+	}
+	names := make([]string, len(want))
+	for i, d := range want {
+		names[i] = d.String()
+	}
+	c.wrongDType(t, strings.Join(names, " or "))
+	return false
+}
+
+// wrongDType reports a tensor of another dtype than those that want lists.
+func (c *Checks) wrongDType(t int32, want string) {
+	d, advice := c.Catalog.DType(int(t)), ""
+	switch d { //nolint:exhaustive // nobody stores weights in the others
+	case safetensors.F8E5M2, safetensors.F8E5M2FNUZ, safetensors.F8E4M3FNUZ:
+		advice = "weights in " + d.String() + " would need kernels and a decoder of their own: use a release whose weights are F8_E4M3 or BF16"
+	}
+	c.Fault(t, stages.CodeShape, "has the wrong dtype", want, d.String(), advice)
 }
 
 // Find is the tensor of that name, for all experts that it holds; NoSlice when there is none.
@@ -138,16 +165,27 @@ func (c *Checks) sliceFault(s Slice, problem string) {
 		formatShape(shapeOf(c.Catalog, int(s.Tensor))), "")
 }
 
-// Fault reports one fault of tensor i, naming its file.
+// Fault reports one fault of tensor i, naming its file. Without advice it gets that of its Code.
 func (c *Checks) Fault(i int32, code stages.Code, problem, expected, found, advice string) {
+	advice = cmp.Or(advice, generalAdvice[code])
 	c.faults.add(stages.Fault{
 		Code: code, File: c.Catalog.ShardName(c.Catalog.Extent(int(i)).Shard), Tensor: c.Catalog.Name(int(i)),
 		Problem: problem, Expected: expected, Found: found, Advice: advice,
 	})
 }
 
-// ModuleFault reports one fault of a Module as a whole.
+// generalAdvice is what to do about a fault of which nothing better is known.
+var generalAdvice = map[stages.Code]string{
+	stages.CodeShape:       "the checkpoint is damaged, or its config is that of another one: get both again",
+	stages.CodeMember:      "the checkpoint is incomplete: get it again",
+	stages.CodeMismatch:    "the checkpoint is damaged: get it again",
+	stages.CodeConfig:      "give the checkpoint the config that its quantiser wrote",
+	stages.CodeUnsupported: "use a release in a format that is supported",
+}
+
+// ModuleFault reports one fault of a Module as a whole. Without advice it gets that of its Code.
 func (c *Checks) ModuleFault(m *Module, code stages.Code, problem, expected, found, advice string) {
+	advice = cmp.Or(advice, generalAdvice[code])
 	file := ""
 	for _, t := range m.Tensors {
 		if t != none {

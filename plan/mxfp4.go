@@ -22,7 +22,7 @@ func (mxfp4) Name() string { return "mxfp4" }
 
 // MarksTensor says that a tensor gives the method away: blocks beside their scales.
 func (mxfp4) MarksTensor(c Catalog, i int) bool {
-	for _, n := range mxfp4Names {
+	for _, n := range ossNames {
 		if base, ok := strings.CutSuffix(c.Name(i), n.raw[mxfp4Codes]); ok {
 			_, ok = c.Lookup(base + n.raw[mxfp4Scales])
 			return ok
@@ -36,13 +36,30 @@ func (mxfp4) Announce() string {
 	return `"quantization_config": {"quant_method": "mxfp4"} in config.json`
 }
 
-// mxfp4Names are the ways in which the tensors of a stack are called.
-var mxfp4Names = []struct {
-	raw          mxfp4Raw // after the name of the Group
-	gateUp, down string   // the last part of the Group's name
-}{
-	{raw: mxfp4Raw{"_blocks", "_scales", "_bias"}, gateUp: fusedGateUp, down: fusedDown},
-	{raw: mxfp4Raw{"_weight.blocks", "_weight.scales", "_bias"}, gateUp: "mlp1", down: "mlp2"},
+// ossNaming is one way in which the tensors of a stack are called.
+type ossNaming struct {
+	mxfp4Names
+
+	gateUp, down string // the last part of the Group's name
+}
+
+// ossNames are all of them. The weights of OpenAI's own code are output-major.
+var ossNames = []ossNaming{
+	{mxfp4Names{raw: [3]string{"_blocks", "_scales", "_bias"}, bias: "_bias", inputMajor: true}, fusedGateUp, fusedDown},
+	{mxfp4Names{raw: [3]string{"_weight.blocks", "_weight.scales", "_bias"}, weight: "_weight", bias: "_bias"}, "mlp1", "mlp2"},
+}
+
+// other reports that a layer has tensor i of one of its two stacks, called name, and nothing of the other: half a layer must not load. What that
+// one lacks when some of it is there, or that it is dense, is seen where it is looked at.
+func (n *ossNaming) other(c *Checks, i int32, name, other string) {
+	scope, _ := cutLast(name)
+	other = scope + "." + other
+	for _, suffix := range append([]string{n.weight, ".weight"}, n.raw[:]...) {
+		if _, there := c.Catalog.Lookup(other + suffix); there {
+			return
+		}
+	}
+	c.Fault(i, stages.CodeMember, "holds experts, but nothing of "+other+" is there", other+n.raw[mxfp4Codes], "", "the checkpoint is incomplete: get it again")
 }
 
 func (mxfp4) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
@@ -88,7 +105,7 @@ func (*mxfp4Reader) Picks(*Checks, int32) bool { return false }
 
 // Left looks at a tensor that no stack took: scales without their blocks. A bias may be that of dense experts.
 func (r *mxfp4Reader) Left(c *Checks, i int32) Leftover {
-	for _, n := range mxfp4Names {
+	for _, n := range ossNames {
 		base, ok := strings.CutSuffix(c.Catalog.Name(int(i)), n.raw[mxfp4Scales])
 		if !ok || c.Catalog.DType(int(i)) != safetensors.U8 && c.Catalog.DType(int(i)) != safetensors.F8E8M0 {
 			continue
@@ -104,7 +121,7 @@ func (r *mxfp4Reader) Left(c *Checks, i int32) Leftover {
 
 // Stack describes the experts that a tensor of blocks marks.
 func (r *mxfp4Reader) Stack(c *Checks, i int32) (s Stack, ok bool) {
-	for _, n := range mxfp4Names {
+	for _, n := range ossNames {
 		name, ok := strings.CutSuffix(c.Catalog.Name(int(i)), n.raw[mxfp4Codes])
 		if !ok {
 			continue
@@ -120,10 +137,12 @@ func (r *mxfp4Reader) Stack(c *Checks, i int32) (s Stack, ok bool) {
 		switch last {
 		case n.gateUp:
 			s.Pair = PairInterleaved
+			n.other(c, i, name, n.down)
 			if shape := shapeOf(c.Catalog, int(i)); len(shape) > 1 && shape[1]%2 != 0 {
 				c.Fault(i, stages.CodeShape, "has an odd number of rows", "the rows of gate and of up", formatShape(shape), "the checkpoint is damaged: get it again")
 			}
 		case n.down:
+			n.other(c, i, name, n.gateUp)
 		default:
 			c.Fault(i, stages.CodeUnsupported, "is quantised, but no layer of gpt-oss", "modules named "+n.gateUp+" and "+n.down, last,
 				"other layers are quantised by other methods: the config does not belong to these weights")
@@ -143,10 +162,10 @@ func (r *mxfp4Reader) Stack(c *Checks, i int32) (s Stack, ok bool) {
 func (r *mxfp4Reader) Module(m *Module, c *Checks) bool {
 	const advice = "the checkpoint is damaged or incomplete: get it again"
 	blocks := m.Tensors[mxfp4Codes]
-	raw := mxfp4Names[0].raw
-	for _, n := range mxfp4Names {
+	names := ossNames[0].mxfp4Names
+	for _, n := range ossNames {
 		if strings.HasSuffix(c.Catalog.Name(int(blocks)), n.raw[mxfp4Codes]) {
-			raw = n.raw
+			names = n.mxfp4Names
 		}
 	}
 	s := shapeOf(c.Catalog, int(blocks))
@@ -156,7 +175,7 @@ func (r *mxfp4Reader) Module(m *Module, c *Checks) bool {
 		return false
 	}
 	m.N, m.K = s[0], s[1]*decode.MXFP4Group
-	return mxfp4Module(m, c, raw, true, advice)
+	return mxfp4Module(m, c, names, true, advice)
 }
 
 // Compile adds the Outputs for the layout asked for.

@@ -54,25 +54,17 @@ func mxfp4Open(g *compressedGroup) Reader {
 //	weight_packed U8 [N, K/2]   weight_scale U8 or F8_E8M0 [N, K/32]   bias [N], optional
 type mxfp4PackReader struct{ where string }
 
-// mxfp4PackParts are the suffixes of a Module's tensors.
-var mxfp4PackParts = mxfp4Raw{"weight_packed", "weight_scale", "bias"}
+// mxfp4PackNames are the suffixes of a Module's tensors, and of its Outputs.
+var mxfp4PackNames = mxfp4Names{raw: [3]string{"weight_packed", "weight_scale", "bias"}, weight: "weight", bias: "bias"}
 
-func (*mxfp4PackReader) Parts() []string { return mxfp4PackParts[:] }
+func (*mxfp4PackReader) Parts() []string { return mxfp4PackNames.raw[:] }
 
 func (r *mxfp4PackReader) Module(m *Module, c *Checks) bool {
 	if _, ok := c.Catalog.Lookup(m.Base + ".weight"); ok {
 		c.ModuleFault(m, stages.CodeMismatch, "has a quantised and a dense weight", ".weight_packed or .weight", "both", "remove one of them")
 		return false
 	}
-	codes := m.Tensors[mxfp4Codes]
-	n, bytes, ok := shape2(c.Catalog, int(codes))
-	if !ok || n <= 0 || bytes <= 0 || n > 1<<40 || bytes > 1<<40 || bytes%(decode.MXFP4Group/2) != 0 {
-		c.Fault(codes, stages.CodeShape, "is no matrix of MXFP4 codes", "[out_features, in_features/2], in_features a multiple of 32",
-			formatShape(shapeOf(c.Catalog, int(codes))), "the checkpoint is damaged, or "+r.where+" belongs to another one")
-		return false
-	}
-	m.N, m.K = n, 2*bytes
-	return mxfp4Module(m, c, mxfp4PackParts, false, "the checkpoint is incomplete, or "+r.where+" belongs to another one")
+	return mxfp4Matrix(m, c, mxfp4PackNames, r.where)
 }
 
 // Compile adds the Outputs for the layout asked for.

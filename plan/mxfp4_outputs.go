@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/coldload/coldload/safetensors"
@@ -20,14 +19,19 @@ const (
 	mxfp4Bias
 )
 
-// mxfp4Raw is what a format calls the parts of a Module in the checkpoint: what comes after the Group's name, see Builder.name.
-type mxfp4Raw [3]string
+// mxfp4Names is what a format calls things after the Group's name, see Builder.name.
+type mxfp4Names struct {
+	raw [3]string // the parts of a Module in the checkpoint
+	// weight and bias are those of a model without codes, which dequantised Modules are; inputMajor says that its weights are [K, N].
+	weight, bias string
+	inputMajor   bool
+}
 
 // mxfp4Spec is what the Modules of one Group must have in common.
 type mxfp4Spec struct {
 	scales stages.DType
 	bias   stages.DType // Invalid for none
-	raw    mxfp4Raw
+	names  mxfp4Names
 	// blocks says that it is a stack of gpt-oss: its codes have an axis more, [N, K/32, 16], and its tiles are always filled up.
 	blocks bool
 }
@@ -57,19 +61,32 @@ func (s mxfp4Spec) Differs(other Spec) (what, expected, found string) {
 	return "format", s.String(), fmt.Sprint(other)
 }
 
+// mxfp4Matrix checks a Module whose codes are [N, K/2]. where is the config, for messages; also is as for mxfp4Module.
+func mxfp4Matrix(m *Module, c *Checks, names mxfp4Names, where string, also ...stages.DType) bool {
+	codes := m.Tensors[mxfp4Codes]
+	n, bytes, ok := shape2(c.Catalog, int(codes))
+	if !ok || n <= 0 || bytes <= 0 || n > 1<<40 || bytes > 1<<40 || bytes%(decode.MXFP4Group/2) != 0 {
+		c.Fault(codes, stages.CodeShape, "is no matrix of MXFP4 codes", "[out_features, in_features/2], in_features a multiple of 32",
+			formatShape(shapeOf(c.Catalog, int(codes))), "the checkpoint is damaged, or "+where+" belongs to another one")
+		return false
+	}
+	m.N, m.K = n, 2*bytes
+	return mxfp4Module(m, c, names, false, "the checkpoint is incomplete, or "+where+" belongs to another one", also...)
+}
+
 // mxfp4Module checks the dtypes of a Module's tensors, and the shapes of all but the codes, which have told K and N. advice is for what is missing
 // or does not fit, also are dtypes that the codes may have besides U8.
-func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string, also ...stages.DType) bool {
+func mxfp4Module(m *Module, c *Checks, names mxfp4Names, blocks bool, advice string, also ...stages.DType) bool {
 	if codes := m.Tensors[mxfp4Codes]; !m.Has(mxfp4Scales) {
 		c.Fault(codes, stages.CodeMember, "is there, but the scales of its module are missing",
-			strings.TrimSuffix(c.Catalog.Name(int(codes)), raw[mxfp4Codes])+raw[mxfp4Scales], "", advice)
+			strings.TrimSuffix(c.Catalog.Name(int(codes)), names.raw[mxfp4Codes])+names.raw[mxfp4Scales], "", advice)
 		return false
 	}
 	bytes, floats := []stages.DType{safetensors.U8, safetensors.F8E8M0}, []stages.DType{safetensors.BF16, safetensors.F16, safetensors.F32}
 	ok := true
 	for part, want := range [][]stages.DType{mxfp4Codes: append(bytes[:1:1], also...), mxfp4Scales: bytes, mxfp4Bias: floats} {
 		if m.Has(part) {
-			ok = hasDType(c, m.Tensors[part], want) && ok
+			ok = c.hasDType(m.Tensors[part], want) && ok
 		}
 	}
 	for part, want := range [][]int64{mxfp4Scales: {m.N, m.K / decode.MXFP4Group}, mxfp4Bias: {m.N}} {
@@ -82,22 +99,12 @@ func mxfp4Module(m *Module, c *Checks, raw mxfp4Raw, blocks bool, advice string,
 			ok = false
 		}
 	}
-	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), raw: raw, blocks: blocks}
+	spec := mxfp4Spec{scales: c.Catalog.DType(int(m.Tensors[mxfp4Scales])), names: names, blocks: blocks}
 	if m.Has(mxfp4Bias) {
 		spec.bias = c.Catalog.DType(int(m.Tensors[mxfp4Bias]))
 	}
 	m.Spec = spec
 	return ok
-}
-
-// hasDType reports a tensor that has none of the dtypes.
-func hasDType(c *Checks, t int32, want []stages.DType) bool {
-	d := c.Catalog.DType(int(t))
-	if !slices.Contains(want, d) {
-		c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(want), d.String(), "")
-		return false
-	}
-	return true
 }
 
 // mxfp4Outputs makes the Outputs of one Group of MXFP4 Modules.
@@ -177,15 +184,32 @@ func (o *mxfp4Outputs) tiles() (s tileShape, reason string) {
 	return o.g.padded(up(o.g.N(), 2*inner), up(o.m.K, hidden), false)
 }
 
-// dequant makes floating-point weights [N, K]: rows that the checkpoint has interleaved stay so.
+// dequant makes floating-point weights, named and turned as the model has them without codes: those of gpt-oss are [K, N], with the columns of gate
+// and up interleaved. A caller who asks for one module gets [N, K] whatever the model has. Source: LAYOUTS A5.
 func (o *mxfp4Outputs) dequant() string {
+	names, opFor := o.spec.names, decode.MXFP4Dequant
+	switch {
+	case o.b.Single():
+		names = mxfp4Names{weight: "weight", bias: "bias"}
+	case names.inputMajor:
+		opFor = decode.MXFP4DequantTurned
+	}
 	to := o.b.WeightDType(safetensors.BF16) // which holds every weight
-	op, err := decode.MXFP4Dequant(to)
+	op, err := opFor(to)
 	if err != nil {
 		return err.Error() + " (use --dtype f32, f16 or bf16)"
 	}
-	o.b.Tall(Tall{Suffix: "weight", Parts: []int{mxfp4Codes, mxfp4Scales}, DType: to, Op: op, OpFor: decode.MXFP4Dequant})
-	o.bias("bias", to)
+	if names.inputMajor {
+		o.b.turned(turnedOutput{
+			suffix: names.weight, rows: o.m.K, cols: o.m.N, to: to, kind: stages.KindStacked, opFor: opFor,
+			parts: []turnedPart{
+				{o.b.tensors(mxfp4Codes, 1), decode.MXFP4Group, decode.MXFP4Group / 2}, {o.b.tensors(mxfp4Scales, 1), decode.MXFP4Group, 1},
+			},
+		})
+	} else {
+		o.b.Tall(Tall{Suffix: names.weight, Parts: []int{mxfp4Codes, mxfp4Scales}, DType: to, Op: op, OpFor: opFor})
+	}
+	o.bias(names.bias, to)
 	return ""
 }
 
@@ -196,26 +220,20 @@ func (o *mxfp4Outputs) raw() string {
 	if o.spec.blocks {
 		dims = []int64{o.g.N(), groups, decode.MXFP4Group / 2}
 	}
-	o.b.Codes(o.spec.raw[mxfp4Codes], mxfp4Codes, dims)
+	o.b.Codes(o.spec.names.raw[mxfp4Codes], mxfp4Codes, dims)
 	size := func(m *Module) int64 { return m.N * groups }
 	o.b.Grid(Grid{
-		Suffix: o.spec.raw[mxfp4Scales], Part: mxfp4Scales, DType: o.spec.scales, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
+		Suffix: o.spec.names.raw[mxfp4Scales], Part: mxfp4Scales, DType: o.spec.scales, Layout: stages.LayoutRaw, Kind: o.b.Kind(), Op: o.b.Copy(),
 		Rows: 1, Dims: []int64{o.g.N(), groups}, Width: size, Source: size,
 		Checks: []Check{{Part: mxfp4Scales, Op: decode.CheckFinite(safetensors.F8E8M0)}},
 	})
-	o.bias(o.spec.raw[mxfp4Bias], o.b.DType())
+	o.bias(o.spec.names.raw[mxfp4Bias], o.b.DType())
 	return ""
 }
 
 // bias adds the bias in its own order, cast where that is wanted and possible, when there is one.
 func (o *mxfp4Outputs) bias(suffix string, want stages.DType) {
-	from := o.spec.bias
-	if from == safetensors.Invalid {
-		return
+	if o.spec.bias != safetensors.Invalid {
+		o.b.KeptFloats(suffix, mxfp4Bias, []int64{o.g.N()}, want)
 	}
-	to, op, err := castTo(from, want)
-	if err != nil || from == to {
-		to, op = from, o.b.Copy()
-	}
-	o.b.Floats(suffix, mxfp4Bias, []int64{o.g.N()}, to, op, stages.LayoutRaw, []Check{{Part: mxfp4Bias, Op: decode.CheckFinite(from)}})
 }

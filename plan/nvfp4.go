@@ -106,12 +106,7 @@ func (r *nvfp4Reader) members(m *Module, c *Checks) bool {
 	for part, dtypes := range [][]stages.DType{
 		nvfp4Codes: {safetensors.U8}, nvfp4Scale: {safetensors.F8E4M3}, nvfp4Global: {safetensors.F32}, nvfp4Bias: floats, nvfp4Input: floats,
 	} {
-		t := m.Tensors[part]
-		if t == none {
-			continue
-		}
-		if d := c.Catalog.DType(int(t)); !slices.Contains(dtypes, d) {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", oneOf(dtypes), d.String(), "")
+		if m.Has(part) && !c.hasDType(m.Tensors[part], dtypes) {
 			ok = false
 		}
 	}
@@ -137,7 +132,8 @@ func (r *nvfp4Reader) shapes(m *Module, c *Checks) bool {
 			continue
 		}
 		if s := formatShape(shapeOf(c.Catalog, int(t))); !slices.Contains(want, s) {
-			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with %d x %d codes in groups of %d", n, m.K, decode.NVFP4Group), strings.Join(want, " or "), s, "")
+			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with %d x %d codes in groups of %d", n, m.K, decode.NVFP4Group), strings.Join(want, " or "), s,
+				"the checkpoint is damaged, or "+r.where+" is not its config")
 			ok = false
 		}
 	}

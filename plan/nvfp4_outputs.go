@@ -22,9 +22,10 @@ func (o *nvfp4Outputs) groups() int64 { return o.m.K / decode.NVFP4Group }
 // are small enough to look at all of them each time, those of all experts are scanned.
 func (o *nvfp4Outputs) marlin() string {
 	act, reason := o.actDType()
-	if reason == "" {
-		reason = marlinFits(o.g, decode.NVFP4Group)
+	if reason != "" {
+		return reason
 	}
+	tiles, reason := o.b.marlinHolds(marlinAsk{group: decode.NVFP4Group, own: true})
 	if reason != "" {
 		return reason
 	}
@@ -43,15 +44,14 @@ func (o *nvfp4Outputs) marlin() string {
 			return err.Error()
 		}
 	}
-	words := func(m *Module) int64 { return 8 * m.N }
-	o.b.Grid(Grid{
+	words, bytes := func(m *Module) int64 { return 8 * m.N }, func(m *Module) int64 { return m.N }
+	o.b.Tiles(&tiles, Grid{
 		Suffix: "qweight", Part: nvfp4Codes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: codes, Rows: o.m.K / 16, Cols: 2 * o.g.N(), Width: words, Source: words, Whole: true,
-	})
+		Op: codes, Rows: tiles.K / 16, Cols: 2 * tiles.N, Width: words, Source: words, Whole: true,
+	}, repack.Padding{Bits: 64})
 	s := Grid{
 		Suffix: "scales", Part: nvfp4Scale, DType: safetensors.F8E4M3, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
-		Op: scales, Rows: o.groups(), Cols: o.g.N(), Whole: true,
-		Width: func(m *Module) int64 { return m.N }, Source: func(m *Module) int64 { return m.N },
+		Op: scales, Rows: tiles.K / decode.NVFP4Group, Cols: tiles.N, Width: bytes, Source: bytes, Whole: true,
 	}
 	t := o.globals(nvfp4Global, "global_scale", stages.LayoutMarlin, stages.KindRepacked, global)
 	t.Beside = true
@@ -63,10 +63,10 @@ func (o *nvfp4Outputs) marlin() string {
 	default:
 		s.Joint, t.Joint = []int{nvfp4Scale}, []int{nvfp4Scale}
 	}
-	o.b.Grid(s)
+	o.b.Tiles(&tiles, s, repack.Padding{Bits: 8})
 	o.b.Grid(o.shared(t))
 	if bias != nil {
-		o.b.Floats("bias", nvfp4Bias, []int64{o.g.N()}, act, bias, stages.LayoutMarlin, nil)
+		o.b.TileFloats(&tiles, "bias", nvfp4Bias, []int64{tiles.N}, act, bias)
 	}
 	o.input()
 	return ""
@@ -140,14 +140,9 @@ func (o *nvfp4Outputs) raw() string {
 
 // bias adds the bias in its order, cast where that is possible and wanted.
 func (o *nvfp4Outputs) bias(want stages.DType) {
-	if o.spec.bias == safetensors.Invalid {
-		return
+	if o.spec.bias != safetensors.Invalid {
+		o.b.KeptFloats("bias", nvfp4Bias, []int64{o.g.N()}, want)
 	}
-	to, op, err := castTo(o.spec.bias, want)
-	if err != nil || to == o.spec.bias {
-		to, op = o.spec.bias, o.b.Copy()
-	}
-	o.b.Floats("bias", nvfp4Bias, []int64{o.g.N()}, to, op, stages.LayoutRaw, []Check{{Part: nvfp4Bias, Op: decode.CheckFinite(o.spec.bias)}})
 }
 
 // dequant makes floating-point weights, as a dense checkpoint would hold them, each member with its own scales.

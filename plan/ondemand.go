@@ -61,13 +61,17 @@ func MakeModule(in Input, opt Options, q Request) (*Plan, error) {
 	return c.plan, stages.Refuse(c.plan.Faults...)
 }
 
-// requestPacked takes a module of a packed folder as it is.
+// requestPacked takes a module of a packed folder as it is. Experts that are packed under the name of a dense checkpoint's tensor are turned and
+// named as a module is, as they are in such a checkpoint.
 func (c *compiler) requestPacked(q Request) {
 	p := c.in.Packed
 	c.method = MethodPacked
 	c.comparePacked(p)
 	c.plan.Summary.Layout = p.Layout
-	list := p.Modules()[q.Name]
+	list := p.module(c.in.Catalog, q.Name)
+	if len(list) == 0 && c.requestedStack(q) {
+		return
+	}
 	for _, t := range list {
 		if shape := shapeOf(c.in.Catalog, int(t)); q.Experts > 0 && (len(shape) == 0 || shape[0] != int64(q.Experts)) {
 			c.checks.Fault(t, stages.CodeMember, "is not a stack of so many experts", strconv.Itoa(q.Experts), formatShape(shape), "")

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/coldload/coldload/safetensors"
@@ -158,8 +159,8 @@ func packMembers(m *Module, c *Checks, p packParams, where string) bool {
 		if t == none {
 			continue
 		}
-		if d, want, good := packDType(c.Catalog.DType(int(t)), part); !good {
-			c.Fault(t, stages.CodeShape, "has the wrong dtype", want, d.String(), "")
+		if _, want, good := packDType(c.Catalog.DType(int(t)), part); !good {
+			c.wrongDType(t, want)
 			ok = false
 		}
 	}
@@ -214,7 +215,7 @@ func packShapes(m *Module, c *Checks, p packParams, where string) bool {
 		if part == packCodes || t == none {
 			continue
 		}
-		if s := shapeOf(c.Catalog, int(t)); formatShape(s) != formatShape(dims) {
+		if s := shapeOf(c.Catalog, int(t)); !slices.Equal(s, dims) {
 			c.Fault(t, stages.CodeShape, fmt.Sprintf("does not go with %d x %d codes of %d bits, group size %d", n, m.K, p.bits, p.group),
 				formatShape(dims), formatShape(s), "correct `num_bits`, `group_size` or `strategy` in "+where+", or get the checkpoint again")
 			ok = false

@@ -27,13 +27,7 @@ func (o *packOutputs) bytesOf(part int) func(*Module) int64 {
 
 // marlin makes what the Marlin kernels read.
 func (o *packOutputs) marlin() string {
-	want := func(d stages.DType) stages.DType {
-		if d == safetensors.Invalid || keeps(o.b.DType()) {
-			return d
-		}
-		return o.b.DType()
-	}
-	scalesTo, biasTo := want(o.spec.scales), want(o.spec.bias)
+	scalesTo, biasTo := o.b.wanted(o.spec.scales), o.b.wanted(o.spec.bias)
 	if reason := marlinHoldsZeros(o.spec.sym, o.spec.bits, o.spec.actOrder); reason != "" {
 		return reason
 	}
@@ -268,14 +262,8 @@ func (o *packOutputs) kept(part int, dims []int64, shared bool, checks []Check) 
 
 // floats adds scales or biases, the members' one after the other, cast when that is asked for and checked to be finite.
 func (o *packOutputs) floats(part int, dims []int64, want stages.DType) {
-	from, kind, size := o.b.SourceDType(part), o.b.Kind(), o.bytesOf(part)
-	to, op, err := castTo(from, want)
-	switch {
-	case err != nil || from == to:
-		to, op = from, o.b.Copy()
-	case kind == stages.KindKept:
-		kind = stages.KindCast
-	}
+	from, size := o.b.SourceDType(part), o.bytesOf(part)
+	to, op, kind := o.b.cast(part, want)
 	o.b.Grid(Grid{
 		Suffix: packParts[part], Part: part, DType: to, Layout: stages.LayoutRaw, Kind: kind, Op: op, Rows: 1, Dims: dims,
 		Width:  func(m *Module) int64 { return size(m) / elementBytes(from) * elementBytes(to) },

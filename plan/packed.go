@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"strings"
 
 	"github.com/coldload/coldload/stages"
 	"github.com/coldload/coldload/stages/decode"
@@ -66,6 +67,26 @@ func ModuleTensors(c Catalog) map[string][]int32 {
 		all[base] = append(all[base], int32(i))
 	}
 	return all
+}
+
+// module lists the tensors of a module: NAME.*, or NAME_* as the raw experts of gpt-oss are called. Those of dense experts, which are NAME itself and
+// maybe NAME_bias, are none of these.
+func (p *Packed) module(c Catalog, name string) []int32 {
+	all := p.Modules()
+	if list := all[name]; len(list) > 0 {
+		return list
+	}
+	if _, dense := c.Lookup(name); dense {
+		return nil
+	}
+	scope, _ := cutLast(name)
+	var list []int32
+	for _, t := range all[scope] {
+		if strings.HasPrefix(c.Name(int(t)), name+"_") {
+			list = append(list, t)
+		}
+	}
+	return list
 }
 
 // comparePacked refuses what a packed folder cannot give.

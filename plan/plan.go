@@ -69,10 +69,11 @@ type Summary struct {
 	Shards     int
 	Modules    int   // quantised and fused linear layers that were recognised
 	Groups     int   // what they became
-	Parts      int   // pieces of work
+	Parts      int   // pieces of work, but for those of Spare
 	BytesIn    int64 // tensor data, used or ignored, each once
 	BytesRead  int64 // what will be fetched: each byte once, plus gaps between ranges and what is read again
 	Scanned    int64 // of BytesRead, what scans read ahead of the Outputs that need what they find
+	Spare      int64 // what scans read beyond BytesRead at most, when what they look at first is not enough
 	BytesOut   int64
 	Skipped    int64 // bytes of Outputs that a Sink has already: see Plan.Skip
 	Ignored    int   // tensors
@@ -120,7 +121,7 @@ const (
 
 // PredictedPeak is the most anonymous memory that a load takes, in bytes, with the result in memory or not.
 func (p *Plan) PredictedPeak(budget int64, resultInMemory bool) int64 {
-	peak := min(budget, p.Summary.BytesRead) + overheadFixed + overheadPerTensor*int64(p.Summary.Tensors)
+	peak := min(budget, p.Summary.BytesRead+p.Summary.Spare) + overheadFixed + overheadPerTensor*int64(p.Summary.Tensors)
 	if resultInMemory {
 		peak += p.Summary.BytesOut
 	}

@@ -34,6 +34,7 @@ type scoped struct {
 	Reader
 	covers scope
 	others []Reader
+	unsure func(base string) string // what to note of a Module whose name the config may mean otherwise; nil for nothing
 }
 
 // mix makes one Reader of several, the first of which has the others.
@@ -54,7 +55,7 @@ func (s *scoped) Picks(c *Checks, i int32) bool {
 	return mine || problem != ""
 }
 
-// Stack is that of the Reader, for stacks whose name its scope covers.
+// Stack is that of the Reader, for stacks whose name its scope covers. One that no Reader has is refused, as a Module is.
 func (s *scoped) Stack(c *Checks, i int32) (x Stack, ok bool) {
 	if stacker, can := s.Reader.(Stacker); can {
 		x, ok = stacker.Stack(c, i)
@@ -62,8 +63,11 @@ func (s *scoped) Stack(c *Checks, i int32) (x Stack, ok bool) {
 	if !ok {
 		return x, false
 	}
-	mine, _ := s.covers(x.Name)
-	return x, mine
+	mine, problem := s.covers(x.Name)
+	if problem != "" {
+		c.Fault(i, stages.CodeConfig, problem, "a weight that is not quantised", "one that is", "the config does not belong to these weights")
+	}
+	return x, mine || problem != ""
 }
 
 func (s *scoped) Module(m *Module, c *Checks) bool {

@@ -82,6 +82,10 @@ func eachTensor(r recipe, f func(int32)) {
 		}
 	case *tall:
 		all(r.parts...)
+	case *turned:
+		for _, p := range r.parts {
+			all(p.tensors)
+		}
 	}
 	for _, k := range checksOf(r) {
 		all(k.tensors...)
@@ -111,7 +115,7 @@ func bulk(r recipe) []int32 {
 	case *tall:
 		return r.parts[0]
 	case *turned:
-		return r.tensors
+		return r.parts[0].tensors
 	}
 	return nil
 }
@@ -136,10 +140,10 @@ func (c *compiler) retype(o stages.Output, r recipe, to stages.DType) (stages.Ou
 	if g, ok := r.(*grid); ok && g.opFor != nil {
 		return retypeMade(o, g, to)
 	}
-	from := c.in.Catalog.DType(int(bulk(r)[0]))
 	if t, ok := r.(*turned); ok {
-		return retypeTurned(o, t, from, to)
+		return retypeTurned(o, t, to)
 	}
+	from := c.in.Catalog.DType(int(bulk(r)[0]))
 	op, err := decode.Cast(from, to)
 	if err != nil {
 		return o, r, err.Error()
@@ -219,17 +223,17 @@ func resizeGrid(o stages.Output, r *grid, op stages.Op, width func(column) int64
 	return o, &g, ""
 }
 
-// retypeTurned casts to another dtype.
-func retypeTurned(o stages.Output, r *turned, from, to stages.DType) (stages.Output, recipe, string) {
-	op, err := decode.Transpose(from, to)
+// retypeTurned has the Op made again, and cuts the Slabs anew.
+func retypeTurned(o stages.Output, r *turned, to stages.DType) (stages.Output, recipe, string) {
+	op, err := r.opFor(to)
 	if err != nil {
 		return o, r, err.Error()
 	}
 	t := *r
 	t.op, t.to = op, elementBytes(to)
-	t.perSlab = turnedRows(t.n, max(t.from, t.to)*t.k)
+	t.cut()
 	o.Size, _ = castSize(o.Size, o.DType, to)
-	o.SlabBytes, o.DType = t.perSlab*t.k*t.to, to
+	o.SlabBytes, o.DType = t.perSlab*t.cols*t.to, to
 	return o, &t, ""
 }
 

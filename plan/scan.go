@@ -9,10 +9,14 @@ type scan struct {
 	op      stages.Op
 	tensors []int32
 	first   int32 // of them in the files
+	// ahead of the tensors, the first, are looked at before the others, which are not when these have found enough; 0 when all of them must be.
+	ahead  int
+	enough uint64 // 0 for none
 }
 
 // scanAhead is how many scans are admitted ahead of the one that is needed next, so that its last Batches are through before anybody waits
-// for them. The experts of a layer have two, and are needed at about the same place.
+// for them. The experts of a layer have two, and are needed at about the same place. What is looked at first, to see whether the rest has to be,
+// comes as much earlier again.
 const scanAhead = 2
 
 // needs is the scan whose value a recipe needs; nil for none.
@@ -24,7 +28,8 @@ func needs(r recipe) *scan {
 }
 
 // weave puts the Batches of the scans that are needed among those that were cut: in front of the first that needs one, and scanAhead of
-// them earlier. They stay apart from the others, whose cut does not depend on them.
+// them earlier. They stay apart from the others, whose cut does not depend on them, and those of one scan that may be passed over from those of
+// the next.
 func (p *Plan) weave(target int64) {
 	first := p.numberScans()
 	if len(first) == 0 {
@@ -32,17 +37,28 @@ func (p *Plan) weave(target int64) {
 	}
 	units, ends := p.units, p.ends
 	p.units, p.ends = make([]unit, 0, len(units)+p.scanUnits()), make([]int, 0, len(ends)+len(first))
-	next, start := 0, 0
+	begun, next, start := 0, 0, 0
 	for b, end := range ends {
-		from := next
-		for next < len(first) && first[max(0, next-scanAhead)] <= b {
-			next++
+		from := begun
+		begun = due(first, begun, b, 2*scanAhead)
+		p.addScans(from, begun, target, func(s *scan) (from, to int) { return 0, s.ahead })
+		from = next
+		next = due(first, next, b, scanAhead)
+		for i := from; i < next; i++ {
+			p.addScans(i, i+1, target, func(s *scan) (from, to int) { return s.ahead, len(s.tensors) })
 		}
-		p.addScans(from, next, target)
 		p.units = append(p.units, units[start:end]...)
 		p.ends = append(p.ends, len(p.units))
 		start = end
 	}
+}
+
+// due is the first scan, from next on, that does not have its place before Batch b yet. first are the Batches that need them.
+func due(first []int, next, b, ahead int) int {
+	for next < len(first) && first[max(0, next-ahead)] <= b {
+		next++
+	}
+	return next
 }
 
 // numberScans numbers the scans in the order in which they are needed, and returns the Batch that needs each first.
@@ -75,12 +91,13 @@ func (p *Plan) scanUnits() (n int) {
 	return n
 }
 
-// addScans appends Batches of at most target bytes for the scans from one to another, in file order.
-func (p *Plan) addScans(from, to int, target int64) {
+// addScans appends Batches of at most target bytes for the tensors that some chooses of the scans from one to another, in file order.
+func (p *Plan) addScans(from, to int, target int64, some func(s *scan) (from, to int)) {
 	var list []unit
 	for i := from; i < to; i++ {
-		for k, t := range p.scans[i].tensors {
-			at := p.catalog.Extent(int(t))
+		s := p.scans[i]
+		for k, end := some(s); k < end; k++ {
+			at := p.catalog.Extent(int(s.tensors[k]))
 			list = append(list, unit{off: at.Off, shard: at.Shard, slab: int32(k), scan: stages.ScanID(i + 1)})
 		}
 	}
@@ -108,11 +125,14 @@ func (p *Plan) lastEnd() int {
 	return p.ends[len(p.ends)-1]
 }
 
-// Scans are the numbers of Parts of every scan, by ScanID from 1 on.
-func (p *Plan) Scans() []int {
-	list := make([]int, len(p.scans))
+// Scans are the scans that the Batches have, by ScanID from 1 on.
+func (p *Plan) Scans() []stages.Scan {
+	list := make([]stages.Scan, len(p.scans))
 	for i, s := range p.scans {
-		list[i] = len(s.tensors)
+		list[i] = stages.Scan{Parts: len(s.tensors), First: len(s.tensors), Enough: s.enough}
+		if s.enough > 0 {
+			list[i].First = s.ahead
+		}
 	}
 	return list
 }

@@ -125,11 +125,16 @@ func (c *compiler) stackShape(s Stack, r Reader) (e int64, ok bool) {
 		}
 	}
 	if want := int64(c.in.Model.NumExperts); want > 0 && want != e {
-		c.checks.Fault(s.Members[0].Tensors[0].Tensor, stages.CodeConfig, "has not as many experts as the config says",
-			fmt.Sprintf("%d along the first axis", want), strconv.FormatInt(e, 10), "check the number of experts in config.json")
+		c.wrongStack(s.Members[0].Tensors[0].Tensor, want, e)
 		return 0, false
 	}
 	return e, true
+}
+
+// wrongStack reports a tensor of another number of experts than the config's.
+func (c *compiler) wrongStack(t int32, want, found int64) {
+	c.checks.Fault(t, stages.CodeConfig, "has not as many experts as the config says", fmt.Sprintf("%d along the first axis", want),
+		strconv.FormatInt(found, 10), "check the number of experts in config.json")
 }
 
 // expertsOf is the number of experts of a Slice; ok is false when it was no Slice, and a fault says so.
@@ -264,7 +269,7 @@ func (c *compiler) requestStack(q Request) bool {
 			return true
 		}
 	}
-	return c.requestStackOf(q, isDenseStack)
+	return c.requestDenseStack(q)
 }
 
 // requestStackOf is requestStack for the stacks of one of the readers.

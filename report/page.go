@@ -211,7 +211,7 @@ func (p Page) howFar() string {
 	read, written := p.Result.Phases[stages.PhaseFetch], p.Result.Phases[stages.PhaseUpload]
 	s := p.Result.Plan.Summary
 	return fmt.Sprintf("It ended after %s, with %s of %s read and %s of %s written.", Duration(p.Took),
-		Bytes(read.BytesIn), Bytes(s.BytesRead), Bytes(written.BytesOut), Bytes(s.BytesOut-s.Skipped))
+		Bytes(read.BytesIn), Bytes(max(s.BytesRead, read.BytesIn)), Bytes(written.BytesOut), Bytes(s.BytesOut-s.Skipped))
 }
 
 func (p Page) kept() (list []string) {

@@ -106,10 +106,13 @@ func (p Page) slow() (kinds []slowKind, list []slowView) {
 
 // describe names a Batch by its first tensor and says what becomes of it, as the Plan has it.
 func (p Page) describe(b Slow) (name, what string) {
-	if p.Result.Plan == nil || b.Seq >= int64(p.Result.Plan.BatchCount()) {
+	if p.Result.Plan == nil {
 		return Clean(b.Name), ""
 	}
-	batch := p.Result.Plan.Batch(int(b.Seq))
+	batch := p.Result.Plan.BatchNamed(b.Name)
+	if batch == nil {
+		return Clean(b.Name), ""
+	}
 	tensors, outputs := map[string]bool{}, map[int]bool{}
 	for i := range batch.Parts {
 		for k := range batch.Parts[i].Inputs {
@@ -124,7 +127,7 @@ func (p Page) describe(b Slow) (name, what string) {
 	for _, s := range batch.Slabs {
 		outputs[s.Output] = true
 	}
-	what = fmt.Sprintf("batch %d", b.Seq)
+	what = fmt.Sprintf("batch %d", batch.Seq)
 	if n := len(tensors) - 1; n > 0 {
 		what += ", with " + Plural(int64(n), "more tensor")
 	}

@@ -216,7 +216,11 @@ func (p Plan) writeCosts(b *strings.Builder) {
 		again = fmt.Sprintf(", %.1f %% of it gaps and bytes read again", 100*float64(extra)/float64(s.BytesRead))
 	}
 	if s.Scanned > 0 {
-		again += fmt.Sprintf(" (%s by scans, which look ahead for a value of many tensors)", Bytes(s.Scanned))
+		again += fmt.Sprintf(" (%s by scans, which look ahead for a value of many tensors", Bytes(s.Scanned))
+		if s.Spare > 0 {
+			again += fmt.Sprintf("; up to %s more where that does not tell", Bytes(s.Spare))
+		}
+		again += ")"
 	}
 	b.WriteString("\n")
 	writeFacts(b,

@@ -41,6 +41,15 @@ type Part struct {
 // found, so that neither their order nor the number of workers decides it.
 type ScanID int32
 
+// Scan is what a load has to know of one scan.
+type Scan struct {
+	Parts int // how many it has
+	First int // of them, those in Batches that are always made: the others are in Spare ones
+	// Enough is where larger values are all the same: what is found counts as that at most, and what is Spare is passed over when it was
+	// found. 0 for a scan that has no such value.
+	Enough uint64
+}
+
 // NoScan is the ScanID of a Part that has to do with none.
 const NoScan ScanID = 0
 
@@ -90,6 +99,9 @@ type Checker interface {
 	CheckWord(j *Job, row, word int) error
 }
 
+// Sufficer is an Op of a scan that can find enough: values from Enough on, which is above 0, are all the same to who needs the scan.
+type Sufficer interface{ Enough() uint64 }
+
 // Views are the fetched bytes of one Batch.
 type Views interface {
 	// Bytes is the i-th Range asked for. It is read-only and valid until Release. A touch may fault when the file behind it is
@@ -121,6 +133,9 @@ type Batch struct {
 	// Views and Dst are set by the fetch stage: one view per Range, one destination per Slab.
 	Views Views
 	Dst   [][]byte
+	// Spare is set on a Batch of one scan that is passed over when the scan has found enough before.
+	Spare bool
+
 	// Method is how the bytes were read, as the Views say; set by the fetch stage, and known after the Views are given back.
 	Method string
 

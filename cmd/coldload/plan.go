@@ -101,6 +101,7 @@ type planJSON struct {
 	BytesIn  int64 `json:"bytes_in"`
 	Read     int64 `json:"bytes_read"`
 	Scanned  int64 `json:"bytes_scanned"` // of those read, ahead of the outputs that need a value of many tensors
+	Spare    int64 `json:"bytes_spare"`   // that are read beyond them at most, where those do not tell
 	BytesOut int64 `json:"bytes_out"`
 
 	Budget        int64  `json:"budget"`
@@ -124,7 +125,7 @@ func planObject(r report.Plan, err error) planJSON {
 		Path: r.Path, Version: coldload.Version,
 		Family: s.Family, Format: s.Format, Layout: string(s.Layout), DType: r.DType,
 		Shards: s.Shards, Tensors: s.Tensors, Ignored: s.Ignored, Modules: s.Modules, Groups: s.Groups,
-		Outputs: len(p.Outputs), Parts: s.Parts, Batches: p.BatchCount(), BytesIn: s.BytesIn, Read: s.BytesRead, Scanned: s.Scanned, BytesOut: s.BytesOut,
+		Outputs: len(p.Outputs), Parts: s.Parts, Batches: p.BatchCount(), BytesIn: s.BytesIn, Read: s.BytesRead, Scanned: s.Scanned, Spare: s.Spare, BytesOut: s.BytesOut,
 		Budget: r.Budget, LargestBatch: s.LargestBatch, LargestName: s.LargestName,
 		PredictedPeak: p.PredictedPeak(r.Budget, true), PeakNoResult: p.PredictedPeak(r.Budget, false), DiskBytes: p.DiskBytes(),
 		Kinds: report.Kinds(p.Outputs), Fused: notNil(s.Fused), Padded: notNil(s.Padded), Kept: notNil(s.Kept), Notes: notNil(p.Notes), Faults: notNil(p.Faults),

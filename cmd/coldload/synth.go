@@ -38,12 +38,25 @@ func (f *synthFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.opt.Model, "model", synth.DefaultModel, "whose names and shapes to take; the models are listed above")
 	fs.IntVar(&f.opt.Layers, "layers", 0, "how many layers; 0 means all that the model has")
 	fs.Var(&f.format, "format", "how linear layers are stored; none is BF16 everywhere, fp8 has scales of blocks, fp8-tensor and fp8-channel of tensors and output features, nvfp4 is ModelOpt's and nvfp4-compressed that of compressed-tensors; gguf is llama.cpp's Q4_K_M, gguf-mxfp4 its MXFP4_MOE; mxfp4 is of gpt-oss, mxfp4-compressed of all others")
-	fs.IntVar(&f.opt.Bits, "bits", 4, "code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; awq: 4)")
-	fs.IntVar(&f.opt.Group, "group", 128, "input rows that share a scale, or -1 for all of them")
-	fs.BoolVar(&f.opt.DescAct, "desc-act", false, "act-order: the rows of a group lie apart")
+	fs.IntVar(&f.opt.Bits, "bits", 4, "code width of gptq: 2, 3, 4 or 8; of compressed-tensors: 4 or 8; of awq: 4")
+	fs.IntVar(&f.opt.Group, "group", 128, "input rows that share a scale, or -1 for all of them: gptq, awq and compressed-tensors")
+	fs.BoolVar(&f.opt.DescAct, "desc-act", false, "act-order, the rows of a group lie apart: gptq and compressed-tensors")
 	fs.BoolVar(&f.opt.Asym, "asym", false, "zero points: gptq (as gptq_v2) and compressed-tensors")
 	fs.Uint64Var(&f.opt.Seed, "seed", 0, "equal seeds give equal files")
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in a shard")
+}
+
+// given leaves to the package what the command line does not say: options that a format does not have are refused when they are given.
+func (f *synthFlags) given(fs *pflag.FlagSet) error {
+	if f.opt.Bits == 0 || f.opt.Group == 0 { // zero has a meaning in the package, and none here
+		return usagef("--bits and --group must not be 0")
+	}
+	for name, v := range map[string]*int{"bits": &f.opt.Bits, "group": &f.opt.Group} {
+		if !fs.Changed(name) {
+			*v = 0
+		}
+	}
+	return nil
 }
 
 // synthFormats names the formats.
@@ -70,7 +83,12 @@ Models:
 		Example: `  coldload synth /tmp/ck --model qwen3-30b-a3b --layers 4
   coldload load /tmp/ck`,
 		Args: exactly(1, "one OUTDIR"),
-		RunE: func(cmd *cobra.Command, args []string) error { return runSynth(cmd.Context(), e, &f, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.given(cmd.Flags()); err != nil {
+				return err
+			}
+			return runSynth(cmd.Context(), e, &f, args[0])
+		},
 	}
 	f.AddFlags(cmd.Flags())
 	return cmd
@@ -87,9 +105,6 @@ func modelList() string {
 func runSynth(ctx context.Context, e *env, f *synthFlags, dir string) error {
 	f.opt.Format = synth.Format(f.format.value)
 	f.opt.ShardSize = int64(f.shardSize)
-	if f.opt.Bits == 0 || f.opt.Group == 0 { // zero has a meaning in the package, and none here
-		return usagef("--bits and --group must not be 0")
-	}
 	r, took, err := synthesise(ctx, e, f.opt, f.quiet, dir)
 	if err != nil {
 		return targetError(dir, err)

@@ -140,3 +140,17 @@ func transpose16(r []VecPhysical, spare VecPhysical) []VecPhysical {
 	}
 	return column
 }
+
+// transposeLanes transposes 4x4 lanes: lane k of the i-th register of the result is lane i of x[k]. It needs two registers more.
+func transposeLanes(x [4]VecPhysical, t, u VecPhysical) [4]VecPhysical {
+	a, b, c, d := x[0], x[1], x[2], x[3]
+	VSHUFI32X4(U8(0x44), b, a, t) // a0 a1 b0 b1
+	VSHUFI32X4(U8(0xEE), b, a, a) // a2 a3 b2 b3
+	VSHUFI32X4(U8(0x44), d, c, u)
+	VSHUFI32X4(U8(0xEE), d, c, c)
+	VSHUFI32X4(U8(0x88), u, t, b) // a0 b0 c0 d0
+	VSHUFI32X4(U8(0xDD), u, t, t)
+	VSHUFI32X4(U8(0x88), c, a, d)
+	VSHUFI32X4(U8(0xDD), c, a, a)
+	return [4]VecPhysical{b, t, d, a}
+}

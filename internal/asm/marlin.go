@@ -18,13 +18,13 @@ func repack() {
 	}
 	gather(4)
 	gather(8)
-	gatherStrips(4)
-	gatherStrips(8)
-	copyStrips()
+	actOrder()
 	permutations()
 	rowsMarlins()
 	transposes()
 	transposedScales()
+	scalesOfNVFP4()
+	exllama()
 }
 
 const marlinArgs = "func(dst, src *byte, tiles, rows, dstStride, srcStride, ahead, gap, step int)"

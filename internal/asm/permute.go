@@ -35,20 +35,26 @@ func permutations() {
 		idx = append(idx, 8*(i%8)+i/8)
 	}
 	grouped := wordsTable("groupedWords", idx)
-	start("groupedAVX512", "transposes 8x8 elements of 16 bits, blocks times.")
-	VMOVDQU64(grouped, Z2)
-	VMOVDQU64(grouped.Offset(64), Z3)
-	loop("grouped512", RCX, func() {
-		VMOVDQU64(at(RSI, 0), Z0)
-		VMOVDQU64(at(RSI, 64), Z1)
-		VMOVDQA64(Z0, Z4)
-		VPERMT2W(Z1, Z2, Z0)
-		VPERMT2W(Z1, Z3, Z4)
-		VMOVDQU64(Z0, at(RDI, 0))
-		VMOVDQU64(Z4, at(RDI, 64))
-		next(128)
-	})
-	leave(false)
+	for _, nt := range []bool{false, true} {
+		name, doc, put := suffix("groupedAVX512", nt), "transposes 8x8 elements of 16 bits, blocks times.", store(unaligned512)
+		if nt {
+			doc, put = "is the same with non-temporal stores: dst is a multiple of 64.", nonTemporal
+		}
+		start(name, doc)
+		VMOVDQU64(grouped, Z2)
+		VMOVDQU64(grouped.Offset(64), Z3)
+		loop(name+"Block", RCX, func() {
+			VMOVDQU64(at(RSI, 0), Z0)
+			VMOVDQU64(at(RSI, 64), Z1)
+			VMOVDQA64(Z0, Z4)
+			VPERMT2W(Z1, Z2, Z0)
+			VPERMT2W(Z1, Z3, Z4)
+			put(Z0, at(RDI, 0))
+			put(Z4, at(RDI, 64))
+			next(128)
+		})
+		leave(nt)
+	}
 
 	start("groupedAVX2", "transposes 8x8 elements of 16 bits, blocks times.")
 	loop("grouped256", RCX, func() {
@@ -177,127 +183,4 @@ func gather(bits int) {
 		ADDQ(U32(32), RDI)
 	})
 	leave(false)
-}
-
-// gatherStrips emits the kernels that do what those of gather do, word row after word row, in a strip of 64 columns that stays in the
-// second-level cache.
-func gatherStrips(bits int) {
-	for _, wide := range []bool{true, false} {
-		k := &gatherStrip{bits: bits, fields: 32 / bits, wide: wide, r: ys, parts: 8, name: fmt.Sprintf("gatherStrip%dAVX2", bits)}
-		if wide {
-			k.r, k.parts, k.name = zs, 4, fmt.Sprintf("gatherStrip%dAVX512", bits)
-		}
-		k.kernel()
-	}
-}
-
-// copyStrips emits the kernels that copy a strip of 64 columns out of longer packed rows.
-func copyStrips() {
-	for _, wide := range []bool{true, false} {
-		name, r, width, move := "copyStripAVX2", ys, 32, store(unaligned256)
-		if wide {
-			name, r, width, move = "copyStripAVX512", zs, 64, unaligned512
-		}
-		function(
-			name, "func(dst, src *byte, rows, stride, ahead int)",
-			name+" copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.",
-		)
-		Load(Param("dst"), RDI)
-		Load(Param("src"), RSI)
-		Load(Param("rows"), RCX)
-		Load(Param("stride"), R8)
-		Load(Param("ahead"), R9)
-		loop(name+"Row", RCX, func() {
-			for i := range 4 {
-				PREFETCHT0(plus(RSI, R9, 64*i))
-			}
-			for i := range gatherStripRow / width {
-				move(at(RSI, width*i), r[i])
-				move(r[i], at(RDI, width*i))
-			}
-			ADDQ(R8, RSI)
-			ADDQ(U32(gatherStripRow), RDI)
-		})
-		leave(false)
-	}
-}
-
-// gatherStrip emits one of them. parts are the registers that a row of 256 bytes takes.
-type gatherStrip struct {
-	bits, fields, parts int
-	wide                bool
-	r                   []VecPhysical
-	name                string
-}
-
-const gatherStripRow = 256
-
-func (k *gatherStrip) kernel() {
-	function(
-		k.name, "func(dst, src *byte, fields *uint32, words int)",
-		fmt.Sprintf("%s makes words packed rows of 64 words: each takes %d fields, the next of the list, from the rows of src. An entry of the", k.name, k.fields),
-		"list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).",
-	)
-	Load(Param("dst"), RDI)
-	Load(Param("src"), RSI)
-	Load(Param("fields"), RDX)
-	Load(Param("words"), RCX)
-	mask := uint32(1)<<k.bits - 1
-	if k.wide {
-		for i := 1; i < k.fields; i++ {
-			VPBROADCASTD(dword(fmt.Sprintf("field%dof%d", i, k.bits), mask<<(k.bits*i)), k.r[24+i])
-		}
-	} else {
-		VPBROADCASTD(dword(fmt.Sprintf("field0of%d", k.bits), mask), Y15)
-		VPBROADCASTD(dword("turn", 31), Y14)
-	}
-	loop(k.name+"Word", RCX, func() {
-		for part := 0; part < k.parts; part += 4 {
-			for i := range k.fields {
-				k.field(i, part)
-			}
-			for p := range 4 {
-				if k.wide {
-					VMOVDQU32(k.r[p], at(RDI, 64*p))
-				} else {
-					VMOVDQU(k.r[p], at(RDI, 32*(part+p)))
-				}
-			}
-		}
-		ADDQ(U32(uint32(4*k.fields)), RDX)
-		ADDQ(U32(gatherStripRow), RDI)
-	})
-	leave(false)
-}
-
-// field adds field i of four registers to the first four registers.
-func (k *gatherStrip) field(i, part int) {
-	row, turn := []GPPhysical{RAX, RBX, R8, R9}[i%4], k.r[12+i%2]
-	MOVL(at(RDX, 4*i), row.As32())
-	VPBROADCASTD(at(RDX, 4*i), turn)
-	if !k.wide {
-		VPAND(Y14, turn, turn)
-	}
-	ANDQ(I32(-gatherStripRow), row)
-	for p := range 4 {
-		to := k.r[4+4*(i%2)+p]
-		if i == 0 {
-			to = k.r[p]
-		}
-		if k.wide {
-			VMOVDQU32(plus(RSI, row, 64*p), to)
-			VPRORVD(turn, to, to)
-			if i > 0 {
-				VPTERNLOGD(U8(0xD8), k.r[24+i], to, k.r[p]) // mask ? new : old
-			}
-			continue
-		}
-		VMOVDQU(plus(RSI, row, 32*(part+p)), to)
-		VPSRLVD(turn, to, to)
-		VPAND(Y15, to, to)
-		if i > 0 {
-			VPSLLD(U8(uint8(k.bits*i)), to, to)
-			VPOR(to, k.r[p], k.r[p])
-		}
-	}
 }

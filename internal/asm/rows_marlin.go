@@ -249,15 +249,7 @@ func (k *rowsMarlin) lanes(x [4]VecPhysical, off int, dst []Mem) {
 		}
 		return
 	}
-	VSHUFI32X4(U8(0x44), b, a, t) // a0 a1 b0 b1
-	VSHUFI32X4(U8(0xEE), b, a, a) // a2 a3 b2 b3
-	VSHUFI32X4(U8(0x44), d, c, u)
-	VSHUFI32X4(U8(0xEE), d, c, c)
-	VSHUFI32X4(U8(0x88), u, t, b) // a0 b0 c0 d0
-	VSHUFI32X4(U8(0xDD), u, t, t)
-	VSHUFI32X4(U8(0x88), c, a, d)
-	VSHUFI32X4(U8(0xDD), c, a, a)
-	for l, r := range []VecPhysical{b, t, d, a} {
+	for l, r := range transposeLanes(x, t, u) {
 		k.put(r, dst[l].Offset(off))
 	}
 }

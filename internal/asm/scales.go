@@ -10,8 +10,13 @@ import (
 
 // transposedScales emits the kernels that transpose scales of one or two bytes and put their columns into another order.
 func transposedScales() {
+	function("fence", "func()", "fence makes non-temporal stores visible before anything that follows.")
+	SFENCE()
+	RET()
 	for _, size := range []int{1, 2} {
-		(&scaleKernel{size: size, wide: true, dwords: 16, r: zs, name: fmt.Sprintf("transposeScales%dAVX512", size)}).kernel()
+		for _, nt := range []bool{false, true} {
+			(&scaleKernel{size: size, wide: true, nt: nt, dwords: 16, r: zs, name: suffix(fmt.Sprintf("transposeScales%dAVX512", size), nt)}).kernel()
+		}
 		(&scaleKernel{size: size, dwords: 8, r: ys, name: fmt.Sprintf("transposeScales%dAVX2", size)}).kernel()
 	}
 }
@@ -21,18 +26,22 @@ func transposedScales() {
 type scaleKernel struct {
 	size, dwords int
 	wide         bool
+	nt           bool // non-temporal stores
 	r            []VecPhysical
 	name         string
 }
 
 func (k *scaleKernel) kernel() {
 	neighbours := 4 / k.size // in a dword; the parts of a lane are as many
-	function(
-		k.name, "func(dst, src *byte, rows *int, mask uint64, stride, next int)",
+	doc := []string{
 		fmt.Sprintf("%s transposes %d bytes of each of %d rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.",
 			k.name, 4*k.dwords, neighbours*k.dwords),
 		"AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.",
-	)
+	}
+	if k.nt {
+		doc = []string{k.name + " is the same with non-temporal stores, which are for fence to end: dst and stride are multiples of 64."}
+	}
+	function(k.name, "func(dst, src *byte, rows *int, mask uint64, stride, next int)", doc...)
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
 	Load(Param("rows"), RDX)
@@ -73,9 +82,12 @@ func (k *scaleKernel) write(x []VecPhysical) {
 	MOVQ(RDI, RAX)
 	for lane := range k.dwords / 4 {
 		for d, m := range []Mem{at(RAX, 0), plus(RAX, R9, 0), {Base: RAX, Index: R9, Scale: 2}, plus(RAX, R12, 0)} {
-			if k.wide {
+			switch {
+			case k.nt:
+				VMOVNTDQ(x[4*lane+d], m)
+			case k.wide:
 				VMOVDQU32(x[4*lane+d], m)
-			} else {
+			default:
 				VMOVDQU(x[4*lane+d], m)
 			}
 		}
@@ -120,7 +132,9 @@ func (k *scaleKernel) interleave(to VecPhysical, row, part int) {
 // transposeSquares emits the kernels that transpose squares of elements of two or four bytes, a register each way.
 func transposeSquares() {
 	for _, size := range []int{2, 4} {
-		for _, k := range []*scaleKernel{{size: size, wide: true, dwords: 16, r: zs}, {size: size, dwords: 8, r: ys}} {
+		for _, k := range []*scaleKernel{
+			{size: size, wide: true, dwords: 16, r: zs}, {size: size, wide: true, nt: true, dwords: 16, r: zs}, {size: size, dwords: 8, r: ys},
+		} {
 			k.square()
 		}
 	}
@@ -132,11 +146,12 @@ func (k *scaleKernel) square() {
 		level = "AVX512"
 	}
 	side := 4 * k.dwords / k.size
-	name := fmt.Sprintf("transposeSquares%d%s", k.size, level)
-	function(
-		name, "func(dst, src *byte, squares, dstStride, srcStride int)",
-		fmt.Sprintf("%s transposes squares of %d x %d elements of %d bytes, which lie side by side in src and follow each other in dst.", name, side, side, k.size),
-	)
+	name := suffix(fmt.Sprintf("transposeSquares%d%s", k.size, level), k.nt)
+	doc := fmt.Sprintf("%s transposes squares of %d x %d elements of %d bytes, which lie side by side in src and follow each other in dst.", name, side, side, k.size)
+	if k.nt {
+		doc = name + " is the same with non-temporal stores: dst and dstStride are multiples of 64."
+	}
+	function(name, "func(dst, src *byte, squares, dstStride, srcStride int)", doc)
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
 	Load(Param("squares"), RCX)
@@ -161,7 +176,7 @@ func (k *scaleKernel) square() {
 		LEAQ(Mem{Base: RAX, Index: R9, Scale: 4}, RDI) // behind the last lane of the last part
 		ADDQ(U32(uint32(4*k.dwords)), RSI)
 	})
-	leave(false)
+	leave(k.nt)
 }
 
 // pair makes the dwords of the row at RBX, or of it and the next, of one part of every lane, and moves RBX behind them.

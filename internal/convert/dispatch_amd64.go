@@ -38,17 +38,18 @@ var twins = map[pair]twin{
 	{safetensors.F8E5M2, safetensors.BF16}: {e5m2ToBF16AVX2, e5m2ToBF16AVX2NT, e5m2ToBF16VBMI, e5m2ToBF16VBMINT, true},
 }
 
-// accelerate puts a Kernel that chooses in the place of each generic one that has a twin.
-func accelerate(generics map[pair]Kernel) map[pair]Kernel {
+// accelerate puts a Kernel that chooses in the place of each generic one that has a twin. Destinations of up to cached bytes are left in the
+// caches.
+func accelerate(generics map[pair]Kernel, cached int) map[pair]Kernel {
 	kernels := maps.Clone(generics)
 	for p, t := range twins {
-		kernels[p] = t.kernel(generics[p], p.from.Bits()/8, p.to.Bits()/8)
+		kernels[p] = t.kernel(generics[p], p.from.Bits()/8, p.to.Bits()/8, cached)
 	}
 	return kernels
 }
 
 // kernel makes the Kernel of a pair of types with elements of from and to bytes.
-func (t twin) kernel(generic Kernel, from, to int) Kernel {
+func (t twin) kernel(generic Kernel, from, to, cached int) Kernel {
 	return func(dst, src []byte) int {
 		n := len(src) / from
 		plain, stream, block := t.avx2, t.avx2NT, 32
@@ -72,7 +73,7 @@ func (t twin) kernel(generic Kernel, from, to int) Kernel {
 			}
 		}
 		i, kernel := 0, plain
-		if n*to > MaxCached {
+		if n*to > cached {
 			if lead := cpu.ToLine(dst); lead%to == 0 {
 				kernel = stream
 				if i = lead / to; i > 0 {

@@ -46,11 +46,20 @@ var generics = map[pair]Kernel{
 // generates the assembly; dispatch_amd64.go says what there is.
 //
 //go:generate ../asm/generate.sh
-var kernels = accelerate(generics)
+var kernels = accelerate(generics, MaxCached)
+
+// streams write past the caches whatever they write.
+var streams = accelerate(generics, 0)
 
 // Func returns the Kernel from one element type to another; ok is false when there is none. From a type to itself it is a copy.
 func Func(from, to safetensors.DType) (k Kernel, ok bool) {
 	k, ok = kernels[pair{from, to}]
+	return k, ok
+}
+
+// StreamFunc is Func for a destination that is larger than MaxCached but converted in small pieces.
+func StreamFunc(from, to safetensors.DType) (k Kernel, ok bool) {
+	k, ok = streams[pair{from, to}]
 	return k, ok
 }
 

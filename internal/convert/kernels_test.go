@@ -239,3 +239,36 @@ func FuzzTwins(f *testing.F) {
 		}
 	})
 }
+
+// TestStreamFunc: pieces that go past the caches are those of Func, at every alignment and length, and nothing around them is written.
+func TestStreamFunc(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 21))
+	for p, generic := range generics {
+		stream, ok := StreamFunc(p.from, p.to)
+		if !ok {
+			t.Fatalf("no kernel from %s to %s", p.from, p.to)
+		}
+		from, to := p.from.Bits()/8, p.to.Bits()/8
+		for mask := range cputest.Masks() {
+			for n := 0; n < 300; n += 1 + n/40 {
+				src := make([]byte, n*from)
+				for i := range src {
+					src[i] = byte(r.Uint32())
+				}
+				want := make([]byte, n*to)
+				first := generic(want, src)
+				framed := cputest.Aligned(n*to+128, n%64)
+				for i := range framed {
+					framed[i] = 0xA5
+				}
+				got := stream(framed[64:64+n*to], src)
+				if got != first || !bytes.Equal(framed[64:64+n*to], want) {
+					t.Fatalf("%s: %d elements from %s to %s: differs, first %d, want %d", mask, n, p.from, p.to, got, first)
+				}
+				if bytes.Count(framed[:64], []byte{0xA5}) != 64 || bytes.Count(framed[64+n*to:], []byte{0xA5}) != 64 {
+					t.Fatalf("%s: %d elements from %s to %s: wrote outside", mask, n, p.from, p.to)
+				}
+			}
+		}
+	}
+}

@@ -14,7 +14,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -30,13 +29,19 @@ const (
 // layoutVersions is how the bytes of each layout are ordered in this version of the program.
 var layoutVersions = map[stages.Layout]int{
 	stages.LayoutRaw: 1, stages.LayoutMarlin: 1, stages.LayoutExllama: 1, stages.LayoutExllamaV2: 1,
-	stages.LayoutMarlinPlain:      1,
-	stages.BlockLayout(gguf.Q4_0): 1, stages.BlockLayout(gguf.Q8_0): 1, stages.BlockLayout(gguf.Q4K): 1, stages.BlockLayout(gguf.Q6K): 1,
-	stages.BlockLayout(gguf.MXFP4): 1,
+	stages.LayoutMarlinPlain: 1,
 }
 
+// blocksVersion is that of layouts that are a file's own blocks: no version of the program orders their bytes.
+const blocksVersion = 1
+
 // LayoutVersion is the version of a layout that this program writes and reads; 0 when no Output can have this layout.
-func LayoutVersion(l stages.Layout) int { return layoutVersions[l] }
+func LayoutVersion(l stages.Layout) int {
+	if _, ok := l.BlockType(); ok {
+		return blocksVersion
+	}
+	return layoutVersions[l]
+}
 
 // Manifest is what coldload.json says. Nothing in it depends on the time, on the machine or on where the folder lies.
 type Manifest struct {

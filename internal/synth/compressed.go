@@ -11,13 +11,6 @@ import (
 	"github.com/coldload/coldload/safetensors"
 )
 
-// compressedOptions are the faults of Options that only this format has.
-func compressedOptions(o Options, fault func(format string, args ...any)) {
-	if o.Bits != 4 && o.Bits != 8 {
-		fault("%s has 4 or 8 bits, not %d", FormatCompressed, o.Bits)
-	}
-}
-
 // compresses reports whether a linear layer is stored packed. What the model's maker left dense stays so.
 func (l *lister) compresses(base string, n, k int) bool {
 	if l.ignore == nil && len(l.m.Ignore) > 0 {
@@ -44,7 +37,7 @@ func (l *lister) compressed(base string, n, k int, bias bool, input string) {
 	if l.o.Asym {
 		l.add(base+".weight_zero_point", safetensors.I32, []int64{rows * int64(l.o.Bits) / 32, cols / int64(group)}, Random)
 	}
-	if l.o.DescAct && group < k {
+	if l.o.DescAct { // the tool writes it of one group, too
 		l.add(base+".weight_g_idx", safetensors.I32, []int64{cols}, func(safetensors.DType, uint64) Fill {
 			return orderFill{seed: tensorSeed(l.o.Seed, input), rows: cols, group: int64(group)}
 		})
@@ -77,7 +70,7 @@ func (l *lister) compressedConfig() map[string]any {
 		weights["actorder"] = "group"
 	}
 	if l.o.Group < 0 {
-		weights["strategy"], weights["group_size"], weights["actorder"] = "channel", nil, nil
+		weights["strategy"], weights["group_size"] = "channel", nil
 	}
 	return map[string]any{
 		"config_groups": map[string]any{"group_0": map[string]any{

@@ -125,7 +125,7 @@ func (m *Model) Has(f Format) bool {
 // attention, four others. What becomes tiles fills whole ones, but for gpt-oss's.
 func (m *Model) Narrow() Model {
 	n := *m
-	n.Layers, n.Hidden, n.Heads, n.KVHeads, n.Inner, n.Vocab = 1, 512, 4, 2, 384, 96
+	n.Layers, n.Hidden, n.Heads, n.KVHeads, n.Inner, n.Vocab = 1, 256, 4, 2, 384, 96
 	if n.HeadDim > 0 {
 		n.HeadDim = 64
 	}

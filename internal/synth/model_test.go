@@ -329,6 +329,9 @@ func TestWrongOptions(t *testing.T) {
 		{Format: "int5"},
 		{Bits: 5},
 		{Group: -2},
+		{Format: FormatAWQ, Bits: 8},
+		{Format: FormatCompressed, Bits: 3},
+		{Format: FormatCompressed, DescAct: true, Group: -1},
 		{Layers: -1},
 		{ShardSize: -1},
 		{Workers: -1},
@@ -339,6 +342,22 @@ func TestWrongOptions(t *testing.T) {
 	} {
 		if _, err := Tensors(o); !errors.Is(err, ErrOptions) {
 			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	own := map[Format]map[string]bool{
+		FormatGPTQ: {"bits": true, "group": true, "desc-act": true, "asym": true}, FormatAWQ: {"bits": true, "group": true},
+		FormatCompressed: {"bits": true, "group": true, "desc-act": true, "asym": true},
+	}
+	for _, f := range Formats() {
+		for option, o := range map[string]Options{"bits": {Bits: 4}, "group": {Group: 128}, "desc-act": {DescAct: true}, "asym": {Asym: true}} {
+			o.Format, o.Model = f, "qwen3-30b-a3b"
+			if f == FormatMXFP4 {
+				o.Model = "gpt-oss-20b"
+			}
+			err := o.Validate()
+			if says := err != nil && strings.Contains(err.Error(), string(f)+" has no option "+option); says == own[f][option] || own[f][option] != (err == nil) {
+				t.Errorf("%s with %s: %v", f, option, err)
+			}
 		}
 	}
 	err := Options{Model: "gpt-7", Bits: 5}.Validate()

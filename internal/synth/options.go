@@ -44,7 +44,9 @@ type Options struct {
 	Layers int    // how many layers; 0 means as many as the model has
 	Format Format // empty means FormatGPTQ
 
-	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. Not of FP8, whose codes have 8, and of MXFP4, whose have 4
+	// The options of some formats. Set for another they are an error.
+
+	Bits    int  // code width: 2, 3, 4 or 8 (compressed-tensors: 4 or 8; AWQ: 4); 0 means 4. GPTQ, AWQ and compressed-tensors
 	Group   int  // input rows that share a scale, or -1 for all of them; 0 means 128. GPTQ, AWQ and compressed-tensors
 	DescAct bool // act-order: g_idx is a random balanced order, shared by q, k, v and by an expert's gate and up. GPTQ and compressed-tensors
 
@@ -89,9 +91,49 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Validate returns every fault of the Options, joined; each is an ErrOptions. Defaults count as set.
+// choices are the options that not every format has.
+type choices struct {
+	bits                 []int // the code widths; none when the format has but one, and no option
+	group, descAct, asym bool
+}
+
+// choicesOf are those of the formats that have any.
+var choicesOf = map[Format]choices{
+	FormatGPTQ:       {bits: []int{2, 3, 4, 8}, group: true, descAct: true, asym: true},
+	FormatAWQ:        {bits: []int{4}, group: true},
+	FormatCompressed: {bits: []int{4, 8}, group: true, descAct: true, asym: true},
+}
+
+// validateChoices finds the options that are set and that the format does not have: to ignore them would write another checkpoint than the one
+// asked for. o is without defaults, but for its Format.
+func (o Options) validateChoices(fault func(format string, args ...any)) {
+	has := choicesOf[o.Format]
+	for _, x := range []struct {
+		option   string
+		set, has bool
+	}{
+		{"bits", o.Bits != 0, has.bits != nil}, {"group", o.Group != 0, has.group}, {"desc-act", o.DescAct, has.descAct}, {"asym", o.Asym, has.asym},
+	} {
+		if x.set && !x.has {
+			fault("format %s has no option %s: leave it out", o.Format, x.option)
+		}
+	}
+	if o.Bits != 0 && has.bits != nil && !slices.Contains(has.bits, o.Bits) {
+		fault("bits of format %s must be one of %v, not %d", o.Format, has.bits, o.Bits)
+	}
+	if has.group && o.Group < -1 {
+		fault("group must be positive, or -1 for one group over all rows, not %d", o.Group)
+	}
+	if o.Format == FormatCompressed && o.DescAct && o.Group == -1 {
+		fault("format %s has desc-act with groups alone, not with group -1", o.Format)
+	}
+}
+
+// Validate returns every fault of the Options, joined; each is an ErrOptions. Defaults count as set, but not as options that a format must have.
 func (o Options) Validate() error {
+	given := o
 	o = o.withDefaults()
+	given.Format = o.Format
 	var faults []error
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrOptions}, args...)...))
@@ -102,31 +144,28 @@ func (o Options) Validate() error {
 	}
 	if !slices.Contains(Formats(), o.Format) {
 		fault("unknown format %q; known: %q", o.Format, Formats())
-	} else if err == nil && !m.Has(o.Format) && IsGGUF(o.Format) {
-		fault("%s is not made of %s, whose names in llama.cpp are not known here", o.Format, m.Name)
-	} else if err == nil && !m.Has(o.Format) {
-		fault("model %s does not come in format %s: %s is that of gpt-oss, which has no other but %s", m.Name, o.Format, FormatMXFP4, FormatNone)
-	}
-	if o.Format == FormatAWQ && (o.Bits != 4 || o.DescAct) {
-		fault("awq has 4 bits and no act-order, not %d bits and %v", o.Bits, o.DescAct)
-	}
-	if o.Asym && o.Format != FormatGPTQ && o.Format != FormatCompressed {
-		fault("%s is no format with and without zero points", o.Format)
-	}
-	if o.Format == FormatCompressed {
-		compressedOptions(o, fault)
+	} else {
+		given.validateChoices(fault)
+		if err == nil {
+			o.validateModel(m, fault)
+		}
 	}
 	if o.Order != OrderTool && o.Order != OrderSorted {
 		fault("unknown order %q; known: %q, %q", o.Order, OrderTool, OrderSorted)
-	}
-	if !slices.Contains([]int{2, 3, 4, 8}, o.Bits) {
-		fault("bits must be 2, 3, 4 or 8, not %d", o.Bits)
-	}
-	if o.Group < 1 && o.Group != -1 {
-		fault("group must be positive, or -1 for one group over all rows, not %d", o.Group)
 	}
 	if o.Layers < 0 || o.ShardSize < 0 || o.Workers < 0 {
 		fault("layers (%d), shard size (%d) and workers (%d) must not be negative", o.Layers, o.ShardSize, o.Workers)
 	}
 	return errors.Join(faults...)
+}
+
+// validateModel finds a format in which the model does not come.
+func (o Options) validateModel(m Model, fault func(format string, args ...any)) {
+	switch {
+	case m.Has(o.Format):
+	case IsGGUF(o.Format):
+		fault("%s is not made of %s, whose names in llama.cpp are not known here", o.Format, m.Name)
+	default:
+		fault("model %s does not come in format %s: %s is that of gpt-oss, which has no other but %s", m.Name, o.Format, FormatMXFP4, FormatNone)
+	}
 }

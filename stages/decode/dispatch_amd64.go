@@ -12,6 +12,8 @@ const (
 	// call (to 256 KiB: an assembly kernel cannot be interrupted) and is how much is written to one row before the next. The AVX2 kernels
 	// come to each line of the source twice; packed rows a power of two apart compete for one place in the cache, so they want few.
 	maxBlocksAVX2, maxBlocks = 2, 8
+	// aheadAlong is how far, in bytes, the packed rows of a call that goes along them are prefetched.
+	aheadAlong = 512
 )
 
 // hasKernel reports whether the processor has a kernel for the codes.
@@ -41,10 +43,14 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 	if cpu.X86.AVX512 {
 		wide, most = 1, maxBlocks
 	}
-	dst := j.Dst[c*j.Stride:]
-	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 && j.Stride%cpu.Line == 0 {
+	if p.stream {
 		stream = 1
 	}
+	ahead := most * d.op.Bits * packed // the same columns of the next call
+	if p.along {
+		most, ahead = 1, aheadAlong
+	}
+	dst := j.Dst[c*j.Stride:]
 	kernel := dequantKernels[d.op.to][d.op.Bits/8][wide][stream]
 	// The kernel trusts these bounds, and that k is whole blocks, which Run has checked.
 	_ = dst[(n-1)*j.Stride+d.k*size-1]
@@ -52,13 +58,12 @@ func (d *dequantiser) decodePanel(p *panel, c, n int) {
 	_, _, _ = p.scales[d.op.Groups*p.width-1], p.zeros[d.op.Groups*p.width-1], p.offsets[d.k-1]
 	for k := 0; k < d.k; k += 32 * most {
 		blocks := min(most, (d.k-k)/32)
-		src, rowBytes, ahead := &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], packed, most*d.op.Bits*packed
+		src, rowBytes := &j.Src[dequantWeight][k*d.op.Bits/32*packed+4*c], packed
 		if d.op.alongN {
 			p.words = sized(p.words, 16*n*blocks)
 			d.turnPanel(p.words, k/8, 4*blocks, c, n)
 			src, rowBytes, ahead = &p.words[0], 4*n, 0
 		}
-		// Prefetched are the same columns of the next call.
 		kernel(&dst[k*size], src, j.Stride, rowBytes, &p.scales[0], &p.zeros[0], &p.offsets[k], blocks, n/(8*(1+wide)), ahead)
 	}
 }

@@ -68,6 +68,9 @@ type fp4Job struct {
 	divisor float32 // of every scale; 1 where there is none
 
 	factors []float32 // the scales of some rows
+
+	// firstN and firstK are the place of job's first weight in what is decoded, for errors.
+	firstN, firstK int
 }
 
 var fp4Jobs = sync.Pool{New: func() any { return new(fp4Job) }}
@@ -141,7 +144,7 @@ func (d *fp4Job) tooLarge(n, k int, scale float32) error {
 		advice = "use --layout raw"
 	}
 	return &stages.DataError{
-		Tensor: d.job.Inputs[fp4Scales].Tensor, Problem: fmt.Sprintf("the weight of output %d, input %d does not fit in %s", n, k, d.to),
+		Tensor: d.job.Inputs[fp4Scales].Tensor, Problem: fmt.Sprintf("the weight of output %d, input %d does not fit in %s", d.firstN+n, d.firstK+k, d.to),
 		Expected: "finite weights", Found: found, Advice: advice,
 	}
 }

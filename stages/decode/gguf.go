@@ -7,6 +7,7 @@ import (
 	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/internal/convert/rows"
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -19,11 +20,12 @@ import (
 func GGUFDequant(t gguf.Type, to stages.DType) (stages.Op, error) {
 	d, ok := ggufBlocks[t]
 	fromF32, ok2 := convert.Func(safetensors.F32, to)
-	if !ok || !ok2 {
+	stream, ok3 := convert.StreamFunc(safetensors.F32, to)
+	if !ok || !ok2 || !ok3 {
 		return nil, fmt.Errorf("%w: from %s to %s", ErrNoCast, t, to)
 	}
 	elements, bytes := t.Block()
-	return &ggufDequant{typ: t, elements: int(elements), bytes: int(bytes), block: d, to: to, fromF32: fromF32}, nil
+	return &ggufDequant{typ: t, elements: int(elements), bytes: int(bytes), block: d, to: to, fromF32: fromF32, stream: stream}, nil
 }
 
 // ggufBlock knows one type of block.
@@ -48,7 +50,7 @@ type ggufDequant struct {
 	elements, bytes int // of a block
 	block           ggufBlock
 	to              stages.DType
-	fromF32         convert.Kernel
+	fromF32, stream convert.Kernel
 }
 
 func (*ggufDequant) Phase() stages.Phase { return stages.PhaseDecode }
@@ -56,7 +58,7 @@ func (op *ggufDequant) String() string   { return fmt.Sprintf("dequantise %s to 
 
 // ggufChunk is how many weights are computed in F32 before they are rounded: they stay in the first-level cache. It is whole blocks of every
 // type.
-const ggufChunk = 2048
+const ggufChunk = 4096
 
 // ggufValues are the buffers of Runs, which workers use again.
 var ggufValues = sync.Pool{New: func() any { return new([ggufChunk]float32) }}
@@ -92,13 +94,16 @@ func (op *ggufDequant) Run(j *stages.Job) error {
 
 // run decodes n bytes of the source from off on, to dst.
 func (op *ggufDequant) run(j *stages.Job, dst []byte, off, n int, values *[ggufChunk]float32) error {
-	size, src := op.to.Bits()/8, j.Src[0]
+	size, src, round := op.to.Bits()/8, j.Src[0], op.fromF32
+	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream {
+		round = op.stream
+	}
 	for end := off + n; off < end; {
 		step := min(ggufChunk/op.elements*op.bytes, end-off)
 		v := values[:step/op.bytes*op.elements]
 		op.values(v, src[off:off+step])
-		at := op.fromF32(dst[:len(v)*size], asBytes(v))
-		if no := convert.FirstNonFinite(op.to, dst[:len(v)*size]); no >= 0 && (at < 0 || no < at) { // a value that was none before
+		at := round(dst[:len(v)*size], asBytes(v))
+		if no := convert.FirstNonFinite(safetensors.F32, asBytes(v)); no >= 0 && (at < 0 || no < at) { // a value that was none before
 			at = no
 		}
 		if at >= 0 {

@@ -350,3 +350,24 @@ func BenchmarkDequant(b *testing.B) {
 		}
 	}
 }
+
+// TestDequantKernelsAlong: more columns than a panel has, of a destination that goes past the caches.
+func TestDequantKernelsAlong(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for i, to := range dequantTargets {
+				for _, order := range []bool{false, true} {
+					l := GPTQLayout{Bits: 8, Group: 32, ZeroBias: 1, WrapZeros: true, ActOrder: order}
+					m := newModule(l, dequantTargets[(i+1)%3], to, panelAlong+40, 160, uint64(i))
+					for _, at := range [][2]int{{0, 0}, {192, 0}, {4, 0}, {0, 4}} {
+						gap := at[0]
+						if row := m.k * to.Bits() / 8; gap%cpu.Line == 0 {
+							gap += -row & (cpu.Line - 1) // whole lines
+						}
+						m.check(t, gap, at[1])
+					}
+				}
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"unsafe"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
@@ -12,8 +13,12 @@ import (
 // The kernels of GPTQDequant decode some columns of some input features in one call, by multiplying: they compute what the generic
 // code does, with the same two roundings. They find scales and zeros as F32, for a panel of columns at a time.
 
-// panelWidth is the most columns of a panel.
-const panelWidth = 256
+const (
+	// panelWidth is the most columns of a panel.
+	panelWidth = 256
+	// panelAlong is the same for one that is decoded along the packed rows.
+	panelAlong = 1024
+)
 
 // two23 is where the F32s are whole numbers: the zero points of a panel are 2^23 larger than they are, because the codes are, too.
 const two23 = 1 << 23
@@ -21,6 +26,8 @@ const two23 = 1 << 23
 // panel is the scales and zero points of some columns, [groups, width], and the place of every input feature's group in it, in bytes.
 type panel struct {
 	width         int
+	stream        bool // whole lines go past the caches
+	along         bool // a call takes one block of the input features of all columns: it reads few long pieces of memory, and writes a line to each row
 	scales, zeros []float32
 	offsets       []int32
 	words         []byte // codes packed along K that the source has packed along N: those of one call
@@ -40,7 +47,7 @@ func (d *dequantiser) panels() (int, error) {
 		return 0, nil
 	}
 	p, whole := &d.panel, d.n/lanes*lanes
-	p.resize(d.op.Groups, min(panelWidth, whole), d.k)
+	p.resize(d.op.Groups, min(d.panelShape(p), whole), d.k)
 	for k, g := range d.groups {
 		p.offsets[k] = g * int32(4*p.width)
 	}
@@ -55,6 +62,19 @@ func (d *dequantiser) panels() (int, error) {
 		c += n
 	}
 	return whole, nil
+}
+
+// panelShape decides how the panels of a Run are decoded, and returns the most columns of one. Only lines that are written as a whole may come
+// each from another row: others would leave the cache before their second half comes. Codes of 4 bits have half as many packed rows to a call;
+// they gain nothing.
+func (d *dequantiser) panelShape(p *panel) int {
+	j := d.job
+	p.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	p.along = p.stream && d.op.Bits == 8
+	if p.along {
+		return panelAlong
+	}
+	return panelWidth
 }
 
 // infiniteFrom is the magnitude from which on a weight is infinite in the target.

@@ -251,3 +251,153 @@ func BenchmarkMXFP4Dequant(b *testing.B) {
 		})
 	}
 }
+
+// jobTurned is a Job of the whole module, or of every row of it as an Input of its own.
+func (c *mxfp4Case) jobTurned(to stages.DType, gap int, apart bool) (j *stages.Job, frame []byte) {
+	src, names := [][]byte{c.codes, c.scales}, fp4Sources[:2]
+	if apart {
+		src, names = nil, nil
+		for i, all := range [][]byte{c.codes, c.scales} {
+			each := len(all) / c.n
+			for n := range c.n {
+				src, names = append(src, all[n*each:(n+1)*each]), append(names, fp4Sources[i])
+			}
+		}
+	}
+	j, frame = names.Job(c.k, c.n*to.Bits()/8, gap, src...)
+	for i := range j.Inputs {
+		j.Inputs[i].Extent.Off = 1000 * int64(i+1)
+	}
+	return j, frame
+}
+
+// TestMXFP4DequantTurned: what MXFP4Dequant makes comes out as columns, and nothing else is written.
+func TestMXFP4DequantTurned(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 9))
+	for mask := range cputest.Masks() {
+		for _, shape := range [][2]int{{1, 32}, {3, 64}, {64, 128}, {65, 160}, {130, 416}, {7, 1056}, {200, 96}} {
+			for _, to := range fp8Floats {
+				op, err := MXFP4DequantTurned(to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := randomMXFP4(r, shape[0], shape[1])
+				want := turnSlow(c.weights(to), c.n, c.k, to.Bits()/8)
+				for _, gap := range []int{0, 6} {
+					for _, apart := range []bool{false, true} {
+						j, frame := c.jobTurned(to, gap, apart)
+						if err := op.Run(j); err != nil {
+							t.Fatal(err)
+						}
+						for i := range c.k {
+							if row := j.Row(i); string(row) != string(want[i*len(row):(i+1)*len(row)]) {
+								t.Fatalf("%s %v to %s, gap %d, apart %v: row %d differs", mask, shape, to, gap, apart, i)
+							}
+							for g := range gap {
+								if at := 1 + i*j.Stride + j.RowBytes + g; i < c.k-1 && frame[at] != optest.Canary {
+									t.Fatalf("wrote behind row %d", i)
+								}
+							}
+						}
+						if frame[0] != optest.Canary || frame[len(frame)-1] != optest.Canary {
+							t.Fatal("wrote outside of the destination")
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestMXFP4TurnedFaults: what cannot be decoded is found where it is, and what is no such module is refused.
+func TestMXFP4TurnedFaults(t *testing.T) {
+	for _, apart := range []bool{false, true} {
+		for _, x := range []struct {
+			scale byte
+			says  string
+		}{{0xFF, "is not finite"}, {127 + 14, "output 70, input 135"}} {
+			c := &mxfp4Case{n: 80, k: 160, codes: make([]byte, 6400), scales: make([]byte, 400)}
+			c.scales[70*5+4], c.codes[70*80+67] = x.scale, 0x70 // 6
+			op, err := MXFP4DequantTurned(safetensors.F16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j, _ := c.jobTurned(safetensors.F16, 0, apart)
+			data, ok := errors.AsType[*stages.DataError](op.Run(j))
+			if !ok || !strings.Contains(data.Error(), x.says) || data.Tensor != "m.weight_scale" || !strings.Contains(data.Found, "of the file") {
+				t.Errorf("%v: error %v, want %q", apart, data, x.says)
+			}
+		}
+	}
+	if _, err := MXFP4DequantTurned(safetensors.I8); !errors.Is(err, ErrNoCast) {
+		t.Errorf("to I8: error %v", err)
+	}
+	op, err := MXFP4DequantTurned(safetensors.BF16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := randomMXFP4(rand.New(rand.NewPCG(4, 3)), 4, 64)
+	fp4Sources.RefusesSources(t, op, 64, 8, c.codes, c.scales)
+	fp4Sources.Refuses(t, op, "no rows", 0, 8, c.codes, c.scales)
+	fp4Sources.Refuses(t, op, "half a weight", 64, 7, c.codes, c.scales)
+	fp4Sources.Refuses(t, op, "half a group", 48, 8, c.codes[:96], c.scales[:6])
+	j, _ := c.jobTurned(safetensors.BF16, 0, false)
+	j.Dst = j.Dst[:len(j.Dst)-1]
+	if op.Run(j) == nil {
+		t.Error("a destination that is too small was accepted")
+	}
+}
+
+// FuzzMXFP4DequantTurned: any bytes give what the formula gives, as columns, or are refused as MXFP4Dequant refuses them.
+func FuzzMXFP4DequantTurned(f *testing.F) {
+	f.Add([]byte("some codes and scales"), uint8(70), uint8(4), uint8(1))
+	f.Fuzz(func(t *testing.T, data []byte, n, groups, to uint8) {
+		c := &mxfp4Case{n: int(n%80) + 1, k: 32 * (int(groups%9) + 1)}
+		fill := func(size int) []byte {
+			b := make([]byte, size)
+			for i := range b {
+				if len(data) > 0 {
+					b[i] = data[i%len(data)] + byte(i/len(data))
+				}
+			}
+			return b
+		}
+		c.scales, c.codes = fill(c.n*c.k/32), fill(c.n*c.k/2)
+		d := fp8Floats[int(to)%3]
+		op, err := MXFP4DequantTurned(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, _ := fp4Sources.Job(c.n, c.k*d.Bits()/8, 0, c.codes, c.scales)
+		j, _ := c.jobTurned(d, 0, to&4 != 0)
+		want, got := mxfp4Op(t, d).Run(plain), op.Run(j)
+		if (want == nil) != (got == nil) {
+			t.Fatalf("error %v, untransposed %v", got, want)
+		}
+		if got == nil && string(j.Dst) != string(turnSlow(plain.Dst, c.n, c.k, d.Bits()/8)) {
+			t.Fatal("other weights")
+		}
+	})
+}
+
+// BenchmarkMXFP4DequantTurned decodes an expert of gpt-oss, 5760 x 2880. "x-memcpy" is the ratio to a copy of as many bytes as are written.
+func BenchmarkMXFP4DequantTurned(b *testing.B) {
+	const n, k = 5760, 2880
+	c := randomMXFP4(rand.New(rand.NewPCG(4, 5)), n, k)
+	for _, to := range fp8Floats {
+		b.Run(to.String(), func(b *testing.B) {
+			row := n * to.Bits() / 8
+			dst := cputest.Memory(b, k*row)
+			op, err := MXFP4DequantTurned(to)
+			if err != nil {
+				b.Fatal(err)
+			}
+			j := &stages.Job{Dst: dst, Rows: k, RowBytes: row, Stride: row, Src: [][]byte{c.codes, c.scales}, Inputs: make([]stages.Input, 2)}
+			cputest.Ratio(b, len(dst), func() {
+				if err := op.Run(j); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
+	}
+}

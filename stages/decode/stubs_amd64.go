@@ -455,6 +455,11 @@ func ggufMXFP4BlocksAVX2(dst *float32, src *byte, blocks int)
 //go:noescape
 func transposeSquares2AVX512(dst *byte, src *byte, squares int, dstStride int, srcStride int)
 
+// transposeSquares2AVX512NT is the same with non-temporal stores: dst and dstStride are multiples of 64.
+//
+//go:noescape
+func transposeSquares2AVX512NT(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+
 // transposeSquares2AVX2 transposes squares of 16 x 16 elements of 2 bytes, which lie side by side in src and follow each other in dst.
 //
 //go:noescape
@@ -464,6 +469,11 @@ func transposeSquares2AVX2(dst *byte, src *byte, squares int, dstStride int, src
 //
 //go:noescape
 func transposeSquares4AVX512(dst *byte, src *byte, squares int, dstStride int, srcStride int)
+
+// transposeSquares4AVX512NT is the same with non-temporal stores: dst and dstStride are multiples of 64.
+//
+//go:noescape
+func transposeSquares4AVX512NT(dst *byte, src *byte, squares int, dstStride int, srcStride int)
 
 // transposeSquares4AVX2 transposes squares of 8 x 8 elements of 4 bytes, which lie side by side in src and follow each other in dst.
 //

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -115,10 +116,11 @@ func (op transposed) tile(j *stages.Job, space *[2 * tileBytes]byte, at, rows, c
 		src = src[at*stride+c*op.size:]
 	}
 	if op.cast == nil {
-		transpose(j.Dst[c*j.Stride+at*op.size:], src, j.Stride, stride, rows, columns, op.size)
+		stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream
+		transpose(j.Dst[c*j.Stride+at*op.size:], src, j.Stride, stride, rows, columns, op.size, stream)
 		return nil
 	}
-	transpose(space[:], src, rows*op.size, stride, rows, columns, op.size)
+	transpose(space[:], src, rows*op.size, stride, rows, columns, op.size, false)
 	for i := range columns {
 		dst := j.Row(c + i)[at*op.toSize:][:rows*op.toSize]
 		if r := op.cast.kernel(dst, space[i*rows*op.size:][:rows*op.size]); r >= 0 {
@@ -148,10 +150,11 @@ func (op transposed) overflow(j *stages.Job, r, c int) error {
 	}
 }
 
-// transpose writes columns of src, stride bytes from row to row, as rows of dst. Both hold all of them: see transposeGeneric.
-func transpose(dst, src []byte, dstStride, srcStride, rows, columns, size int) {
+// transpose writes columns of src, stride bytes from row to row, as rows of dst, past the caches with stream. Both hold all of them: see
+// transposeGeneric.
+func transpose(dst, src []byte, dstStride, srcStride, rows, columns, size int, stream bool) {
 	if size == 2 || size == 4 {
-		whole := transposeKernel(dst, src, dstStride, srcStride, rows, columns, size)
+		whole := transposeKernel(dst, src, dstStride, srcStride, rows, columns, size, stream)
 		if whole == columns {
 			return
 		}

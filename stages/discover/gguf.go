@@ -61,16 +61,27 @@ func (d *discoverer) namedGGUF(files []string) []string {
 	return present
 }
 
-// setOf are the names of the set that a file belongs to: of the file alone when its name is not that of a set.
-func (d *discoverer) setOf(file string) []string {
+// PlaceInSet is what the name of a GGUF file says of a set: file number no, from 1 on, of count. ok is false for a name that is not that of a set.
+func PlaceInSet(file string) (no, count int, ok bool) {
 	m := ggufSet.FindStringSubmatch(file)
 	if m == nil {
+		return 0, 0, false
+	}
+	for i, to := range []*int{&no, &count} {
+		if _, err := fmt.Sscanf(m[i+2], "%d", to); err != nil {
+			return 0, 0, false
+		}
+	}
+	return no, count, count > 0
+}
+
+// setOf are the names of the set that a file belongs to: of the file alone when its name is not that of a set.
+func (d *discoverer) setOf(file string) []string {
+	_, total, ok := PlaceInSet(file)
+	if !ok {
 		return []string{file}
 	}
-	var total int
-	if _, err := fmt.Sscanf(m[3], "%d", &total); err != nil || total == 0 {
-		return []string{file}
-	}
+	m := ggufSet.FindStringSubmatch(file)
 	set := make([]string, total)
 	for i := range set {
 		set[i] = fmt.Sprintf("%s-%05d-of-%s%s", m[1], i+1, m[3], ggufSuffix)
@@ -111,6 +122,9 @@ func (d *discoverer) readGGUF(context.Context) error {
 		return nil // the index stage opens it again, and tells
 	}
 	d.ck.Config = modelOfGGUF(h)
+	if d.ck.Config.ModelType == "" {
+		d.note("%s does not say general.architecture: sizes and the number of layers and experts are not known, and nothing is checked against them", first)
+	}
 	return nil
 }
 

@@ -61,6 +61,10 @@ func TestGGUFModel(t *testing.T) {
 		if !slices.ContainsFunc(ck.Notes, func(n string) bool { return strings.Contains(n, "config.json is not used") }) {
 			t.Errorf("%s: notes %q", name, ck.Notes)
 		}
+		silent := slices.ContainsFunc(ck.Notes, func(n string) bool { return strings.Contains(n, "does not say general.architecture") })
+		if silent != (name == "nothing") {
+			t.Errorf("%s: notes %q", name, ck.Notes)
+		}
 	}
 }
 

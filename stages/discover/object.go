@@ -212,9 +212,16 @@ func (o *Object) Object(key string) (v *Object, ok bool, f *stages.Fault) {
 	if !ok {
 		return nil, false, nil
 	}
-	v = &Object{file: o.file, path: o.at(key), raw: raw}
-	if raw.Kind() != '{' || v.split() != nil {
-		return nil, false, o.Wrong(key, "an object")
+	v, f = o.Nested(Member{Key: key, Value: raw})
+	return v, f == nil, f
+}
+
+// Nested is the Object that is the value of a member of o; a Fault for a member that has none. It is for those who go through Members, of which
+// there can be one for every module of a model: Object looks for its key among all of them.
+func (o *Object) Nested(m Member) (*Object, *stages.Fault) {
+	v := &Object{file: o.file, path: o.at(m.Key), raw: m.Value}
+	if m.Value.Kind() != '{' || v.split() != nil {
+		return nil, o.Wrong(m.Key, "an object")
 	}
-	return v, true, nil
+	return v, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/coldload/coldload/gguf"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
 )
 
 // ggufHeader is the header of a GGUF file as the tables of other files: plain numbers have their dtype, blocks are bytes. See stages.BlockLayout.
@@ -109,16 +110,17 @@ func ggufFault(err error) []stages.Fault {
 	case errors.Is(e.Err, gguf.ErrDuplicateTensor):
 		f.Code = stages.CodeDuplicate
 	case errors.Is(e.Err, gguf.ErrVersion), errors.Is(e.Err, gguf.ErrBigEndian):
-		f.Code, f.Advice = stages.CodeUnsupported, "convert the model again with a current llama.cpp"
+		f.Code, f.Advice = stages.CodeUnsupported, "convert the model to a version that is read"
 	case errors.Is(e.Err, gguf.ErrType):
 		f.Code, f.Advice = stages.CodeUnsupported, "quantise the model again, with a type that llama.cpp still has"
 	}
 	return []stages.Fault{f}
 }
 
-// checkSplit compares the files of a set with what their headers say of it. Their names were compared when they were found.
+// checkSplit compares the files of a set with what their headers say of it. Their names were compared when they were found: what is missing of
+// the set is a fault already, and no reason to doubt the files that are there.
 func checkSplit(shards []*Shard) (faults []stages.Fault) {
-	tensors, total := 0, 0
+	tensors, total, complete := 0, 0, true
 	for i, s := range shards {
 		h, ok := s.Header.(*ggufHeader)
 		if !ok {
@@ -129,21 +131,26 @@ func checkSplit(shards []*Shard) (faults []stages.Fault) {
 			return nil
 		}
 		tensors, total = tensors+h.Len(), split.Tensors
-		if split.No == i && split.Count == len(shards) {
+		no, count, ok := discover.PlaceInSet(s.Name)
+		if !ok {
+			no, count = i+1, len(shards)
+		}
+		complete = complete && count == len(shards)
+		if split.No+1 == no && split.Count == count {
 			continue
 		}
 		f := stages.Fault{
 			Code: stages.CodeWrongShard, File: s.Name, Problem: "its header says that it is another file of the set than its name",
-			Expected: fmt.Sprintf("file %d of %d", i+1, len(shards)), Found: fmt.Sprintf("file %d of %d", split.No+1, split.Count),
+			Expected: fmt.Sprintf("file %d of %d", no, count), Found: fmt.Sprintf("file %d of %d", split.No+1, split.Count),
 			Advice: "download it again under its own name",
 		}
-		if len(shards) == 1 {
+		if !ok {
 			f.Code, f.Problem, f.Expected = stages.CodeMissingShard, "is one file of a set whose other files are not there under the names of the set", "a single file"
 			f.Advice = "give the files the names NAME-00001-of-0000N.gguf and name the first"
 		}
 		faults = append(faults, f)
 	}
-	if len(faults) == 0 && total != tensors {
+	if len(faults) == 0 && complete && total != tensors {
 		faults = append(faults, stages.Fault{
 			Code: stages.CodeMissing, File: shards[0].Name, Problem: "the files of the set have not the tensors that split.tensors.count says",
 			Expected: fmt.Sprint(total), Found: fmt.Sprint(tensors), Advice: "the files are not of one set: download them again",

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -80,70 +81,88 @@ func (a actOrder) begin(op stages.Op, j *stages.Job) (n int, o *order, err error
 	return n, o, err
 }
 
+// Act-order takes input features one by one, wherever they are. So a strip of the weight, which is tileN columns of all features, is spread
+// first: to a line for each, as the tiles want them.
 const (
-	// tileRow is a packed row of GPTQ's of one tile, in bytes. A strip has one after another, of all input features.
+	// tileRow is a packed row of GPTQ's of one tile, in bytes.
 	tileRow = 4 * tileN
-	// blockWords are the rows of a strip that are repacked at a time, in the first-level cache.
+	// blockWords are the packed rows that are made of rows of codes at a time, in the first-level cache.
 	blockWords = 32
-	// stripsBytes is how much of a packed weight is taken at a time: in strips, which the second-level cache holds, because every row
-	// of them is read as often as it has codes, and those of a weight lie far apart.
+	// lineBytes is the line of a feature in a strip: a byte for each column, column 16j + 8h + c at byte 8c + 2j + h. A code of 4 bits is in
+	// both halves of its byte.
+	lineBytes = tileN
+	// stripsBytes is how many spread strips are made at a time, in the second-level cache: those of a packed weight that lie side by side,
+	// because its rows lie far apart.
 	stripsBytes = 256 << 10
-	// stripAhead is how many of their rows are taken at a time, and how far ahead they are prefetched.
+	// stripAhead is how many of its rows are taken at a time, and how far ahead they are prefetched.
 	stripAhead = 16
-	// mostFeatures is how many input features have their fields in 32 bits, with 8 bits each.
+	// mostFeatures is how many lines a strip has: they begin at 32 bits.
 	mostFeatures = 1 << 26
 )
 
-// fields says of every sorted feature where the row of a strip begins that has it, which is a multiple of tileRow, and in the lowest byte
-// how many bits its words are to move.
-func (o *order) fields(bits int) []uint32 {
-	per := 32 / bits
+// spread is what a packed row of a tile becomes in a strip, in bytes.
+func (a actOrder) spread() int { return 32 / a.bits * lineBytes }
+
+// lines says of every sorted feature where its line begins in a strip. Each line is there once, so all of them lie in a strip of so many.
+func (o *order) lines() []uint32 {
 	list := make([]uint32, len(o.perm))
 	for i, k := range o.perm {
-		list[i] = uint32(int(k)/per*tileRow | fieldTurn(int(k)%per, i%per, bits))
+		list[i] = uint32(k) * lineBytes
 	}
 	return list
 }
 
-// repackStrip repacks a strip of packed rows, which is of the columns from c to c+tileN, with its input features in the order of fields.
-func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, fields []uint32) {
-	tmp, per := borrow(blockWords*tileRow), 32/a.bits
-	defer scratch.Put(tmp)
-	for w := 0; w < len(strip)/tileRow; w += blockWords {
-		packed := (*tmp)[:min(blockWords*tileRow, len(strip)-w*tileRow)]
-		gatherStrip(packed, strip, fields[per*w:], a.bits)
-		rows := len(packed) / (2 * a.bits * tileN)
-		at := w*2/a.bits*j.Stride + 2*a.bits*c
-		end := at + (rows-1)*j.Stride + 2*a.bits*tileN
-		(&marlinRect{
-			dst: j.Dst[at:end:end], stride: j.Stride, rows: rows, n: tileN, src: packed, total: j.Rows * j.RowBytes, soon: j.Soon,
-		}).repack(a.bits)
-	}
+// repackStrip repacks a spread strip, which is of the columns from c to c+tileN, with its input features in the order of lines.
+func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, lines []uint32) {
+	t := tileColumn{dst: j.Dst[2*a.bits*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: a.bits}
+	t.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(t.dst) == 0 && t.stride%cpu.Line == 0
+	t.repack()
 }
 
-// copyStripRows copies rows of a strip out of longer rows, which begin stride bytes apart. It is the reference.
-func copyStripRows(dst, src []byte, stride int) {
-	for i := range len(dst) / tileRow {
-		copy(dst[i*tileRow:(i+1)*tileRow], src[i*stride:])
-	}
-}
-
-// gatherStripRows makes packed rows from the fields of a strip. It is the reference.
-func gatherStripRows(dst, strip []byte, fields []uint32, width int) {
-	for per := 32 / width; len(dst) > 0; dst, fields = dst[tileRow:], fields[per:] {
-		out := dst[:tileRow]
-		clear(out)
-		for i := 0; i < per; i += 2 {
-			gather2(out, stripField(strip, fields[i], i, width), stripField(strip, fields[i+1], i+1, width))
+// spreadRows spreads packed rows of a tile, which begin stride bytes apart, to a strip. It is the reference.
+func spreadRows(strip, src []byte, stride, bits int) {
+	per, mask := 32/bits, uint32(1)<<bits-1
+	for ; len(strip) > 0; strip, src = strip[per*lineBytes:], src[min(stride, len(src)):] {
+		for n := range tileN {
+			word, at := binary.LittleEndian.Uint32(src[4*n:]), 8*(n%8)+n/8%2+2*(n/16)
+			for i := range per {
+				code := word >> (bits * i) & mask
+				if bits == 4 {
+					code |= code << 4
+				}
+				strip[i*lineBytes+at] = byte(code)
+			}
 		}
 	}
 }
 
-// stripField brings a field of a strip to field to.
-func stripField(strip []byte, field uint32, to, width int) pick {
-	row, turn := int(field&^(tileRow-1)), int(field&(tileRow-1))
-	mask := uint64(1<<width-1) << (width * to)
-	return pick{row: strip[row : row+tileRow], turn: width*to - turn, mask: mask | mask<<32}
+// tileColumn is a column of tiles to make of a spread strip.
+type tileColumn struct {
+	dst      []byte // the first tile, and the others stride bytes apart
+	stride   int
+	rows     int // of tiles
+	strip    []byte
+	features []uint32 // where the lines begin that the tiles take, tileK for each: order.lines
+	bits     int
+	stream   bool // the tiles go past the caches
+}
+
+// generic is the reference.
+func (t *tileColumn) generic() {
+	for i := range t.rows {
+		tile, features := t.dst[i*t.stride:][:2*t.bits*tileN], t.features[i*tileK:(i+1)*tileK]
+		for q := range 8 { // the feature is 2(q/2) + q%2, or 8 more
+			near, far := t.strip[features[q]:][:lineBytes], t.strip[features[8+q]:][:lineBytes]
+			for at := range lineBytes {
+				if t.bits == 4 {
+					tile[64*(at/8)+16*(q/2)+4*(at%8/2)+2*(q%2)+at%2] = near[at]&0x0F | far[at]&0xF0
+					continue
+				}
+				to := tile[128*(at/8)+32*(q/2)+4*(at%8)+2*(q%2):]
+				to[0], to[1] = near[at], far[at]
+			}
+		}
+	}
 }
 
 // SortIndices makes the Op that writes the order of a module's input features: the stable sort of its g_idx.

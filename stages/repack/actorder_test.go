@@ -2,6 +2,7 @@ package repack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -194,30 +195,101 @@ func BenchmarkActOrder(b *testing.B) {
 	b.Run("indices", func(b *testing.B) { benchOp(b, SortIndices(benchK/128), 1, 4*benchK, g) })
 }
 
-// TestGatherStripKernels: every number of rows, one feature taken many times or each once, against pages that cannot be touched.
-func TestGatherStripKernels(t *testing.T) {
+// canaries is n bytes with as many canaries around them as a cache line has.
+func canaries(n int) (framed, inner []byte) {
+	framed = cputest.Aligned(n+128, 0)
+	for i := range framed {
+		framed[i] = canary
+	}
+	return framed, framed[64 : 64+n : 64+n]
+}
+
+// wantFrame reports whether what lies around rows of size bytes, stride bytes apart, is as canaries made it.
+func wantFrame(t *testing.T, framed []byte, rows, size, stride int) {
+	t.Helper()
+	for i, b := range framed {
+		if at := i - 64; b != canary && (at < 0 || at >= (rows-1)*stride+size || at%stride >= size) {
+			t.Fatalf("%d rows of %d bytes, %d apart: wrote byte %d", rows, size, stride, at)
+		}
+	}
+}
+
+// checkStrips spreads packed rows, and makes tiles of them in a random order, as every kind of processor, and compares with codes moved one by
+// one.
+func checkStrips(t *testing.T, r *rand.Rand, bits, tiles, gap, shift int, atEnd bool) {
+	t.Helper()
+	k, per := tiles*tileK, 32/bits
+	words, size := k/per, 2*bits*tileN
+	src := random(r.Uint64(), words*tileRow)
+	perm := r.Perm(k)
+	rows, o := make([]int32, k), &order{perm: make([]int32, k)}
+	for i, f := range perm {
+		rows[i], o.perm[i] = int32(f), int32(f)
+	}
+	var sorted []byte
+	for w := range words {
+		sorted = append(sorted, gatherSlow(src, tileRow, rows[per*w:per*(w+1)], bits)...)
+	}
+	want := marlinOf(sorted, k, tileN, bits)
+	wide := make([]byte, (words-1)*(tileRow+gap)+tileRow)
+	for w := range words {
+		copy(wide[w*(tileRow+gap):], src[w*tileRow:(w+1)*tileRow])
+	}
+	strip := cputest.Guarded(t, make([]byte, k*lineBytes), atEnd)
+	spreadStrip(strip, cputest.Guarded(t, wide, atEnd), tileRow+gap, bits)
+	for _, stream := range []bool{false, true} {
+		stride := size + 64*(gap%3)
+		if !stream {
+			stride = size + gap
+		}
+		framed, dst := canaries((tiles-1)*stride + size)
+		if !stream {
+			framed = cputest.AlignedCopy(framed, shift)
+			dst = framed[64 : len(framed)-64]
+		}
+		(&tileColumn{dst: dst, stride: stride, rows: tiles, strip: strip, features: o.lines(), bits: bits, stream: stream}).repack()
+		for i := range tiles {
+			if !bytes.Equal(dst[i*stride:][:size], want[i*size:(i+1)*size]) {
+				t.Fatalf("bits=%d, tile %d of %d, stream %v: differs", bits, i, tiles, stream)
+			}
+		}
+		wantFrame(t, framed, tiles, size, stride)
+	}
+}
+
+// TestStripKernels: every number of tiles, in rows that lie apart, against pages that cannot be touched.
+func TestStripKernels(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 5))
 	for mask := range cputest.Masks() {
 		t.Run(mask, func(t *testing.T) {
 			for _, bits := range []int{4, 8} {
-				per := 32 / bits
-				for words := 1; words <= 34; words++ {
-					strip := random(uint64(words), words*tileRow)
-					o := &order{perm: make([]int32, per*words)}
-					for i, k := range r.Perm(per * words) {
-						if o.perm[i] = int32(k); words%5 == 0 {
-							o.perm[i] = int32(per*words - 1)
-						}
-					}
-					want := make([]byte, 0, len(strip))
-					for w := range words {
-						want = append(want, gatherSlow(strip, tileRow, o.perm[per*w:per*(w+1)], bits)...)
-					}
+				for tiles := 1; tiles <= 18; tiles++ {
 					for _, atEnd := range []bool{false, true} {
-						dst := cputest.Guarded(t, make([]byte, len(strip)), atEnd)
-						gatherStrip(dst, cputest.Guarded(t, strip, atEnd), o.fields(bits), bits)
-						if !bytes.Equal(dst, want) {
-							t.Errorf("bits=%d, %d rows: differs", bits, words)
+						checkStrips(t, r, bits, tiles, tiles*4%28, tiles*7%64, atEnd)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestSpreadIsTheOrder: every kernel spreads as the reference does, and that as it says.
+func TestSpreadIsTheOrder(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for _, bits := range []int{4, 8} {
+				per := 32 / bits
+				src, strip := random(3, 2*tileRow), make([]byte, 2*per*lineBytes)
+				spreadStrip(strip, src, tileRow, bits)
+				for n := range tileN {
+					j, h, c := n/16, n/8%2, n%8
+					for k := range 2 * per {
+						code := binary.LittleEndian.Uint32(src[k/per*tileRow+4*n:]) >> (bits * (k % per)) & (1<<bits - 1)
+						if bits == 4 {
+							code *= 0x11
+						}
+						if got := strip[k*lineBytes+8*c+2*j+h]; got != byte(code) {
+							t.Fatalf("bits=%d, feature %d, column %d: %#x, want %#x", bits, k, n, got, code)
 						}
 					}
 				}
@@ -226,19 +298,44 @@ func TestGatherStripKernels(t *testing.T) {
 	}
 }
 
-// TestGatherStripTrustsNobody: a strip that ends before a field is refused before a kernel runs.
-func TestGatherStripTrustsNobody(t *testing.T) {
+// TestTilesTrustNobody: a strip that is too short, or too few features, are refused before a kernel runs.
+func TestTilesTrustNobody(t *testing.T) {
 	for mask := range cputest.Masks() {
-		t.Run(mask, func(t *testing.T) {
-			defer func() {
-				if recover() == nil {
-					t.Error("no panic")
+		for name, c := range map[string]tileColumn{
+			"strip": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 15*lineBytes), features: make([]uint32, 16), bits: 4},
+			"lines": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 16*lineBytes), features: make([]uint32, 15), bits: 4},
+			"dst":   {dst: make([]byte, 511), stride: 512, rows: 1, strip: make([]byte, 16*lineBytes), features: make([]uint32, 16), bits: 4},
+		} {
+			t.Run(mask+"/"+name, func(t *testing.T) {
+				c.features = slices.Clip(c.features)
+				for i := range c.features {
+					c.features[i] = uint32(i * lineBytes)
 				}
-			}()
-			o := &order{perm: []int32{0, 1, 2, 3, 4, 5, 6, 8}}
-			gatherStrip(make([]byte, tileRow), make([]byte, tileRow, 2*tileRow)[:tileRow:tileRow], o.fields(4), 4)
-		})
+				defer func() {
+					if recover() == nil {
+						t.Error("no panic")
+					}
+				}()
+				c.repack()
+			})
+		}
 	}
+}
+
+// FuzzStripKernels: any number of tiles, gap between the rows and alignment.
+func FuzzStripKernels(f *testing.F) {
+	f.Add(uint64(1), uint8(3), uint8(4), uint8(9), true, true)
+	f.Fuzz(func(t *testing.T, seed uint64, tiles, gap, shift uint8, four, atEnd bool) {
+		bits := 8
+		if four {
+			bits = 4
+		}
+		for mask := range cputest.Masks() {
+			t.Run(mask, func(t *testing.T) {
+				checkStrips(t, rand.New(rand.NewPCG(seed, 6)), bits, 1+int(tiles)%24, int(gap), int(shift)%64, atEnd)
+			})
+		}
+	})
 }
 
 // TestActOrderTakesSeveralStrips: columns that are more than fit the second-level cache at once.

@@ -142,15 +142,18 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 		return err
 	}
 	words := j.Rows * op.bits / 2 // of a row of codes
-	strip, fields := borrow(words*tileRow), o.fields(op.bits)
+	strip, packed := borrow(words*op.spread()), borrow(min(words, blockWords)*tileRow)
 	defer scratch.Put(strip)
+	defer scratch.Put(packed)
+	lines := o.lines()
 	for c := 0; c < n; c += tileN {
 		src := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
-			transposeBlock((*strip)[w*tileRow:(w+m)*tileRow], src, w, words)
+			transposeBlock((*packed)[:m*tileRow], src, w, words)
+			spreadStrip((*strip)[w*op.spread():(w+m)*op.spread()], *packed, tileRow, op.bits)
 		}
-		op.repackStrip(j, c, *strip, fields)
+		op.repackStrip(j, c, *strip, lines)
 	}
 	return nil
 }
@@ -182,7 +185,8 @@ func (op *rowsMarlinScales) Run(j *stages.Job) error {
 	if err := op.check(op, j, n*groups); err != nil {
 		return err
 	}
-	strips := newScaleStrips(j.Stride, groups, 2, op.perm.columns())
+	strips := newScaleStrips(j, 2, op.perm.columns())
+	defer strips.finish()
 	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
 	for c := 0; c < n && groups > 0; c += tileN {

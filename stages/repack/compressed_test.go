@@ -268,7 +268,9 @@ func TestScaleStrips(t *testing.T) {
 					}
 					for _, atEnd := range []bool{false, true} {
 						dst := cputest.Guarded(t, make([]byte, len(src)), atEnd)
-						newScaleStrips(tileN*size, groups, size, order).transpose(dst, cputest.Guarded(t, src, atEnd))
+						strips := newScaleStrips(&stages.Job{Rows: groups, RowBytes: tileN * size, Stride: tileN * size}, size, order)
+						strips.stream = groups%2 == 0
+						strips.transpose(dst, cputest.Guarded(t, src, atEnd))
 						if !bytes.Equal(dst, want) {
 							t.Fatalf("size %d, %d groups: differs", size, groups)
 						}
@@ -277,6 +279,52 @@ func TestScaleStrips(t *testing.T) {
 			}
 		})
 	}
+}
+
+// checkScaleStrips transposes a strip of scales as every kind of processor, and compares with the reference.
+func checkScaleStrips(t *testing.T, seed uint64, groups, size, gap int, order *columnOrder, stream, atEnd bool) {
+	t.Helper()
+	row, stride := tileN*size, tileN*size+gap
+	src := random(seed, tileN*groups*size)
+	j := &stages.Job{Rows: groups, RowBytes: row, Stride: stride}
+	want := make([]byte, groups*stride)
+	newScaleStrips(j, size, order).generic(want, src)
+	for mask := range cputest.Masks() {
+		s := newScaleStrips(j, size, order)
+		s.stream = stream && stride%64 == 0
+		framed, dst := canaries((groups-1)*stride + row)
+		s.transpose(dst, cputest.Guarded(t, src, atEnd))
+		for g := range groups {
+			if string(dst[g*stride:][:row]) != string(want[g*stride:][:row]) {
+				t.Fatalf("%s: group %d of %d, %d bytes, stream %v: differs", mask, g, groups, size, stream)
+			}
+		}
+		wantFrame(t, framed, groups, row, stride)
+	}
+}
+
+// TestScaleStripKernels: what lies between the rows of scales stays as it is, and rows that begin anywhere are no whole lines.
+func TestScaleStripKernels(t *testing.T) {
+	orders := []*columnOrder{&groupedColumns, &singleColumns, &fp4Columns}
+	for groups := 1; groups <= 140; groups += 3 {
+		for _, size := range []int{1, 2} {
+			for i, gap := range []int{0, 64, 4} {
+				checkScaleStrips(t, uint64(groups), groups, size, gap, orders[(i+groups)%3], i < 2, groups%2 == 0)
+			}
+		}
+	}
+}
+
+func FuzzScaleStripKernels(f *testing.F) {
+	f.Add(uint64(1), uint8(65), uint8(0), true, true, false)
+	f.Fuzz(func(t *testing.T, seed uint64, groups, gap uint8, wide, stream, atEnd bool) {
+		size := 1
+		if wide {
+			size = 2
+		}
+		order := []*columnOrder{&groupedColumns, &singleColumns, &fp4Columns}[seed%3]
+		checkScaleStrips(t, seed, 1+int(groups), size, int(gap), order, stream, atEnd)
+	})
 }
 
 // TestRowsRefuse: sizes that do not fit, orders and values that cannot be.

@@ -160,50 +160,54 @@ func gatherBlocks(dst, src *byte, off *[8]int, shift *[8]uint32, blocks, bits in
 	}
 }
 
-// gatherStrip is gatherStripRows.
-func gatherStrip(dst, strip []byte, fields []uint32, bits int) {
-	words := len(dst) / tileRow
-	if !cpu.X86.AVX2 || words == 0 {
-		gatherStripRows(dst, strip, fields, bits)
+// spreadStrip is spreadRows. Rows that far apart are no stream for the hardware, so they are prefetched some rows ahead.
+func spreadStrip(strip, src []byte, stride, bits int) {
+	rows := len(strip) * bits / (32 * lineBytes)
+	if !cpu.X86.AVX2 || rows == 0 {
+		spreadRows(strip, src, stride, bits)
 		return
 	}
-	for _, f := range fields[:words*32/bits] {
-		_ = strip[f&^(tileRow-1)+tileRow-1] // the kernels trust these bounds
-	}
+	_, _ = src[(rows-1)*stride+tileRow-1], strip[rows*32/bits*lineBytes-1] // the kernels trust these bounds
+	ahead := stripAhead * stride
 	switch {
 	case cpu.X86.AVX512 && bits == 4:
-		gatherStrip4AVX512(&dst[0], &strip[0], &fields[0], words)
+		spread4AVX512(&strip[0], &src[0], rows, stride, ahead)
 	case cpu.X86.AVX512:
-		gatherStrip8AVX512(&dst[0], &strip[0], &fields[0], words)
+		spread8AVX512(&strip[0], &src[0], rows, stride, ahead)
 	case bits == 4:
-		gatherStrip4AVX2(&dst[0], &strip[0], &fields[0], words)
+		spread4AVX2(&strip[0], &src[0], rows, stride, ahead)
 	default:
-		gatherStrip8AVX2(&dst[0], &strip[0], &fields[0], words)
+		spread8AVX2(&strip[0], &src[0], rows, stride, ahead)
 	}
 }
 
-// fieldTurn is how many bits the words of a row are moved right that has field from in them, or turned right so that it becomes field to,
-// which spares the kernels of AVX-512 an instruction.
-func fieldTurn(from, to, bits int) int {
-	if cpu.X86.AVX512 {
-		return bits * (from - to) & 31
-	}
-	return bits * from
+type tilesKernel func(dst, strip *byte, features *uint32, tiles, stride int)
+
+// tilesKernels are the kernels for 4 bits and for 8: AVX2 or AVX-512; normal stores or non-temporal.
+var tilesKernels = [2][2][2]tilesKernel{
+	{{tiles4AVX2, tiles4AVX2NT}, {tiles4AVX512, tiles4AVX512NT}},
+	{{tiles8AVX2, tiles8AVX2NT}, {tiles8AVX512, tiles8AVX512NT}},
 }
 
-// copyStrip is copyStripRows. Rows that far apart are no stream for the hardware, so they are prefetched some rows ahead.
-func copyStrip(dst, src []byte, stride int) {
-	rows := len(dst) / tileRow
-	if !cpu.X86.AVX2 || rows == 0 {
-		copyStripRows(dst, src, stride)
+// repack is generic.
+func (t *tileColumn) repack() {
+	if !cpu.X86.AVX2 || t.rows == 0 {
+		t.generic()
 		return
 	}
-	_, _ = src[(rows-1)*stride+tileRow-1], dst[rows*tileRow-1] // the kernels trust these bounds
+	_, _ = t.strip[len(t.features)*lineBytes-1], t.features[t.rows*tileK-1] // the kernels trust these bounds
+	_ = t.dst[(t.rows-1)*t.stride:][:2*t.bits*tileN]
+	wide, stream := 0, 0
 	if cpu.X86.AVX512 {
-		copyStripAVX512(&dst[0], &src[0], rows, stride, stripAhead*stride)
-		return
+		wide = 1
 	}
-	copyStripAVX2(&dst[0], &src[0], rows, stride, stripAhead*stride)
+	if t.stream {
+		stream = 1
+	}
+	kernel, most := tilesKernels[t.bits/8][wide][stream], cpu.MaxCall/(tileK*lineBytes)
+	for i := 0; i < t.rows; i += most {
+		kernel(&t.dst[i*t.stride], &t.strip[0], &t.features[i*tileK], min(most, t.rows-i), t.stride)
+	}
 }
 
 // transpose is transposeRows. What it prefetches are places step bytes apart, a line for each row, from ahead bytes behind src on.
@@ -234,6 +238,15 @@ func grouped(dst, src []byte) {
 		permute(groupedAVX2, dst, src, 128)
 	default:
 		groupedRow(dst, src)
+	}
+}
+
+// groupedStream is groupedRow for a destination that goes past the caches, if it is whole lines.
+func groupedStream(dst, src []byte) {
+	if cpu.X86.AVX512 && cpu.ToLine(dst) == 0 {
+		permute(groupedAVX512NT, dst, src, 128)
+	} else {
+		grouped(dst, src)
 	}
 }
 

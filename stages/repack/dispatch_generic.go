@@ -12,17 +12,24 @@ func gather(dst, qweight []byte, rows []int32, bits int) { gatherRow(dst, qweigh
 
 func grouped(dst, src []byte) { groupedRow(dst, src) }
 
+func groupedStream(dst, src []byte) { groupedRow(dst, src) }
+
 func single(dst, src []byte) { singleRow(dst, src) }
 
-func copyStrip(dst, src []byte, stride int) { copyStripRows(dst, src, stride) }
+func spreadStrip(strip, src []byte, stride, bits int) { spreadRows(strip, src, stride, bits) }
+
+func (t *tileColumn) repack() { t.generic() }
 
 func transpose(dst, src []byte, stride, _, _ int) { transposeRows(dst, src, stride) }
 
 func (s *scaleStrips) transpose(dst, src []byte) { s.generic(dst, src) }
 
-func gatherStrip(dst, strip []byte, fields []uint32, bits int) {
-	gatherStripRows(dst, strip, fields, bits)
-}
+func (*scaleStrips) finish() {}
 
-// fieldTurn is how many bits the words of a row move right that has field from in them.
-func fieldTurn(from, _, bits int) int { return bits * from }
+func largestE4M3([]byte) (largest byte, done int) { return 0, 0 }
+
+func (*toS0E5M3) changeLines(_, _ []byte) (largest byte, done int) { return 0, 0 }
+
+func exllamaLines(_, _ []byte, _ int, _ bool) (done int) { return 0 }
+
+func exllama3Lines(_, _ []byte, _, _ int, _ bool) (done int) { return 0 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -54,22 +55,37 @@ func (op gptqExllama) Run(j *stages.Job) error {
 
 // shuffle writes every row from what row returns for it.
 func (op gptqExllama) shuffle(j *stages.Job, row func(int) []byte) error {
+	stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
 	if op.bits == 3 {
 		if j.Rows%3 != 0 {
 			return fmt.Errorf("%s: %d rows are no whole blocks of 32 codes", op, j.Rows)
 		}
 		for i := 0; i < j.Rows; i += 3 {
-			exllama3Rows([3][]byte{j.Row(i), j.Row(i + 1), j.Row(i + 2)}, [3][]byte{row(i), row(i + 1), row(i + 2)})
+			op.shuffle3(j, i, stream)
 		}
 		return nil
 	}
 	for i := range j.Rows {
-		exllamaRow(j.Row(i), row(i), op.bits)
+		dst, src := j.Row(i), row(i)
+		done := exllamaLines(dst, src, op.bits, stream)
+		exllamaRow(dst[done:], src[done:], op.bits)
 	}
 	return nil
 }
 
-// exllamaRow shuffles every word of a row: code i goes to field i/2 of the low half-word when i is even, of the high one when it is odd.
+// shuffle3 writes the three rows from row i on.
+func (op gptqExllama) shuffle3(j *stages.Job, i int, stream bool) {
+	to, from, n := j.Dst[i*j.Stride:], j.Src[0][i*j.RowBytes:], j.RowBytes
+	done := exllama3Lines(to, from, n, j.Stride, stream)
+	var dst, src [3][]byte
+	for t := range dst {
+		dst[t], src[t] = to[t*j.Stride+done:t*j.Stride+n], from[t*n+done:(t+1)*n]
+	}
+	exllama3Rows(dst, src)
+}
+
+// exllamaRow shuffles every word of a row: code i goes to field i/2 of the low half-word when i is even, of the high one when it is odd. It is
+// the reference.
 func exllamaRow(dst, src []byte, bits int) {
 	if bits == 8 {
 		copy(dst, src)
@@ -104,7 +120,7 @@ func exllama2(w uint32) uint32 {
 }
 
 // exllama3Rows shuffles the 32 codes of 3 bits that three words of a column hold: codes 10z..10z+9 go to word z, code c of them to bits
-// 3(c/2) + 16(c%2); bit t of code 30 to bit 15 of word t, bit t of code 31 to bit 31.
+// 3(c/2) + 16(c%2); bit t of code 30 to bit 15 of word t, bit t of code 31 to bit 31. It is the reference.
 func exllama3Rows(dst, src [3][]byte) {
 	n := len(src[0])
 	s0, s1, s2 := src[0], src[1][:n], src[2][:n]

@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/internal/optest"
+	"github.com/coldload/coldload/stages"
 )
 
 func TestExllamaEveryWidth(t *testing.T) {
@@ -73,8 +75,54 @@ func FuzzExllama(f *testing.F) {
 		bits := []int{2, 3, 4, 8}[which%4]
 		k, n := 32*int(blocks%3+1), int(cols%70+1)
 		codes := codesOf(rand.New(rand.NewPCG(seed, 0)), k, n, bits)
-		sources.WantRows(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, slowExllama(codes, n, bits), optest.PackRows(codes, n, bits, false))
+		want, q := slowExllama(codes, n, bits), optest.PackRows(codes, n, bits, false)
+		for mask := range cputest.Masks() {
+			t.Run(mask, func(t *testing.T) { sources.WantRows(t, mustOp(t)(GPTQExllama(bits, 0)), k*bits/32, want, q) })
+		}
 	})
+}
+
+// TestExllamaKernels: every number of words in a row, against pages that cannot be touched, and rows that go past the caches.
+func TestExllamaKernels(t *testing.T) {
+	for mask := range cputest.Masks() {
+		t.Run(mask, func(t *testing.T) {
+			for _, bits := range []int{2, 3, 4} {
+				for words := 1; words < 70; words++ {
+					checkExllama(t, bits, words, 4*words, words%2 == 0)
+				}
+				checkExllama(t, bits, 16<<10, 64<<10, true)
+				checkExllama(t, bits, 16<<10, 64<<10+64, false)
+				checkExllama(t, bits, 16<<10+5, 64<<10+64, false)
+			}
+		})
+	}
+}
+
+// checkExllama shuffles six rows of so many words, stride bytes apart.
+func checkExllama(t *testing.T, bits, words, stride int, atEnd bool) {
+	t.Helper()
+	const rows = 6
+	row := 4 * words
+	src := random(uint64(words), rows*row)
+	framed, dst := canaries((rows-1)*stride + row)
+	j := &stages.Job{Dst: dst, Rows: rows, RowBytes: row, Stride: stride, Src: [][]byte{cputest.Guarded(t, src, atEnd)}}
+	if err := mustOp(t)(GPTQExllama(bits, 0)).Run(j); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, row)
+	for i := range rows {
+		if bits != 3 {
+			exllamaRow(want, src[i*row:(i+1)*row], bits)
+		} else {
+			three, of := [3][]byte{make([]byte, row), make([]byte, row), make([]byte, row)}, src[i/3*3*row:]
+			exllama3Rows(three, [3][]byte{of[:row], of[row : 2*row], of[2*row : 3*row]})
+			want = three[i%3]
+		}
+		if string(j.Row(i)) != string(want) {
+			t.Fatalf("bits=%d, row %d of %d words: differs", bits, i, words)
+		}
+	}
+	wantFrame(t, framed, rows, row, stride)
 }
 
 func BenchmarkExllama(b *testing.B) {

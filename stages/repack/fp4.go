@@ -28,11 +28,12 @@ func (op mxfp4MarlinScales) Run(j *stages.Job) error {
 	if err := wantSources(op, j, j.Rows*j.RowBytes); err != nil {
 		return err
 	}
-	if err := op.screen(j, 0); err != nil {
-		return err
-	}
-	fp4Scales(j, nil)
-	return nil
+	return fp4Scales(j, func(first int, strip, _ []byte) ([]byte, error) {
+		if at := convert.FirstNonFinite(safetensors.F8E8M0, strip); at >= 0 {
+			return nil, convert.NonFinite(j.Inputs[0].Tensor, safetensors.F8E8M0, first+at)
+		}
+		return strip, nil
+	})
 }
 
 // screen wants every scale of one source to be a number.
@@ -44,18 +45,19 @@ func (mxfp4MarlinScales) screen(j *stages.Job, input int) error {
 }
 
 // fp4Scales transposes bytes [N, G] to the Job's G rows of N and puts the columns of each into the order that the kernels read FP4 scales
-// in. G and N are those of the Job, N a multiple of tileN. change, when it is given, makes of every byte another one first, in place.
-func fp4Scales(j *stages.Job, change func([]byte)) {
-	strips := newScaleStrips(j.Stride, j.Rows, 1, &fp4Columns)
+// in. G and N are those of the Job, N a multiple of tileN. look sees every strip of tileN columns first, while it is read from memory, with
+// how many scales come before it. It returns the strip, or what it has made of it in tmp, which has the room.
+func fp4Scales(j *stages.Job, look func(first int, strip, tmp []byte) ([]byte, error)) error {
+	strips := newScaleStrips(j, 1, &fp4Columns)
+	defer strips.finish()
 	tmp := borrow(strips.bytes())
 	defer scratch.Put(tmp)
 	for c := 0; c < j.RowBytes && j.Rows > 0; c += tileN {
-		strip := j.Src[0][c*j.Rows : (c+tileN)*j.Rows]
-		if change != nil {
-			copy(*tmp, strip)
-			change(*tmp)
-			strip = *tmp
+		strip, err := look(c*j.Rows, j.Src[0][c*j.Rows:(c+tileN)*j.Rows], *tmp)
+		if err != nil {
+			return err
 		}
 		strips.transpose(j.Dst[c:], strip)
 	}
+	return nil
 }

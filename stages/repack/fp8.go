@@ -46,9 +46,9 @@ func FP8MarlinScales(b stages.Blocks, from, to stages.DType, p Permutation, expo
 	switch {
 	case exponent == stages.ExponentPlain:
 	case to == safetensors.F16:
-		op.factor = 0x1p8
+		op.factor, op.normal, op.infinite, op.step = 0x1p8, 0x0400, 0x7C00, 8<<10
 	default:
-		op.factor = 0x1p120
+		op.factor, op.normal, op.infinite, op.step = 0x1p120, 0x0080, 0x7F80, 120<<7
 	}
 	return op, nil
 }
@@ -60,6 +60,8 @@ type fp8MarlinScales struct {
 	members        []Member // empty: one, whose columns are all
 	factor         float32  // of the value once it is cast: exact
 	toF32, fromF32 convert.Kernel
+	// As bits of to: the least normal number, infinity, and what the factor adds to the exponent, 0 for 1.
+	normal, infinite, step uint16
 }
 
 func (*fp8MarlinScales) Phase() stages.Phase { return stages.PhaseRepack }
@@ -95,6 +97,10 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 		}
 		off += 2 * len(src) / size
 	}
+	if len(op.members) == 0 && op.blocks.Rows == 1 && n%tileN == 0 {
+		op.transpose(j, cast)
+		return nil
+	}
 	clear(row)
 	for g := range groups {
 		off := 0
@@ -108,6 +114,15 @@ func (op *fp8MarlinScales) Run(j *stages.Job) error {
 		clear(j.Row(g))
 	}
 	return nil
+}
+
+// transpose is for scales of single output features: they are a matrix, [N, G].
+func (op *fp8MarlinScales) transpose(j *stages.Job, cast []byte) {
+	strips := newScaleStrips(j, 2, op.perm.columns())
+	defer strips.finish()
+	for c := 0; c < j.RowBytes/2 && j.Rows > 0; c += tileN {
+		strips.transpose(j.Dst[2*c:], cast[2*c*j.Rows:2*(c+tileN)*j.Rows])
+	}
 }
 
 // groups checks the sources of members in rows of n columns, and returns how many groups of input features they have scales for.
@@ -135,14 +150,21 @@ func (op *fp8MarlinScales) groups(j *stages.Job, members []Member, n int) (group
 
 // spread repeats every scale of a group, groups of them apart, for the output features of its block.
 func (op *fp8MarlinScales) spread(row, cast []byte, groups int) {
-	each := len(row) / 2
+	each := len(row)
 	if op.blocks.Rows > 0 {
-		each = int(op.blocks.Rows)
+		each = min(2*int(op.blocks.Rows), len(row))
 	}
-	for i := range len(row) / 2 {
-		copy(row[2*i:2*i+2], cast[2*(i/each*groups):])
+	for block := 0; len(row) > 0; block++ {
+		run := row[:min(each, len(row))]
+		for done := copy(run, cast[2*block*groups:][:2]); done < len(run); done *= 2 {
+			copy(run[done:], run[:done])
+		}
+		row = row[len(run):]
 	}
 }
+
+// fp8Piece is how many scales are cast at a time, in the first-level cache.
+const fp8Piece = 1024
 
 // cast fills dst with the scales of one input as they are to be, in the order of the file.
 func (op *fp8MarlinScales) cast(j *stages.Job, input int, dst []byte) error {
@@ -151,27 +173,76 @@ func (op *fp8MarlinScales) cast(j *stages.Job, input int, dst []byte) error {
 	if i := convert.FirstNonFinite(op.from, src); i >= 0 {
 		return convert.NonFinite(j.Inputs[0].Tensor, op.from, i)
 	}
-	var wide [4]byte
-	for i := range len(src) / size {
-		op.toF32(wide[:], src[i*size:(i+1)*size])
-		out := dst[2*i : 2*i+2]
-		if op.fromF32(out, wide[:]) >= 0 {
-			return tooLarge(j, op.to, i)
+	borrowed := borrow(4 * fp8Piece)
+	defer scratch.Put(borrowed)
+	for first, all := 0, len(src)/size; first < all; first += fp8Piece {
+		n := min(fp8Piece, all-first)
+		wide, out := src[first*size:(first+n)*size], dst[2*first:2*(first+n)]
+		if op.from != safetensors.F32 {
+			op.toF32(*borrowed, wide)
+			wide = (*borrowed)[:4*n]
 		}
-		if op.factor == 1 {
+		if at := op.fromF32(out, wide); at >= 0 {
+			return tooLarge(j, op.to, first+at)
+		}
+		if op.step == 0 {
 			continue
 		}
-		u := binary.LittleEndian.Uint16(out)
-		value := convert.F16ToF32(u)
-		if op.to == safetensors.BF16 {
-			value = convert.BF16ToF32(u)
-		}
-		binary.LittleEndian.PutUint32(wide[:], math.Float32bits(value*op.factor))
-		if op.fromF32(out, wide[:]) >= 0 || math.IsInf(float64(value*op.factor), 0) {
-			return op.tooLargeFused(j, i, value)
+		if at := op.fuse(out); at >= 0 {
+			return op.tooLargeFused(j, first+at, op.value(out[2*at:]))
 		}
 	}
 	return nil
+}
+
+// value is the first scale of b, once it is cast.
+func (op *fp8MarlinScales) value(b []byte) float32 {
+	h := binary.LittleEndian.Uint16(b)
+	if op.to == safetensors.F16 {
+		return convert.F16ToF32(h)
+	}
+	return convert.BF16ToF32(h)
+}
+
+// fuse multiplies scales by the factor. It returns the index of the first that becomes infinite, which stays as it is, or -1.
+func (op *fp8MarlinScales) fuse(b []byte) int {
+	const lanes, signs = 0x0001_0001_0001_0001, 0x8000_8000_8000_8000
+	add, i := uint64(op.step)*lanes, 0
+	// Eight at a time, the factor is added to the exponents of numbers that are normal and stay finite: with normal added, or large, these set
+	// the upper bit of their 16, or do not.
+	normal, large := (0x8000-uint64(op.normal))*lanes, (0x8000+uint64(op.step)-uint64(op.infinite))*lanes
+	for ; i+16 <= len(b); i += 16 {
+		x, y := binary.LittleEndian.Uint64(b[i:]), binary.LittleEndian.Uint64(b[i+8:])
+		m, n := x&^signs, y&^signs
+		if (m+normal)&^(m+large)&(n+normal)&^(n+large)&signs != signs {
+			if at := op.fuseEach(b[i : i+16]); at >= 0 {
+				return i/2 + at
+			}
+			continue
+		}
+		binary.LittleEndian.PutUint64(b[i:], x+add)
+		binary.LittleEndian.PutUint64(b[i+8:], y+add)
+	}
+	if at := op.fuseEach(b[i:]); at >= 0 {
+		return i/2 + at
+	}
+	return -1
+}
+
+// fuseEach is fuse, one by one. It is the reference.
+func (op *fp8MarlinScales) fuseEach(b []byte) int {
+	for i := 0; i < len(b); i += 2 {
+		v := op.value(b[i:]) * op.factor
+		h := convert.F32ToBF16(v)
+		if op.to == safetensors.F16 {
+			h = convert.F32ToF16(v)
+		}
+		if h&^0x8000 >= op.infinite {
+			return i / 2
+		}
+		binary.LittleEndian.PutUint16(b[i:], h)
+	}
+	return -1
 }
 
 // tooLargeFused is the error for scale i, which the factor makes infinite.

@@ -1,6 +1,7 @@
 package repack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -118,7 +119,7 @@ func TestFP8MarlinScales(t *testing.T) {
 	for _, from := range []stages.DType{safetensors.F32, safetensors.BF16, safetensors.F16, safetensors.F8E8M0} {
 		for to, exponents := range factors {
 			for exponent, factor := range exponents {
-				for _, b := range []stages.Blocks{{}, {Rows: 1}, {Rows: 128, Cols: 128}, {Rows: 100, Cols: 128}} {
+				for _, b := range []stages.Blocks{{}, {Rows: 1}, {Rows: 1, Cols: 128}, {Rows: 128, Cols: 128}, {Rows: 100, Cols: 128}} {
 					for _, n := range []int{64, 192, 576} {
 						groups, perm := 1, Single
 						if b.Cols > 0 {
@@ -174,6 +175,40 @@ func TestFP8MarlinScalesFaults(t *testing.T) {
 	}
 }
 
+// TestFP8MarlinFuse: every finite number among others times the factor, eight at a time, is what the formula makes of it.
+func TestFP8MarlinFuse(t *testing.T) {
+	for _, to := range []stages.DType{safetensors.F16, safetensors.BF16} {
+		op, ok := mustOp(t)(FP8MarlinScales(stages.Blocks{}, safetensors.F32, to, Single, stages.ExponentFused)).(*fp8MarlinScales)
+		if !ok {
+			t.Fatal("another Op")
+		}
+		for h := range uint16(0xFFFF) {
+			if h&op.infinite == op.infinite {
+				continue
+			}
+			b := make([]byte, 18) // eight and one
+			for i := range 9 {
+				binary.LittleEndian.PutUint16(b[2*i:], op.normal)
+			}
+			at := int(h % 9)
+			binary.LittleEndian.PutUint16(b[2*at:], h)
+			want, bad := bytes.Clone(b), -1
+			for i := 0; i < len(b) && bad < 0; i += 2 {
+				v := op.value(b[i:]) * op.factor
+				made := scaleBytes(to, []float32{v})
+				if math.IsInf(float64(op.value(made)), 0) {
+					bad = i / 2
+				} else {
+					copy(want[i:], made)
+				}
+			}
+			if got := op.fuse(b); got != bad || bad < 0 && !bytes.Equal(b, want) || bad >= 0 && !bytes.Equal(b[2*bad:2*bad+2], want[2*bad:2*bad+2]) {
+				t.Fatalf("%s %#04x: %d and %x, want %d and %x", to, h, got, b, bad, want)
+			}
+		}
+	}
+}
+
 // FuzzFP8Marlin compares the kernels with the formula.
 func FuzzFP8Marlin(f *testing.F) {
 	f.Add(uint64(1), uint8(1), uint8(5))
@@ -182,5 +217,31 @@ func FuzzFP8Marlin(f *testing.F) {
 		n, k := tileN*(int(tiles%4)+1), tileK*(int(rows%80)+1)
 		codes := codesOf(rand.New(rand.NewPCG(seed, 14)), k, n, 8)
 		sources.WantRows(t, FP8Marlin(), k/tileK, slowMarlin(codes, n, 8), alongK(codes, n))
+	})
+}
+
+// FuzzFP8MarlinScales: any scales, in blocks of any size, against the formula.
+func FuzzFP8MarlinScales(f *testing.F) {
+	f.Add(uint64(1), uint8(3), uint8(1), uint8(1), true)
+	f.Add(uint64(2), uint8(40), uint8(2), uint8(128), false)
+	f.Fuzz(func(t *testing.T, seed uint64, groups, columns, block uint8, half bool) {
+		r := rand.New(rand.NewPCG(seed, 15))
+		g, n, b := int(groups%80)+1, 64*(int(columns%4)+1), stages.Blocks{Rows: int64(block), Cols: 128}
+		to, factor := safetensors.BF16, float32(0x1p120)
+		if half {
+			to, factor = safetensors.F16, 256
+		}
+		rows, _ := b.Grid(int64(n), 1)
+		scales := make([]float32, int(rows)*g)
+		for i := range scales {
+			scales[i] = float32(math.Ldexp(1+r.Float64(), -r.IntN(12)-2))
+		}
+		want := slowScales(scales, b, n, g, to, Grouped, factor)
+		for mask := range cputest.Masks() {
+			t.Run(mask, func(t *testing.T) {
+				op := mustOp(t)(FP8MarlinScales(b, safetensors.F32, to, Grouped, stages.ExponentFused))
+				sources.WantRows(t, op, g, want, scaleBytes(safetensors.F32, scales))
+			})
+		}
 	})
 }

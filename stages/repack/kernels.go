@@ -10,11 +10,14 @@ import "cmp"
 //	rowsMarlin                  BW           AVX2   rowsColumn.generic
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
-//	gatherStrip                 F            AVX2   gatherStripRows
-//	copyStrip                   F            AVX2   copyStripRows
+//	spread                      BW           AVX2   spreadRows
+//	tiles                       BW           AVX2   tileColumn.generic
 //	transpose                   F            AVX2   transposeRows
 //	permutations                BW           AVX2   groupedRow, singleRow
 //	transposeScales             BW           AVX2   scaleStrips.generic
+//	peakE4M3                    BW           AVX2   peakBytes
+//	exllama                     BW           AVX2   exllamaRow, exllama3Rows
+//	changeE4M3                  BW           AVX2   toS0E5M3.changeBytes, peakBytes
 //
 // dispatch_amd64.go chooses at each call, by what internal/cpu says.
 

@@ -3284,890 +3284,1545 @@ gather8AVX2Block:
 DATA field0of8<>+0(SB)/4, $0x000000ff
 GLOBL field0of8<>(SB), RODATA|NOPTR, $4
 
-// func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
-// Requires: AVX, AVX512F
-TEXT ·gatherStrip4AVX512(SB), NOSPLIT, $0-32
+DATA spreadBytes<>+0(SB)/1, $0x00
+DATA spreadBytes<>+1(SB)/1, $0x08
+DATA spreadBytes<>+2(SB)/1, $0x04
+DATA spreadBytes<>+3(SB)/1, $0x0c
+DATA spreadBytes<>+4(SB)/1, $0x01
+DATA spreadBytes<>+5(SB)/1, $0x09
+DATA spreadBytes<>+6(SB)/1, $0x05
+DATA spreadBytes<>+7(SB)/1, $0x0d
+DATA spreadBytes<>+8(SB)/1, $0x02
+DATA spreadBytes<>+9(SB)/1, $0x0a
+DATA spreadBytes<>+10(SB)/1, $0x06
+DATA spreadBytes<>+11(SB)/1, $0x0e
+DATA spreadBytes<>+12(SB)/1, $0x03
+DATA spreadBytes<>+13(SB)/1, $0x0b
+DATA spreadBytes<>+14(SB)/1, $0x07
+DATA spreadBytes<>+15(SB)/1, $0x0f
+DATA spreadBytes<>+16(SB)/1, $0x00
+DATA spreadBytes<>+17(SB)/1, $0x08
+DATA spreadBytes<>+18(SB)/1, $0x04
+DATA spreadBytes<>+19(SB)/1, $0x0c
+DATA spreadBytes<>+20(SB)/1, $0x01
+DATA spreadBytes<>+21(SB)/1, $0x09
+DATA spreadBytes<>+22(SB)/1, $0x05
+DATA spreadBytes<>+23(SB)/1, $0x0d
+DATA spreadBytes<>+24(SB)/1, $0x02
+DATA spreadBytes<>+25(SB)/1, $0x0a
+DATA spreadBytes<>+26(SB)/1, $0x06
+DATA spreadBytes<>+27(SB)/1, $0x0e
+DATA spreadBytes<>+28(SB)/1, $0x03
+DATA spreadBytes<>+29(SB)/1, $0x0b
+DATA spreadBytes<>+30(SB)/1, $0x07
+DATA spreadBytes<>+31(SB)/1, $0x0f
+DATA spreadBytes<>+32(SB)/1, $0x00
+DATA spreadBytes<>+33(SB)/1, $0x08
+DATA spreadBytes<>+34(SB)/1, $0x04
+DATA spreadBytes<>+35(SB)/1, $0x0c
+DATA spreadBytes<>+36(SB)/1, $0x01
+DATA spreadBytes<>+37(SB)/1, $0x09
+DATA spreadBytes<>+38(SB)/1, $0x05
+DATA spreadBytes<>+39(SB)/1, $0x0d
+DATA spreadBytes<>+40(SB)/1, $0x02
+DATA spreadBytes<>+41(SB)/1, $0x0a
+DATA spreadBytes<>+42(SB)/1, $0x06
+DATA spreadBytes<>+43(SB)/1, $0x0e
+DATA spreadBytes<>+44(SB)/1, $0x03
+DATA spreadBytes<>+45(SB)/1, $0x0b
+DATA spreadBytes<>+46(SB)/1, $0x07
+DATA spreadBytes<>+47(SB)/1, $0x0f
+DATA spreadBytes<>+48(SB)/1, $0x00
+DATA spreadBytes<>+49(SB)/1, $0x08
+DATA spreadBytes<>+50(SB)/1, $0x04
+DATA spreadBytes<>+51(SB)/1, $0x0c
+DATA spreadBytes<>+52(SB)/1, $0x01
+DATA spreadBytes<>+53(SB)/1, $0x09
+DATA spreadBytes<>+54(SB)/1, $0x05
+DATA spreadBytes<>+55(SB)/1, $0x0d
+DATA spreadBytes<>+56(SB)/1, $0x02
+DATA spreadBytes<>+57(SB)/1, $0x0a
+DATA spreadBytes<>+58(SB)/1, $0x06
+DATA spreadBytes<>+59(SB)/1, $0x0e
+DATA spreadBytes<>+60(SB)/1, $0x03
+DATA spreadBytes<>+61(SB)/1, $0x0b
+DATA spreadBytes<>+62(SB)/1, $0x07
+DATA spreadBytes<>+63(SB)/1, $0x0f
+GLOBL spreadBytes<>(SB), RODATA|NOPTR, $64
+
+DATA spreadQwords<>+0(SB)/8, $0x0000000000000000
+DATA spreadQwords<>+8(SB)/8, $0x0000000000000004
+DATA spreadQwords<>+16(SB)/8, $0x0000000000000001
+DATA spreadQwords<>+24(SB)/8, $0x0000000000000005
+DATA spreadQwords<>+32(SB)/8, $0x0000000000000002
+DATA spreadQwords<>+40(SB)/8, $0x0000000000000006
+DATA spreadQwords<>+48(SB)/8, $0x0000000000000003
+DATA spreadQwords<>+56(SB)/8, $0x0000000000000007
+GLOBL spreadQwords<>(SB), RODATA|NOPTR, $64
+
+// func spread4AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·spread4AVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), DI
 	MOVQ         src+8(FP), SI
-	MOVQ         fields+16(FP), DX
-	MOVQ         words+24(FP), CX
-	VPBROADCASTD field1of4<>+0(SB), Z25
-	VPBROADCASTD field2of4<>+0(SB), Z26
-	VPBROADCASTD field3of4<>+0(SB), Z27
-	VPBROADCASTD field4of4<>+0(SB), Z28
-	VPBROADCASTD field5of4<>+0(SB), Z29
-	VPBROADCASTD field6of4<>+0(SB), Z30
-	VPBROADCASTD field7of4<>+0(SB), Z31
+	MOVQ         rows+16(FP), CX
+	MOVQ         stride+24(FP), R8
+	MOVQ         ahead+32(FP), R9
+	VMOVDQU32    spreadBytes<>+0(SB), Z31
+	VMOVDQU32    spreadQwords<>+0(SB), Z30
+	VPBROADCASTD lowNibbles<>+0(SB), Z29
 
-gatherStrip4AVX512Word:
-	MOVL         (DX), AX
-	VPBROADCASTD (DX), Z12
-	ANDQ         $-256, AX
-	VMOVDQU32    (SI)(AX*1), Z0
-	VPRORVD      Z12, Z0, Z0
-	VMOVDQU32    64(SI)(AX*1), Z1
-	VPRORVD      Z12, Z1, Z1
-	VMOVDQU32    128(SI)(AX*1), Z2
-	VPRORVD      Z12, Z2, Z2
-	VMOVDQU32    192(SI)(AX*1), Z3
-	VPRORVD      Z12, Z3, Z3
-	MOVL         4(DX), BX
-	VPBROADCASTD 4(DX), Z13
-	ANDQ         $-256, BX
-	VMOVDQU32    (SI)(BX*1), Z8
-	VPRORVD      Z13, Z8, Z8
-	VPTERNLOGD   $0xd8, Z25, Z8, Z0
-	VMOVDQU32    64(SI)(BX*1), Z9
-	VPRORVD      Z13, Z9, Z9
-	VPTERNLOGD   $0xd8, Z25, Z9, Z1
-	VMOVDQU32    128(SI)(BX*1), Z10
-	VPRORVD      Z13, Z10, Z10
-	VPTERNLOGD   $0xd8, Z25, Z10, Z2
-	VMOVDQU32    192(SI)(BX*1), Z11
-	VPRORVD      Z13, Z11, Z11
-	VPTERNLOGD   $0xd8, Z25, Z11, Z3
-	MOVL         8(DX), R8
-	VPBROADCASTD 8(DX), Z12
-	ANDQ         $-256, R8
-	VMOVDQU32    (SI)(R8*1), Z4
-	VPRORVD      Z12, Z4, Z4
-	VPTERNLOGD   $0xd8, Z26, Z4, Z0
-	VMOVDQU32    64(SI)(R8*1), Z5
-	VPRORVD      Z12, Z5, Z5
-	VPTERNLOGD   $0xd8, Z26, Z5, Z1
-	VMOVDQU32    128(SI)(R8*1), Z6
-	VPRORVD      Z12, Z6, Z6
-	VPTERNLOGD   $0xd8, Z26, Z6, Z2
-	VMOVDQU32    192(SI)(R8*1), Z7
-	VPRORVD      Z12, Z7, Z7
-	VPTERNLOGD   $0xd8, Z26, Z7, Z3
-	MOVL         12(DX), R9
-	VPBROADCASTD 12(DX), Z13
-	ANDQ         $-256, R9
-	VMOVDQU32    (SI)(R9*1), Z8
-	VPRORVD      Z13, Z8, Z8
-	VPTERNLOGD   $0xd8, Z27, Z8, Z0
-	VMOVDQU32    64(SI)(R9*1), Z9
-	VPRORVD      Z13, Z9, Z9
-	VPTERNLOGD   $0xd8, Z27, Z9, Z1
-	VMOVDQU32    128(SI)(R9*1), Z10
-	VPRORVD      Z13, Z10, Z10
-	VPTERNLOGD   $0xd8, Z27, Z10, Z2
-	VMOVDQU32    192(SI)(R9*1), Z11
-	VPRORVD      Z13, Z11, Z11
-	VPTERNLOGD   $0xd8, Z27, Z11, Z3
-	MOVL         16(DX), AX
-	VPBROADCASTD 16(DX), Z12
-	ANDQ         $-256, AX
-	VMOVDQU32    (SI)(AX*1), Z4
-	VPRORVD      Z12, Z4, Z4
-	VPTERNLOGD   $0xd8, Z28, Z4, Z0
-	VMOVDQU32    64(SI)(AX*1), Z5
-	VPRORVD      Z12, Z5, Z5
-	VPTERNLOGD   $0xd8, Z28, Z5, Z1
-	VMOVDQU32    128(SI)(AX*1), Z6
-	VPRORVD      Z12, Z6, Z6
-	VPTERNLOGD   $0xd8, Z28, Z6, Z2
-	VMOVDQU32    192(SI)(AX*1), Z7
-	VPRORVD      Z12, Z7, Z7
-	VPTERNLOGD   $0xd8, Z28, Z7, Z3
-	MOVL         20(DX), BX
-	VPBROADCASTD 20(DX), Z13
-	ANDQ         $-256, BX
-	VMOVDQU32    (SI)(BX*1), Z8
-	VPRORVD      Z13, Z8, Z8
-	VPTERNLOGD   $0xd8, Z29, Z8, Z0
-	VMOVDQU32    64(SI)(BX*1), Z9
-	VPRORVD      Z13, Z9, Z9
-	VPTERNLOGD   $0xd8, Z29, Z9, Z1
-	VMOVDQU32    128(SI)(BX*1), Z10
-	VPRORVD      Z13, Z10, Z10
-	VPTERNLOGD   $0xd8, Z29, Z10, Z2
-	VMOVDQU32    192(SI)(BX*1), Z11
-	VPRORVD      Z13, Z11, Z11
-	VPTERNLOGD   $0xd8, Z29, Z11, Z3
-	MOVL         24(DX), R8
-	VPBROADCASTD 24(DX), Z12
-	ANDQ         $-256, R8
-	VMOVDQU32    (SI)(R8*1), Z4
-	VPRORVD      Z12, Z4, Z4
-	VPTERNLOGD   $0xd8, Z30, Z4, Z0
-	VMOVDQU32    64(SI)(R8*1), Z5
-	VPRORVD      Z12, Z5, Z5
-	VPTERNLOGD   $0xd8, Z30, Z5, Z1
-	VMOVDQU32    128(SI)(R8*1), Z6
-	VPRORVD      Z12, Z6, Z6
-	VPTERNLOGD   $0xd8, Z30, Z6, Z2
-	VMOVDQU32    192(SI)(R8*1), Z7
-	VPRORVD      Z12, Z7, Z7
-	VPTERNLOGD   $0xd8, Z30, Z7, Z3
-	MOVL         28(DX), R9
-	VPBROADCASTD 28(DX), Z13
-	ANDQ         $-256, R9
-	VMOVDQU32    (SI)(R9*1), Z8
-	VPRORVD      Z13, Z8, Z8
-	VPTERNLOGD   $0xd8, Z31, Z8, Z0
-	VMOVDQU32    64(SI)(R9*1), Z9
-	VPRORVD      Z13, Z9, Z9
-	VPTERNLOGD   $0xd8, Z31, Z9, Z1
-	VMOVDQU32    128(SI)(R9*1), Z10
-	VPRORVD      Z13, Z10, Z10
-	VPTERNLOGD   $0xd8, Z31, Z10, Z2
-	VMOVDQU32    192(SI)(R9*1), Z11
-	VPRORVD      Z13, Z11, Z11
-	VPTERNLOGD   $0xd8, Z31, Z11, Z3
-	VMOVDQU32    Z0, (DI)
-	VMOVDQU32    Z1, 64(DI)
-	VMOVDQU32    Z2, 128(DI)
-	VMOVDQU32    Z3, 192(DI)
-	ADDQ         $0x00000020, DX
-	ADDQ         $0x00000100, DI
-	DECQ         CX
-	JNZ          gatherStrip4AVX512Word
-	VZEROUPPER
-	RET
-
-// func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
-// Requires: AVX, AVX2
-TEXT ·gatherStrip4AVX2(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
-	MOVQ         src+8(FP), SI
-	MOVQ         fields+16(FP), DX
-	MOVQ         words+24(FP), CX
-	VPBROADCASTD field0of4<>+0(SB), Y15
-	VPBROADCASTD turn<>+0(SB), Y14
-
-gatherStrip4AVX2Word:
-	MOVL         (DX), AX
-	VPBROADCASTD (DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, AX
-	VMOVDQU      (SI)(AX*1), Y0
-	VPSRLVD      Y12, Y0, Y0
-	VPAND        Y15, Y0, Y0
-	VMOVDQU      32(SI)(AX*1), Y1
-	VPSRLVD      Y12, Y1, Y1
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      64(SI)(AX*1), Y2
-	VPSRLVD      Y12, Y2, Y2
-	VPAND        Y15, Y2, Y2
-	VMOVDQU      96(SI)(AX*1), Y3
-	VPSRLVD      Y12, Y3, Y3
-	VPAND        Y15, Y3, Y3
-	MOVL         4(DX), BX
-	VPBROADCASTD 4(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, BX
-	VMOVDQU      (SI)(BX*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x04, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      32(SI)(BX*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x04, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      64(SI)(BX*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x04, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      96(SI)(BX*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x04, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         8(DX), R8
-	VPBROADCASTD 8(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, R8
-	VMOVDQU      (SI)(R8*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x08, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      32(SI)(R8*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x08, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      64(SI)(R8*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x08, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      96(SI)(R8*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x08, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         12(DX), R9
-	VPBROADCASTD 12(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, R9
-	VMOVDQU      (SI)(R9*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x0c, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      32(SI)(R9*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x0c, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      64(SI)(R9*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x0c, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      96(SI)(R9*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x0c, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         16(DX), AX
-	VPBROADCASTD 16(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, AX
-	VMOVDQU      (SI)(AX*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x10, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      32(SI)(AX*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x10, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      64(SI)(AX*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x10, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      96(SI)(AX*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x10, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         20(DX), BX
-	VPBROADCASTD 20(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, BX
-	VMOVDQU      (SI)(BX*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x14, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      32(SI)(BX*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x14, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      64(SI)(BX*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x14, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      96(SI)(BX*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x14, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         24(DX), R8
-	VPBROADCASTD 24(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, R8
-	VMOVDQU      (SI)(R8*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x18, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      32(SI)(R8*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x18, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      64(SI)(R8*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x18, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      96(SI)(R8*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x18, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         28(DX), R9
-	VPBROADCASTD 28(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, R9
-	VMOVDQU      (SI)(R9*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x1c, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      32(SI)(R9*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x1c, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      64(SI)(R9*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x1c, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      96(SI)(R9*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x1c, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 32(DI)
-	VMOVDQU      Y2, 64(DI)
-	VMOVDQU      Y3, 96(DI)
-	MOVL         (DX), AX
-	VPBROADCASTD (DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, AX
-	VMOVDQU      128(SI)(AX*1), Y0
-	VPSRLVD      Y12, Y0, Y0
-	VPAND        Y15, Y0, Y0
-	VMOVDQU      160(SI)(AX*1), Y1
-	VPSRLVD      Y12, Y1, Y1
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      192(SI)(AX*1), Y2
-	VPSRLVD      Y12, Y2, Y2
-	VPAND        Y15, Y2, Y2
-	VMOVDQU      224(SI)(AX*1), Y3
-	VPSRLVD      Y12, Y3, Y3
-	VPAND        Y15, Y3, Y3
-	MOVL         4(DX), BX
-	VPBROADCASTD 4(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, BX
-	VMOVDQU      128(SI)(BX*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x04, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      160(SI)(BX*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x04, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      192(SI)(BX*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x04, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      224(SI)(BX*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x04, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         8(DX), R8
-	VPBROADCASTD 8(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, R8
-	VMOVDQU      128(SI)(R8*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x08, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      160(SI)(R8*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x08, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      192(SI)(R8*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x08, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      224(SI)(R8*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x08, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         12(DX), R9
-	VPBROADCASTD 12(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, R9
-	VMOVDQU      128(SI)(R9*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x0c, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      160(SI)(R9*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x0c, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      192(SI)(R9*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x0c, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      224(SI)(R9*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x0c, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         16(DX), AX
-	VPBROADCASTD 16(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, AX
-	VMOVDQU      128(SI)(AX*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x10, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      160(SI)(AX*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x10, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      192(SI)(AX*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x10, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      224(SI)(AX*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x10, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         20(DX), BX
-	VPBROADCASTD 20(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, BX
-	VMOVDQU      128(SI)(BX*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x14, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      160(SI)(BX*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x14, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      192(SI)(BX*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x14, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      224(SI)(BX*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x14, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         24(DX), R8
-	VPBROADCASTD 24(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, R8
-	VMOVDQU      128(SI)(R8*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x18, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      160(SI)(R8*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x18, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      192(SI)(R8*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x18, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      224(SI)(R8*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x18, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         28(DX), R9
-	VPBROADCASTD 28(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, R9
-	VMOVDQU      128(SI)(R9*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x1c, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      160(SI)(R9*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x1c, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      192(SI)(R9*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x1c, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      224(SI)(R9*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x1c, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 160(DI)
-	VMOVDQU      Y2, 192(DI)
-	VMOVDQU      Y3, 224(DI)
-	ADDQ         $0x00000020, DX
-	ADDQ         $0x00000100, DI
-	DECQ         CX
-	JNZ          gatherStrip4AVX2Word
-	VZEROUPPER
-	RET
-
-DATA turn<>+0(SB)/4, $0x0000001f
-GLOBL turn<>(SB), RODATA|NOPTR, $4
-
-// func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
-// Requires: AVX, AVX512F
-TEXT ·gatherStrip8AVX512(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
-	MOVQ         src+8(FP), SI
-	MOVQ         fields+16(FP), DX
-	MOVQ         words+24(FP), CX
-	VPBROADCASTD field1of8<>+0(SB), Z25
-	VPBROADCASTD field2of8<>+0(SB), Z26
-	VPBROADCASTD field3of8<>+0(SB), Z27
-
-gatherStrip8AVX512Word:
-	MOVL         (DX), AX
-	VPBROADCASTD (DX), Z12
-	ANDQ         $-256, AX
-	VMOVDQU32    (SI)(AX*1), Z0
-	VPRORVD      Z12, Z0, Z0
-	VMOVDQU32    64(SI)(AX*1), Z1
-	VPRORVD      Z12, Z1, Z1
-	VMOVDQU32    128(SI)(AX*1), Z2
-	VPRORVD      Z12, Z2, Z2
-	VMOVDQU32    192(SI)(AX*1), Z3
-	VPRORVD      Z12, Z3, Z3
-	MOVL         4(DX), BX
-	VPBROADCASTD 4(DX), Z13
-	ANDQ         $-256, BX
-	VMOVDQU32    (SI)(BX*1), Z8
-	VPRORVD      Z13, Z8, Z8
-	VPTERNLOGD   $0xd8, Z25, Z8, Z0
-	VMOVDQU32    64(SI)(BX*1), Z9
-	VPRORVD      Z13, Z9, Z9
-	VPTERNLOGD   $0xd8, Z25, Z9, Z1
-	VMOVDQU32    128(SI)(BX*1), Z10
-	VPRORVD      Z13, Z10, Z10
-	VPTERNLOGD   $0xd8, Z25, Z10, Z2
-	VMOVDQU32    192(SI)(BX*1), Z11
-	VPRORVD      Z13, Z11, Z11
-	VPTERNLOGD   $0xd8, Z25, Z11, Z3
-	MOVL         8(DX), R8
-	VPBROADCASTD 8(DX), Z12
-	ANDQ         $-256, R8
-	VMOVDQU32    (SI)(R8*1), Z4
-	VPRORVD      Z12, Z4, Z4
-	VPTERNLOGD   $0xd8, Z26, Z4, Z0
-	VMOVDQU32    64(SI)(R8*1), Z5
-	VPRORVD      Z12, Z5, Z5
-	VPTERNLOGD   $0xd8, Z26, Z5, Z1
-	VMOVDQU32    128(SI)(R8*1), Z6
-	VPRORVD      Z12, Z6, Z6
-	VPTERNLOGD   $0xd8, Z26, Z6, Z2
-	VMOVDQU32    192(SI)(R8*1), Z7
-	VPRORVD      Z12, Z7, Z7
-	VPTERNLOGD   $0xd8, Z26, Z7, Z3
-	MOVL         12(DX), R9
-	VPBROADCASTD 12(DX), Z13
-	ANDQ         $-256, R9
-	VMOVDQU32    (SI)(R9*1), Z8
-	VPRORVD      Z13, Z8, Z8
-	VPTERNLOGD   $0xd8, Z27, Z8, Z0
-	VMOVDQU32    64(SI)(R9*1), Z9
-	VPRORVD      Z13, Z9, Z9
-	VPTERNLOGD   $0xd8, Z27, Z9, Z1
-	VMOVDQU32    128(SI)(R9*1), Z10
-	VPRORVD      Z13, Z10, Z10
-	VPTERNLOGD   $0xd8, Z27, Z10, Z2
-	VMOVDQU32    192(SI)(R9*1), Z11
-	VPRORVD      Z13, Z11, Z11
-	VPTERNLOGD   $0xd8, Z27, Z11, Z3
-	VMOVDQU32    Z0, (DI)
-	VMOVDQU32    Z1, 64(DI)
-	VMOVDQU32    Z2, 128(DI)
-	VMOVDQU32    Z3, 192(DI)
-	ADDQ         $0x00000010, DX
-	ADDQ         $0x00000100, DI
-	DECQ         CX
-	JNZ          gatherStrip8AVX512Word
-	VZEROUPPER
-	RET
-
-// func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
-// Requires: AVX, AVX2
-TEXT ·gatherStrip8AVX2(SB), NOSPLIT, $0-32
-	MOVQ         dst+0(FP), DI
-	MOVQ         src+8(FP), SI
-	MOVQ         fields+16(FP), DX
-	MOVQ         words+24(FP), CX
-	VPBROADCASTD field0of8<>+0(SB), Y15
-	VPBROADCASTD turn<>+0(SB), Y14
-
-gatherStrip8AVX2Word:
-	MOVL         (DX), AX
-	VPBROADCASTD (DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, AX
-	VMOVDQU      (SI)(AX*1), Y0
-	VPSRLVD      Y12, Y0, Y0
-	VPAND        Y15, Y0, Y0
-	VMOVDQU      32(SI)(AX*1), Y1
-	VPSRLVD      Y12, Y1, Y1
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      64(SI)(AX*1), Y2
-	VPSRLVD      Y12, Y2, Y2
-	VPAND        Y15, Y2, Y2
-	VMOVDQU      96(SI)(AX*1), Y3
-	VPSRLVD      Y12, Y3, Y3
-	VPAND        Y15, Y3, Y3
-	MOVL         4(DX), BX
-	VPBROADCASTD 4(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, BX
-	VMOVDQU      (SI)(BX*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x08, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      32(SI)(BX*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x08, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      64(SI)(BX*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x08, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      96(SI)(BX*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x08, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         8(DX), R8
-	VPBROADCASTD 8(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, R8
-	VMOVDQU      (SI)(R8*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x10, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      32(SI)(R8*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x10, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      64(SI)(R8*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x10, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      96(SI)(R8*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x10, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         12(DX), R9
-	VPBROADCASTD 12(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, R9
-	VMOVDQU      (SI)(R9*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x18, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      32(SI)(R9*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x18, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      64(SI)(R9*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x18, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      96(SI)(R9*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x18, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	VMOVDQU      Y0, (DI)
-	VMOVDQU      Y1, 32(DI)
-	VMOVDQU      Y2, 64(DI)
-	VMOVDQU      Y3, 96(DI)
-	MOVL         (DX), AX
-	VPBROADCASTD (DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, AX
-	VMOVDQU      128(SI)(AX*1), Y0
-	VPSRLVD      Y12, Y0, Y0
-	VPAND        Y15, Y0, Y0
-	VMOVDQU      160(SI)(AX*1), Y1
-	VPSRLVD      Y12, Y1, Y1
-	VPAND        Y15, Y1, Y1
-	VMOVDQU      192(SI)(AX*1), Y2
-	VPSRLVD      Y12, Y2, Y2
-	VPAND        Y15, Y2, Y2
-	VMOVDQU      224(SI)(AX*1), Y3
-	VPSRLVD      Y12, Y3, Y3
-	VPAND        Y15, Y3, Y3
-	MOVL         4(DX), BX
-	VPBROADCASTD 4(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, BX
-	VMOVDQU      128(SI)(BX*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x08, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      160(SI)(BX*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x08, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      192(SI)(BX*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x08, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      224(SI)(BX*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x08, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	MOVL         8(DX), R8
-	VPBROADCASTD 8(DX), Y12
-	VPAND        Y14, Y12, Y12
-	ANDQ         $-256, R8
-	VMOVDQU      128(SI)(R8*1), Y4
-	VPSRLVD      Y12, Y4, Y4
-	VPAND        Y15, Y4, Y4
-	VPSLLD       $0x10, Y4, Y4
-	VPOR         Y4, Y0, Y0
-	VMOVDQU      160(SI)(R8*1), Y5
-	VPSRLVD      Y12, Y5, Y5
-	VPAND        Y15, Y5, Y5
-	VPSLLD       $0x10, Y5, Y5
-	VPOR         Y5, Y1, Y1
-	VMOVDQU      192(SI)(R8*1), Y6
-	VPSRLVD      Y12, Y6, Y6
-	VPAND        Y15, Y6, Y6
-	VPSLLD       $0x10, Y6, Y6
-	VPOR         Y6, Y2, Y2
-	VMOVDQU      224(SI)(R8*1), Y7
-	VPSRLVD      Y12, Y7, Y7
-	VPAND        Y15, Y7, Y7
-	VPSLLD       $0x10, Y7, Y7
-	VPOR         Y7, Y3, Y3
-	MOVL         12(DX), R9
-	VPBROADCASTD 12(DX), Y13
-	VPAND        Y14, Y13, Y13
-	ANDQ         $-256, R9
-	VMOVDQU      128(SI)(R9*1), Y8
-	VPSRLVD      Y13, Y8, Y8
-	VPAND        Y15, Y8, Y8
-	VPSLLD       $0x18, Y8, Y8
-	VPOR         Y8, Y0, Y0
-	VMOVDQU      160(SI)(R9*1), Y9
-	VPSRLVD      Y13, Y9, Y9
-	VPAND        Y15, Y9, Y9
-	VPSLLD       $0x18, Y9, Y9
-	VPOR         Y9, Y1, Y1
-	VMOVDQU      192(SI)(R9*1), Y10
-	VPSRLVD      Y13, Y10, Y10
-	VPAND        Y15, Y10, Y10
-	VPSLLD       $0x18, Y10, Y10
-	VPOR         Y10, Y2, Y2
-	VMOVDQU      224(SI)(R9*1), Y11
-	VPSRLVD      Y13, Y11, Y11
-	VPAND        Y15, Y11, Y11
-	VPSLLD       $0x18, Y11, Y11
-	VPOR         Y11, Y3, Y3
-	VMOVDQU      Y0, 128(DI)
-	VMOVDQU      Y1, 160(DI)
-	VMOVDQU      Y2, 192(DI)
-	VMOVDQU      Y3, 224(DI)
-	ADDQ         $0x00000010, DX
-	ADDQ         $0x00000100, DI
-	DECQ         CX
-	JNZ          gatherStrip8AVX2Word
-	VZEROUPPER
-	RET
-
-// func copyStripAVX512(dst *byte, src *byte, rows int, stride int, ahead int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·copyStripAVX512(SB), NOSPLIT, $0-40
-	MOVQ dst+0(FP), DI
-	MOVQ src+8(FP), SI
-	MOVQ rows+16(FP), CX
-	MOVQ stride+24(FP), R8
-	MOVQ ahead+32(FP), R9
-
-copyStripAVX512Row:
+spread4AVX512Row:
 	PREFETCHT0 (SI)(R9*1)
 	PREFETCHT0 64(SI)(R9*1)
 	PREFETCHT0 128(SI)(R9*1)
 	PREFETCHT0 192(SI)(R9*1)
-	VMOVDQU32  (SI), Z0
+	VPERMQ     (SI), Z30, Z0
+	VPSHUFB    Z31, Z0, Z0
+	VPERMQ     64(SI), Z30, Z1
+	VPSHUFB    Z31, Z1, Z1
+	VPERMQ     128(SI), Z30, Z2
+	VPSHUFB    Z31, Z2, Z2
+	VPERMQ     192(SI), Z30, Z3
+	VPSHUFB    Z31, Z3, Z3
+	VPUNPCKLWD Z1, Z0, Z4
+	VPUNPCKHWD Z1, Z0, Z5
+	VPUNPCKLWD Z3, Z2, Z6
+	VPUNPCKHWD Z3, Z2, Z7
+	VPUNPCKLDQ Z6, Z4, Z0
+	VPUNPCKHDQ Z6, Z4, Z1
+	VPUNPCKLDQ Z7, Z5, Z2
+	VPUNPCKHDQ Z7, Z5, Z3
+	VPSLLD     $0x04, Z0, Z4
+	VPSRLD     $0x04, Z0, Z5
+	VPTERNLOGD $0xb8, Z0, Z29, Z4
+	VPTERNLOGD $0xe2, Z0, Z29, Z5
+	VMOVDQA64  Z5, Z0
+	VMOVDQU32  Z4, (DI)
+	VMOVDQU32  Z0, 64(DI)
+	VPSLLD     $0x04, Z1, Z6
+	VPSRLD     $0x04, Z1, Z7
+	VPTERNLOGD $0xb8, Z1, Z29, Z6
+	VPTERNLOGD $0xe2, Z1, Z29, Z7
+	VMOVDQA64  Z7, Z1
+	VMOVDQU32  Z6, 128(DI)
+	VMOVDQU32  Z1, 192(DI)
+	VPSLLD     $0x04, Z2, Z4
+	VPSRLD     $0x04, Z2, Z5
+	VPTERNLOGD $0xb8, Z2, Z29, Z4
+	VPTERNLOGD $0xe2, Z2, Z29, Z5
+	VMOVDQA64  Z5, Z2
+	VMOVDQU32  Z4, 256(DI)
+	VMOVDQU32  Z2, 320(DI)
+	VPSLLD     $0x04, Z3, Z6
+	VPSRLD     $0x04, Z3, Z7
+	VPTERNLOGD $0xb8, Z3, Z29, Z6
+	VPTERNLOGD $0xe2, Z3, Z29, Z7
+	VMOVDQA64  Z7, Z3
+	VMOVDQU32  Z6, 384(DI)
+	VMOVDQU32  Z3, 448(DI)
+	ADDQ       R8, SI
+	ADDQ       $0x00000200, DI
+	DECQ       CX
+	JNZ        spread4AVX512Row
+	VZEROUPPER
+	RET
+
+// func tiles4AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·tiles4AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+
+tiles4AVX512Tile:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       32(DX), BX
+	VPTERNLOGD $0xe2, (SI)(BX*1), Z31, Z0
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z8
+	MOVL       36(DX), R9
+	VPTERNLOGD $0xe2, (SI)(R9*1), Z31, Z8
+	VPUNPCKHWD Z8, Z0, Z1
+	VPUNPCKLWD Z8, Z0, Z0
+	MOVL       8(DX), R9
+	VMOVDQU32  (SI)(R9*1), Z2
+	MOVL       40(DX), R10
+	VPTERNLOGD $0xe2, (SI)(R10*1), Z31, Z2
+	MOVL       12(DX), R10
+	VMOVDQU32  (SI)(R10*1), Z8
+	MOVL       44(DX), R11
+	VPTERNLOGD $0xe2, (SI)(R11*1), Z31, Z8
+	VPUNPCKHWD Z8, Z2, Z3
+	VPUNPCKLWD Z8, Z2, Z2
+	MOVL       16(DX), R11
+	VMOVDQU32  (SI)(R11*1), Z4
+	MOVL       48(DX), R12
+	VPTERNLOGD $0xe2, (SI)(R12*1), Z31, Z4
+	MOVL       20(DX), R12
+	VMOVDQU32  (SI)(R12*1), Z8
+	MOVL       52(DX), R13
+	VPTERNLOGD $0xe2, (SI)(R13*1), Z31, Z8
+	VPUNPCKHWD Z8, Z4, Z5
+	VPUNPCKLWD Z8, Z4, Z4
+	MOVL       24(DX), R13
+	VMOVDQU32  (SI)(R13*1), Z6
+	MOVL       56(DX), AX
+	VPTERNLOGD $0xe2, (SI)(AX*1), Z31, Z6
+	MOVL       28(DX), AX
+	VMOVDQU32  (SI)(AX*1), Z8
+	MOVL       60(DX), BX
+	VPTERNLOGD $0xe2, (SI)(BX*1), Z31, Z8
+	VPUNPCKHWD Z8, Z6, Z7
+	VPUNPCKLWD Z8, Z6, Z6
+	VSHUFI32X4 $0x44, Z2, Z0, Z10
+	VSHUFI32X4 $0xee, Z2, Z0, Z0
+	VSHUFI32X4 $0x44, Z6, Z4, Z11
+	VSHUFI32X4 $0xee, Z6, Z4, Z4
+	VSHUFI32X4 $0x88, Z11, Z10, Z2
+	VSHUFI32X4 $0xdd, Z11, Z10, Z10
+	VSHUFI32X4 $0x88, Z4, Z0, Z6
+	VSHUFI32X4 $0xdd, Z4, Z0, Z0
+	VMOVDQU32  Z2, (DI)
+	VMOVDQU32  Z10, 128(DI)
+	VMOVDQU32  Z6, 256(DI)
+	VMOVDQU32  Z0, 384(DI)
+	VSHUFI32X4 $0x44, Z3, Z1, Z10
+	VSHUFI32X4 $0xee, Z3, Z1, Z1
+	VSHUFI32X4 $0x44, Z7, Z5, Z11
+	VSHUFI32X4 $0xee, Z7, Z5, Z5
+	VSHUFI32X4 $0x88, Z11, Z10, Z3
+	VSHUFI32X4 $0xdd, Z11, Z10, Z10
+	VSHUFI32X4 $0x88, Z5, Z1, Z7
+	VSHUFI32X4 $0xdd, Z5, Z1, Z1
+	VMOVDQU32  Z3, 64(DI)
+	VMOVDQU32  Z10, 192(DI)
+	VMOVDQU32  Z7, 320(DI)
+	VMOVDQU32  Z1, 448(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles4AVX512Tile
+	VZEROUPPER
+	RET
+
+// func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·tiles4AVX512NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+
+tiles4AVX512NTTile:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       32(DX), BX
+	VPTERNLOGD $0xe2, (SI)(BX*1), Z31, Z0
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z8
+	MOVL       36(DX), R9
+	VPTERNLOGD $0xe2, (SI)(R9*1), Z31, Z8
+	VPUNPCKHWD Z8, Z0, Z1
+	VPUNPCKLWD Z8, Z0, Z0
+	MOVL       8(DX), R9
+	VMOVDQU32  (SI)(R9*1), Z2
+	MOVL       40(DX), R10
+	VPTERNLOGD $0xe2, (SI)(R10*1), Z31, Z2
+	MOVL       12(DX), R10
+	VMOVDQU32  (SI)(R10*1), Z8
+	MOVL       44(DX), R11
+	VPTERNLOGD $0xe2, (SI)(R11*1), Z31, Z8
+	VPUNPCKHWD Z8, Z2, Z3
+	VPUNPCKLWD Z8, Z2, Z2
+	MOVL       16(DX), R11
+	VMOVDQU32  (SI)(R11*1), Z4
+	MOVL       48(DX), R12
+	VPTERNLOGD $0xe2, (SI)(R12*1), Z31, Z4
+	MOVL       20(DX), R12
+	VMOVDQU32  (SI)(R12*1), Z8
+	MOVL       52(DX), R13
+	VPTERNLOGD $0xe2, (SI)(R13*1), Z31, Z8
+	VPUNPCKHWD Z8, Z4, Z5
+	VPUNPCKLWD Z8, Z4, Z4
+	MOVL       24(DX), R13
+	VMOVDQU32  (SI)(R13*1), Z6
+	MOVL       56(DX), AX
+	VPTERNLOGD $0xe2, (SI)(AX*1), Z31, Z6
+	MOVL       28(DX), AX
+	VMOVDQU32  (SI)(AX*1), Z8
+	MOVL       60(DX), BX
+	VPTERNLOGD $0xe2, (SI)(BX*1), Z31, Z8
+	VPUNPCKHWD Z8, Z6, Z7
+	VPUNPCKLWD Z8, Z6, Z6
+	VSHUFI32X4 $0x44, Z2, Z0, Z10
+	VSHUFI32X4 $0xee, Z2, Z0, Z0
+	VSHUFI32X4 $0x44, Z6, Z4, Z11
+	VSHUFI32X4 $0xee, Z6, Z4, Z4
+	VSHUFI32X4 $0x88, Z11, Z10, Z2
+	VSHUFI32X4 $0xdd, Z11, Z10, Z10
+	VSHUFI32X4 $0x88, Z4, Z0, Z6
+	VSHUFI32X4 $0xdd, Z4, Z0, Z0
+	VMOVNTDQ   Z2, (DI)
+	VMOVNTDQ   Z10, 128(DI)
+	VMOVNTDQ   Z6, 256(DI)
+	VMOVNTDQ   Z0, 384(DI)
+	VSHUFI32X4 $0x44, Z3, Z1, Z10
+	VSHUFI32X4 $0xee, Z3, Z1, Z1
+	VSHUFI32X4 $0x44, Z7, Z5, Z11
+	VSHUFI32X4 $0xee, Z7, Z5, Z5
+	VSHUFI32X4 $0x88, Z11, Z10, Z3
+	VSHUFI32X4 $0xdd, Z11, Z10, Z10
+	VSHUFI32X4 $0x88, Z5, Z1, Z7
+	VSHUFI32X4 $0xdd, Z5, Z1, Z1
+	VMOVNTDQ   Z3, 64(DI)
+	VMOVNTDQ   Z10, 192(DI)
+	VMOVNTDQ   Z7, 320(DI)
+	VMOVNTDQ   Z1, 448(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles4AVX512NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func spread4AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·spread4AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         rows+16(FP), CX
+	MOVQ         stride+24(FP), R8
+	MOVQ         ahead+32(FP), R9
+	VMOVDQU      spreadBytes<>+0(SB), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y13
+
+spread4AVX2Row:
+	PREFETCHT0  (SI)(R9*1)
+	PREFETCHT0  64(SI)(R9*1)
+	PREFETCHT0  128(SI)(R9*1)
+	PREFETCHT0  192(SI)(R9*1)
+	VMOVDQU     (SI), X0
+	VINSERTI128 $0x01, 32(SI), Y0, Y0
+	VPERMQ      $0xd8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     64(SI), X1
+	VINSERTI128 $0x01, 96(SI), Y1, Y1
+	VPERMQ      $0xd8, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     128(SI), X2
+	VINSERTI128 $0x01, 160(SI), Y2, Y2
+	VPERMQ      $0xd8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     192(SI), X3
+	VINSERTI128 $0x01, 224(SI), Y3, Y3
+	VPERMQ      $0xd8, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VPUNPCKLWD  Y1, Y0, Y4
+	VPUNPCKHWD  Y1, Y0, Y5
+	VPUNPCKLWD  Y3, Y2, Y6
+	VPUNPCKHWD  Y3, Y2, Y7
+	VPUNPCKLDQ  Y6, Y4, Y0
+	VPUNPCKHDQ  Y6, Y4, Y1
+	VPUNPCKLDQ  Y7, Y5, Y2
+	VPUNPCKHDQ  Y7, Y5, Y3
+	VPSLLD      $0x04, Y0, Y4
+	VPSRLD      $0x04, Y0, Y5
+	VPAND       Y13, Y0, Y8
+	VPANDN      Y4, Y13, Y4
+	VPOR        Y8, Y4, Y4
+	VPAND       Y13, Y5, Y5
+	VPANDN      Y0, Y13, Y0
+	VPOR        Y5, Y0, Y0
+	VMOVDQU     Y4, (DI)
+	VMOVDQU     Y0, 64(DI)
+	VPSLLD      $0x04, Y1, Y6
+	VPSRLD      $0x04, Y1, Y7
+	VPAND       Y13, Y1, Y8
+	VPANDN      Y6, Y13, Y6
+	VPOR        Y8, Y6, Y6
+	VPAND       Y13, Y7, Y7
+	VPANDN      Y1, Y13, Y1
+	VPOR        Y7, Y1, Y1
+	VMOVDQU     Y6, 128(DI)
+	VMOVDQU     Y1, 192(DI)
+	VPSLLD      $0x04, Y2, Y4
+	VPSRLD      $0x04, Y2, Y5
+	VPAND       Y13, Y2, Y8
+	VPANDN      Y4, Y13, Y4
+	VPOR        Y8, Y4, Y4
+	VPAND       Y13, Y5, Y5
+	VPANDN      Y2, Y13, Y2
+	VPOR        Y5, Y2, Y2
+	VMOVDQU     Y4, 256(DI)
+	VMOVDQU     Y2, 320(DI)
+	VPSLLD      $0x04, Y3, Y6
+	VPSRLD      $0x04, Y3, Y7
+	VPAND       Y13, Y3, Y8
+	VPANDN      Y6, Y13, Y6
+	VPOR        Y8, Y6, Y6
+	VPAND       Y13, Y7, Y7
+	VPANDN      Y3, Y13, Y3
+	VPOR        Y7, Y3, Y3
+	VMOVDQU     Y6, 384(DI)
+	VMOVDQU     Y3, 448(DI)
+	VMOVDQU     16(SI), X0
+	VINSERTI128 $0x01, 48(SI), Y0, Y0
+	VPERMQ      $0xd8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     80(SI), X1
+	VINSERTI128 $0x01, 112(SI), Y1, Y1
+	VPERMQ      $0xd8, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     144(SI), X2
+	VINSERTI128 $0x01, 176(SI), Y2, Y2
+	VPERMQ      $0xd8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     208(SI), X3
+	VINSERTI128 $0x01, 240(SI), Y3, Y3
+	VPERMQ      $0xd8, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VPUNPCKLWD  Y1, Y0, Y4
+	VPUNPCKHWD  Y1, Y0, Y5
+	VPUNPCKLWD  Y3, Y2, Y6
+	VPUNPCKHWD  Y3, Y2, Y7
+	VPUNPCKLDQ  Y6, Y4, Y0
+	VPUNPCKHDQ  Y6, Y4, Y1
+	VPUNPCKLDQ  Y7, Y5, Y2
+	VPUNPCKHDQ  Y7, Y5, Y3
+	VPSLLD      $0x04, Y0, Y4
+	VPSRLD      $0x04, Y0, Y5
+	VPAND       Y13, Y0, Y8
+	VPANDN      Y4, Y13, Y4
+	VPOR        Y8, Y4, Y4
+	VPAND       Y13, Y5, Y5
+	VPANDN      Y0, Y13, Y0
+	VPOR        Y5, Y0, Y0
+	VMOVDQU     Y4, 32(DI)
+	VMOVDQU     Y0, 96(DI)
+	VPSLLD      $0x04, Y1, Y6
+	VPSRLD      $0x04, Y1, Y7
+	VPAND       Y13, Y1, Y8
+	VPANDN      Y6, Y13, Y6
+	VPOR        Y8, Y6, Y6
+	VPAND       Y13, Y7, Y7
+	VPANDN      Y1, Y13, Y1
+	VPOR        Y7, Y1, Y1
+	VMOVDQU     Y6, 160(DI)
+	VMOVDQU     Y1, 224(DI)
+	VPSLLD      $0x04, Y2, Y4
+	VPSRLD      $0x04, Y2, Y5
+	VPAND       Y13, Y2, Y8
+	VPANDN      Y4, Y13, Y4
+	VPOR        Y8, Y4, Y4
+	VPAND       Y13, Y5, Y5
+	VPANDN      Y2, Y13, Y2
+	VPOR        Y5, Y2, Y2
+	VMOVDQU     Y4, 288(DI)
+	VMOVDQU     Y2, 352(DI)
+	VPSLLD      $0x04, Y3, Y6
+	VPSRLD      $0x04, Y3, Y7
+	VPAND       Y13, Y3, Y8
+	VPANDN      Y6, Y13, Y6
+	VPOR        Y8, Y6, Y6
+	VPAND       Y13, Y7, Y7
+	VPANDN      Y3, Y13, Y3
+	VPOR        Y7, Y3, Y3
+	VMOVDQU     Y6, 416(DI)
+	VMOVDQU     Y3, 480(DI)
+	ADDQ        R8, SI
+	ADDQ        $0x00000200, DI
+	DECQ        CX
+	JNZ         spread4AVX2Row
+	VZEROUPPER
+	RET
+
+// func tiles4AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX2
+TEXT ·tiles4AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+tiles4AVX2Tile:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPAND      Y15, Y0, Y0
+	VPANDN     (SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y8
+	MOVL       36(DX), R9
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(R9*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y0, Y1
+	VPUNPCKLWD Y8, Y0, Y0
+	MOVL       8(DX), R9
+	VMOVDQU    (SI)(R9*1), Y2
+	MOVL       40(DX), R10
+	VPAND      Y15, Y2, Y2
+	VPANDN     (SI)(R10*1), Y15, Y9
+	VPOR       Y9, Y2, Y2
+	MOVL       12(DX), R10
+	VMOVDQU    (SI)(R10*1), Y8
+	MOVL       44(DX), R11
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(R11*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y2, Y3
+	VPUNPCKLWD Y8, Y2, Y2
+	MOVL       16(DX), R11
+	VMOVDQU    (SI)(R11*1), Y4
+	MOVL       48(DX), R12
+	VPAND      Y15, Y4, Y4
+	VPANDN     (SI)(R12*1), Y15, Y9
+	VPOR       Y9, Y4, Y4
+	MOVL       20(DX), R12
+	VMOVDQU    (SI)(R12*1), Y8
+	MOVL       52(DX), R13
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(R13*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y4, Y5
+	VPUNPCKLWD Y8, Y4, Y4
+	MOVL       24(DX), R13
+	VMOVDQU    (SI)(R13*1), Y6
+	MOVL       56(DX), AX
+	VPAND      Y15, Y6, Y6
+	VPANDN     (SI)(AX*1), Y15, Y9
+	VPOR       Y9, Y6, Y6
+	MOVL       28(DX), AX
+	VMOVDQU    (SI)(AX*1), Y8
+	MOVL       60(DX), BX
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y6, Y7
+	VPUNPCKLWD Y8, Y6, Y6
+	VPERM2I128 $0x20, Y2, Y0, Y10
+	VPERM2I128 $0x31, Y2, Y0, Y0
+	VMOVDQU    Y10, (DI)
+	VMOVDQU    Y0, 128(DI)
+	VPERM2I128 $0x20, Y6, Y4, Y10
+	VPERM2I128 $0x31, Y6, Y4, Y4
+	VMOVDQU    Y10, 32(DI)
+	VMOVDQU    Y4, 160(DI)
+	VPERM2I128 $0x20, Y3, Y1, Y10
+	VPERM2I128 $0x31, Y3, Y1, Y1
+	VMOVDQU    Y10, 64(DI)
+	VMOVDQU    Y1, 192(DI)
+	VPERM2I128 $0x20, Y7, Y5, Y10
+	VPERM2I128 $0x31, Y7, Y5, Y5
+	VMOVDQU    Y10, 96(DI)
+	VMOVDQU    Y5, 224(DI)
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPAND      Y15, Y0, Y0
+	VPANDN     32(SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y8
+	MOVL       36(DX), R9
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R9*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y0, Y1
+	VPUNPCKLWD Y8, Y0, Y0
+	MOVL       8(DX), R9
+	VMOVDQU    32(SI)(R9*1), Y2
+	MOVL       40(DX), R10
+	VPAND      Y15, Y2, Y2
+	VPANDN     32(SI)(R10*1), Y15, Y9
+	VPOR       Y9, Y2, Y2
+	MOVL       12(DX), R10
+	VMOVDQU    32(SI)(R10*1), Y8
+	MOVL       44(DX), R11
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R11*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y2, Y3
+	VPUNPCKLWD Y8, Y2, Y2
+	MOVL       16(DX), R11
+	VMOVDQU    32(SI)(R11*1), Y4
+	MOVL       48(DX), R12
+	VPAND      Y15, Y4, Y4
+	VPANDN     32(SI)(R12*1), Y15, Y9
+	VPOR       Y9, Y4, Y4
+	MOVL       20(DX), R12
+	VMOVDQU    32(SI)(R12*1), Y8
+	MOVL       52(DX), R13
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R13*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y4, Y5
+	VPUNPCKLWD Y8, Y4, Y4
+	MOVL       24(DX), R13
+	VMOVDQU    32(SI)(R13*1), Y6
+	MOVL       56(DX), AX
+	VPAND      Y15, Y6, Y6
+	VPANDN     32(SI)(AX*1), Y15, Y9
+	VPOR       Y9, Y6, Y6
+	MOVL       28(DX), AX
+	VMOVDQU    32(SI)(AX*1), Y8
+	MOVL       60(DX), BX
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y6, Y7
+	VPUNPCKLWD Y8, Y6, Y6
+	VPERM2I128 $0x20, Y2, Y0, Y10
+	VPERM2I128 $0x31, Y2, Y0, Y0
+	VMOVDQU    Y10, 256(DI)
+	VMOVDQU    Y0, 384(DI)
+	VPERM2I128 $0x20, Y6, Y4, Y10
+	VPERM2I128 $0x31, Y6, Y4, Y4
+	VMOVDQU    Y10, 288(DI)
+	VMOVDQU    Y4, 416(DI)
+	VPERM2I128 $0x20, Y3, Y1, Y10
+	VPERM2I128 $0x31, Y3, Y1, Y1
+	VMOVDQU    Y10, 320(DI)
+	VMOVDQU    Y1, 448(DI)
+	VPERM2I128 $0x20, Y7, Y5, Y10
+	VPERM2I128 $0x31, Y7, Y5, Y5
+	VMOVDQU    Y10, 352(DI)
+	VMOVDQU    Y5, 480(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles4AVX2Tile
+	VZEROUPPER
+	RET
+
+// func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·tiles4AVX2NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+tiles4AVX2NTTile:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPAND      Y15, Y0, Y0
+	VPANDN     (SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y8
+	MOVL       36(DX), R9
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(R9*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y0, Y1
+	VPUNPCKLWD Y8, Y0, Y0
+	MOVL       8(DX), R9
+	VMOVDQU    (SI)(R9*1), Y2
+	MOVL       40(DX), R10
+	VPAND      Y15, Y2, Y2
+	VPANDN     (SI)(R10*1), Y15, Y9
+	VPOR       Y9, Y2, Y2
+	MOVL       12(DX), R10
+	VMOVDQU    (SI)(R10*1), Y8
+	MOVL       44(DX), R11
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(R11*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y2, Y3
+	VPUNPCKLWD Y8, Y2, Y2
+	MOVL       16(DX), R11
+	VMOVDQU    (SI)(R11*1), Y4
+	MOVL       48(DX), R12
+	VPAND      Y15, Y4, Y4
+	VPANDN     (SI)(R12*1), Y15, Y9
+	VPOR       Y9, Y4, Y4
+	MOVL       20(DX), R12
+	VMOVDQU    (SI)(R12*1), Y8
+	MOVL       52(DX), R13
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(R13*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y4, Y5
+	VPUNPCKLWD Y8, Y4, Y4
+	MOVL       24(DX), R13
+	VMOVDQU    (SI)(R13*1), Y6
+	MOVL       56(DX), AX
+	VPAND      Y15, Y6, Y6
+	VPANDN     (SI)(AX*1), Y15, Y9
+	VPOR       Y9, Y6, Y6
+	MOVL       28(DX), AX
+	VMOVDQU    (SI)(AX*1), Y8
+	MOVL       60(DX), BX
+	VPAND      Y15, Y8, Y8
+	VPANDN     (SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y6, Y7
+	VPUNPCKLWD Y8, Y6, Y6
+	VPERM2I128 $0x20, Y2, Y0, Y10
+	VPERM2I128 $0x31, Y2, Y0, Y0
+	VMOVNTDQ   Y10, (DI)
+	VMOVNTDQ   Y0, 128(DI)
+	VPERM2I128 $0x20, Y6, Y4, Y10
+	VPERM2I128 $0x31, Y6, Y4, Y4
+	VMOVNTDQ   Y10, 32(DI)
+	VMOVNTDQ   Y4, 160(DI)
+	VPERM2I128 $0x20, Y3, Y1, Y10
+	VPERM2I128 $0x31, Y3, Y1, Y1
+	VMOVNTDQ   Y10, 64(DI)
+	VMOVNTDQ   Y1, 192(DI)
+	VPERM2I128 $0x20, Y7, Y5, Y10
+	VPERM2I128 $0x31, Y7, Y5, Y5
+	VMOVNTDQ   Y10, 96(DI)
+	VMOVNTDQ   Y5, 224(DI)
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPAND      Y15, Y0, Y0
+	VPANDN     32(SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y8
+	MOVL       36(DX), R9
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R9*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y0, Y1
+	VPUNPCKLWD Y8, Y0, Y0
+	MOVL       8(DX), R9
+	VMOVDQU    32(SI)(R9*1), Y2
+	MOVL       40(DX), R10
+	VPAND      Y15, Y2, Y2
+	VPANDN     32(SI)(R10*1), Y15, Y9
+	VPOR       Y9, Y2, Y2
+	MOVL       12(DX), R10
+	VMOVDQU    32(SI)(R10*1), Y8
+	MOVL       44(DX), R11
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R11*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y2, Y3
+	VPUNPCKLWD Y8, Y2, Y2
+	MOVL       16(DX), R11
+	VMOVDQU    32(SI)(R11*1), Y4
+	MOVL       48(DX), R12
+	VPAND      Y15, Y4, Y4
+	VPANDN     32(SI)(R12*1), Y15, Y9
+	VPOR       Y9, Y4, Y4
+	MOVL       20(DX), R12
+	VMOVDQU    32(SI)(R12*1), Y8
+	MOVL       52(DX), R13
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R13*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y4, Y5
+	VPUNPCKLWD Y8, Y4, Y4
+	MOVL       24(DX), R13
+	VMOVDQU    32(SI)(R13*1), Y6
+	MOVL       56(DX), AX
+	VPAND      Y15, Y6, Y6
+	VPANDN     32(SI)(AX*1), Y15, Y9
+	VPOR       Y9, Y6, Y6
+	MOVL       28(DX), AX
+	VMOVDQU    32(SI)(AX*1), Y8
+	MOVL       60(DX), BX
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(BX*1), Y15, Y9
+	VPOR       Y9, Y8, Y8
+	VPUNPCKHWD Y8, Y6, Y7
+	VPUNPCKLWD Y8, Y6, Y6
+	VPERM2I128 $0x20, Y2, Y0, Y10
+	VPERM2I128 $0x31, Y2, Y0, Y0
+	VMOVNTDQ   Y10, 256(DI)
+	VMOVNTDQ   Y0, 384(DI)
+	VPERM2I128 $0x20, Y6, Y4, Y10
+	VPERM2I128 $0x31, Y6, Y4, Y4
+	VMOVNTDQ   Y10, 288(DI)
+	VMOVNTDQ   Y4, 416(DI)
+	VPERM2I128 $0x20, Y3, Y1, Y10
+	VPERM2I128 $0x31, Y3, Y1, Y1
+	VMOVNTDQ   Y10, 320(DI)
+	VMOVNTDQ   Y1, 448(DI)
+	VPERM2I128 $0x20, Y7, Y5, Y10
+	VPERM2I128 $0x31, Y7, Y5, Y5
+	VMOVNTDQ   Y10, 352(DI)
+	VMOVNTDQ   Y5, 480(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles4AVX2NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func spread8AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·spread8AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         rows+16(FP), CX
+	MOVQ         stride+24(FP), R8
+	MOVQ         ahead+32(FP), R9
+	VMOVDQU32    spreadBytes<>+0(SB), Z31
+	VMOVDQU32    spreadQwords<>+0(SB), Z30
+	VPBROADCASTD lowNibbles<>+0(SB), Z29
+
+spread8AVX512Row:
+	PREFETCHT0 (SI)(R9*1)
+	PREFETCHT0 64(SI)(R9*1)
+	PREFETCHT0 128(SI)(R9*1)
+	PREFETCHT0 192(SI)(R9*1)
+	VPERMQ     (SI), Z30, Z0
+	VPSHUFB    Z31, Z0, Z0
+	VPERMQ     64(SI), Z30, Z1
+	VPSHUFB    Z31, Z1, Z1
+	VPERMQ     128(SI), Z30, Z2
+	VPSHUFB    Z31, Z2, Z2
+	VPERMQ     192(SI), Z30, Z3
+	VPSHUFB    Z31, Z3, Z3
+	VPUNPCKLWD Z1, Z0, Z4
+	VPUNPCKHWD Z1, Z0, Z5
+	VPUNPCKLWD Z3, Z2, Z6
+	VPUNPCKHWD Z3, Z2, Z7
+	VPUNPCKLDQ Z6, Z4, Z0
+	VPUNPCKHDQ Z6, Z4, Z1
+	VPUNPCKLDQ Z7, Z5, Z2
+	VPUNPCKHDQ Z7, Z5, Z3
 	VMOVDQU32  Z0, (DI)
-	VMOVDQU32  64(SI), Z1
 	VMOVDQU32  Z1, 64(DI)
-	VMOVDQU32  128(SI), Z2
 	VMOVDQU32  Z2, 128(DI)
-	VMOVDQU32  192(SI), Z3
 	VMOVDQU32  Z3, 192(DI)
 	ADDQ       R8, SI
 	ADDQ       $0x00000100, DI
 	DECQ       CX
-	JNZ        copyStripAVX512Row
+	JNZ        spread8AVX512Row
 	VZEROUPPER
 	RET
 
-// func copyStripAVX2(dst *byte, src *byte, rows int, stride int, ahead int)
-// Requires: AVX, MMX+
-TEXT ·copyStripAVX2(SB), NOSPLIT, $0-40
-	MOVQ dst+0(FP), DI
-	MOVQ src+8(FP), SI
-	MOVQ rows+16(FP), CX
-	MOVQ stride+24(FP), R8
-	MOVQ ahead+32(FP), R9
+// func tiles8AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·tiles8AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
 
-copyStripAVX2Row:
-	PREFETCHT0 (SI)(R9*1)
-	PREFETCHT0 64(SI)(R9*1)
-	PREFETCHT0 128(SI)(R9*1)
-	PREFETCHT0 192(SI)(R9*1)
-	VMOVDQU    (SI), Y0
-	VMOVDQU    Y0, (DI)
-	VMOVDQU    32(SI), Y1
-	VMOVDQU    Y1, 32(DI)
-	VMOVDQU    64(SI), Y2
-	VMOVDQU    Y2, 64(DI)
-	VMOVDQU    96(SI), Y3
-	VMOVDQU    Y3, 96(DI)
-	VMOVDQU    128(SI), Y4
-	VMOVDQU    Y4, 128(DI)
-	VMOVDQU    160(SI), Y5
-	VMOVDQU    Y5, 160(DI)
-	VMOVDQU    192(SI), Y6
-	VMOVDQU    Y6, 192(DI)
-	VMOVDQU    224(SI), Y7
-	VMOVDQU    Y7, 224(DI)
-	ADDQ       R8, SI
-	ADDQ       $0x00000100, DI
+tiles8AVX512Tile:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       32(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Z0, Z2
+	VPUNPCKLBW (SI)(BX*1), Z0, Z0
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z1
+	MOVL       36(DX), R9
+	VPUNPCKHBW (SI)(R9*1), Z1, Z3
+	VPUNPCKLBW (SI)(R9*1), Z1, Z1
+	VPUNPCKLWD Z1, Z0, Z4
+	VPUNPCKHWD Z1, Z0, Z5
+	VPUNPCKLWD Z3, Z2, Z6
+	VPUNPCKHWD Z3, Z2, Z7
+	MOVL       8(DX), R9
+	VMOVDQU32  (SI)(R9*1), Z8
+	MOVL       40(DX), R10
+	VPUNPCKHBW (SI)(R10*1), Z8, Z10
+	VPUNPCKLBW (SI)(R10*1), Z8, Z8
+	MOVL       12(DX), R10
+	VMOVDQU32  (SI)(R10*1), Z9
+	MOVL       44(DX), R11
+	VPUNPCKHBW (SI)(R11*1), Z9, Z11
+	VPUNPCKLBW (SI)(R11*1), Z9, Z9
+	VPUNPCKLWD Z9, Z8, Z12
+	VPUNPCKHWD Z9, Z8, Z13
+	VPUNPCKLWD Z11, Z10, Z14
+	VPUNPCKHWD Z11, Z10, Z15
+	VSHUFI32X4 $0x44, Z5, Z4, Z16
+	VSHUFI32X4 $0xee, Z5, Z4, Z4
+	VSHUFI32X4 $0x44, Z13, Z12, Z17
+	VSHUFI32X4 $0xee, Z13, Z12, Z12
+	VSHUFI32X4 $0x88, Z17, Z16, Z5
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z12, Z4, Z13
+	VSHUFI32X4 $0xdd, Z12, Z4, Z4
+	VMOVDQU32  Z5, (DI)
+	VMOVDQU32  Z16, 256(DI)
+	VMOVDQU32  Z13, 512(DI)
+	VMOVDQU32  Z4, 768(DI)
+	VSHUFI32X4 $0x44, Z7, Z6, Z16
+	VSHUFI32X4 $0xee, Z7, Z6, Z6
+	VSHUFI32X4 $0x44, Z15, Z14, Z17
+	VSHUFI32X4 $0xee, Z15, Z14, Z14
+	VSHUFI32X4 $0x88, Z17, Z16, Z7
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z14, Z6, Z15
+	VSHUFI32X4 $0xdd, Z14, Z6, Z6
+	VMOVDQU32  Z7, 128(DI)
+	VMOVDQU32  Z16, 384(DI)
+	VMOVDQU32  Z15, 640(DI)
+	VMOVDQU32  Z6, 896(DI)
+	MOVL       16(DX), R11
+	VMOVDQU32  (SI)(R11*1), Z0
+	MOVL       48(DX), R12
+	VPUNPCKHBW (SI)(R12*1), Z0, Z2
+	VPUNPCKLBW (SI)(R12*1), Z0, Z0
+	MOVL       20(DX), R12
+	VMOVDQU32  (SI)(R12*1), Z1
+	MOVL       52(DX), R13
+	VPUNPCKHBW (SI)(R13*1), Z1, Z3
+	VPUNPCKLBW (SI)(R13*1), Z1, Z1
+	VPUNPCKLWD Z1, Z0, Z4
+	VPUNPCKHWD Z1, Z0, Z5
+	VPUNPCKLWD Z3, Z2, Z6
+	VPUNPCKHWD Z3, Z2, Z7
+	MOVL       24(DX), R13
+	VMOVDQU32  (SI)(R13*1), Z8
+	MOVL       56(DX), AX
+	VPUNPCKHBW (SI)(AX*1), Z8, Z10
+	VPUNPCKLBW (SI)(AX*1), Z8, Z8
+	MOVL       28(DX), AX
+	VMOVDQU32  (SI)(AX*1), Z9
+	MOVL       60(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Z9, Z11
+	VPUNPCKLBW (SI)(BX*1), Z9, Z9
+	VPUNPCKLWD Z9, Z8, Z12
+	VPUNPCKHWD Z9, Z8, Z13
+	VPUNPCKLWD Z11, Z10, Z14
+	VPUNPCKHWD Z11, Z10, Z15
+	VSHUFI32X4 $0x44, Z5, Z4, Z16
+	VSHUFI32X4 $0xee, Z5, Z4, Z4
+	VSHUFI32X4 $0x44, Z13, Z12, Z17
+	VSHUFI32X4 $0xee, Z13, Z12, Z12
+	VSHUFI32X4 $0x88, Z17, Z16, Z5
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z12, Z4, Z13
+	VSHUFI32X4 $0xdd, Z12, Z4, Z4
+	VMOVDQU32  Z5, 64(DI)
+	VMOVDQU32  Z16, 320(DI)
+	VMOVDQU32  Z13, 576(DI)
+	VMOVDQU32  Z4, 832(DI)
+	VSHUFI32X4 $0x44, Z7, Z6, Z16
+	VSHUFI32X4 $0xee, Z7, Z6, Z6
+	VSHUFI32X4 $0x44, Z15, Z14, Z17
+	VSHUFI32X4 $0xee, Z15, Z14, Z14
+	VSHUFI32X4 $0x88, Z17, Z16, Z7
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z14, Z6, Z15
+	VSHUFI32X4 $0xdd, Z14, Z6, Z6
+	VMOVDQU32  Z7, 192(DI)
+	VMOVDQU32  Z16, 448(DI)
+	VMOVDQU32  Z15, 704(DI)
+	VMOVDQU32  Z6, 960(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        copyStripAVX2Row
+	JNZ        tiles8AVX512Tile
+	VZEROUPPER
+	RET
+
+// func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·tiles8AVX512NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+
+tiles8AVX512NTTile:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       32(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Z0, Z2
+	VPUNPCKLBW (SI)(BX*1), Z0, Z0
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z1
+	MOVL       36(DX), R9
+	VPUNPCKHBW (SI)(R9*1), Z1, Z3
+	VPUNPCKLBW (SI)(R9*1), Z1, Z1
+	VPUNPCKLWD Z1, Z0, Z4
+	VPUNPCKHWD Z1, Z0, Z5
+	VPUNPCKLWD Z3, Z2, Z6
+	VPUNPCKHWD Z3, Z2, Z7
+	MOVL       8(DX), R9
+	VMOVDQU32  (SI)(R9*1), Z8
+	MOVL       40(DX), R10
+	VPUNPCKHBW (SI)(R10*1), Z8, Z10
+	VPUNPCKLBW (SI)(R10*1), Z8, Z8
+	MOVL       12(DX), R10
+	VMOVDQU32  (SI)(R10*1), Z9
+	MOVL       44(DX), R11
+	VPUNPCKHBW (SI)(R11*1), Z9, Z11
+	VPUNPCKLBW (SI)(R11*1), Z9, Z9
+	VPUNPCKLWD Z9, Z8, Z12
+	VPUNPCKHWD Z9, Z8, Z13
+	VPUNPCKLWD Z11, Z10, Z14
+	VPUNPCKHWD Z11, Z10, Z15
+	VSHUFI32X4 $0x44, Z5, Z4, Z16
+	VSHUFI32X4 $0xee, Z5, Z4, Z4
+	VSHUFI32X4 $0x44, Z13, Z12, Z17
+	VSHUFI32X4 $0xee, Z13, Z12, Z12
+	VSHUFI32X4 $0x88, Z17, Z16, Z5
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z12, Z4, Z13
+	VSHUFI32X4 $0xdd, Z12, Z4, Z4
+	VMOVNTDQ   Z5, (DI)
+	VMOVNTDQ   Z16, 256(DI)
+	VMOVNTDQ   Z13, 512(DI)
+	VMOVNTDQ   Z4, 768(DI)
+	VSHUFI32X4 $0x44, Z7, Z6, Z16
+	VSHUFI32X4 $0xee, Z7, Z6, Z6
+	VSHUFI32X4 $0x44, Z15, Z14, Z17
+	VSHUFI32X4 $0xee, Z15, Z14, Z14
+	VSHUFI32X4 $0x88, Z17, Z16, Z7
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z14, Z6, Z15
+	VSHUFI32X4 $0xdd, Z14, Z6, Z6
+	VMOVNTDQ   Z7, 128(DI)
+	VMOVNTDQ   Z16, 384(DI)
+	VMOVNTDQ   Z15, 640(DI)
+	VMOVNTDQ   Z6, 896(DI)
+	MOVL       16(DX), R11
+	VMOVDQU32  (SI)(R11*1), Z0
+	MOVL       48(DX), R12
+	VPUNPCKHBW (SI)(R12*1), Z0, Z2
+	VPUNPCKLBW (SI)(R12*1), Z0, Z0
+	MOVL       20(DX), R12
+	VMOVDQU32  (SI)(R12*1), Z1
+	MOVL       52(DX), R13
+	VPUNPCKHBW (SI)(R13*1), Z1, Z3
+	VPUNPCKLBW (SI)(R13*1), Z1, Z1
+	VPUNPCKLWD Z1, Z0, Z4
+	VPUNPCKHWD Z1, Z0, Z5
+	VPUNPCKLWD Z3, Z2, Z6
+	VPUNPCKHWD Z3, Z2, Z7
+	MOVL       24(DX), R13
+	VMOVDQU32  (SI)(R13*1), Z8
+	MOVL       56(DX), AX
+	VPUNPCKHBW (SI)(AX*1), Z8, Z10
+	VPUNPCKLBW (SI)(AX*1), Z8, Z8
+	MOVL       28(DX), AX
+	VMOVDQU32  (SI)(AX*1), Z9
+	MOVL       60(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Z9, Z11
+	VPUNPCKLBW (SI)(BX*1), Z9, Z9
+	VPUNPCKLWD Z9, Z8, Z12
+	VPUNPCKHWD Z9, Z8, Z13
+	VPUNPCKLWD Z11, Z10, Z14
+	VPUNPCKHWD Z11, Z10, Z15
+	VSHUFI32X4 $0x44, Z5, Z4, Z16
+	VSHUFI32X4 $0xee, Z5, Z4, Z4
+	VSHUFI32X4 $0x44, Z13, Z12, Z17
+	VSHUFI32X4 $0xee, Z13, Z12, Z12
+	VSHUFI32X4 $0x88, Z17, Z16, Z5
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z12, Z4, Z13
+	VSHUFI32X4 $0xdd, Z12, Z4, Z4
+	VMOVNTDQ   Z5, 64(DI)
+	VMOVNTDQ   Z16, 320(DI)
+	VMOVNTDQ   Z13, 576(DI)
+	VMOVNTDQ   Z4, 832(DI)
+	VSHUFI32X4 $0x44, Z7, Z6, Z16
+	VSHUFI32X4 $0xee, Z7, Z6, Z6
+	VSHUFI32X4 $0x44, Z15, Z14, Z17
+	VSHUFI32X4 $0xee, Z15, Z14, Z14
+	VSHUFI32X4 $0x88, Z17, Z16, Z7
+	VSHUFI32X4 $0xdd, Z17, Z16, Z16
+	VSHUFI32X4 $0x88, Z14, Z6, Z15
+	VSHUFI32X4 $0xdd, Z14, Z6, Z6
+	VMOVNTDQ   Z7, 192(DI)
+	VMOVNTDQ   Z16, 448(DI)
+	VMOVNTDQ   Z15, 704(DI)
+	VMOVNTDQ   Z6, 960(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles8AVX512NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func spread8AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·spread8AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         rows+16(FP), CX
+	MOVQ         stride+24(FP), R8
+	MOVQ         ahead+32(FP), R9
+	VMOVDQU      spreadBytes<>+0(SB), Y15
+	VPBROADCASTD lowNibbles<>+0(SB), Y13
+
+spread8AVX2Row:
+	PREFETCHT0  (SI)(R9*1)
+	PREFETCHT0  64(SI)(R9*1)
+	PREFETCHT0  128(SI)(R9*1)
+	PREFETCHT0  192(SI)(R9*1)
+	VMOVDQU     (SI), X0
+	VINSERTI128 $0x01, 32(SI), Y0, Y0
+	VPERMQ      $0xd8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     64(SI), X1
+	VINSERTI128 $0x01, 96(SI), Y1, Y1
+	VPERMQ      $0xd8, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     128(SI), X2
+	VINSERTI128 $0x01, 160(SI), Y2, Y2
+	VPERMQ      $0xd8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     192(SI), X3
+	VINSERTI128 $0x01, 224(SI), Y3, Y3
+	VPERMQ      $0xd8, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VPUNPCKLWD  Y1, Y0, Y4
+	VPUNPCKHWD  Y1, Y0, Y5
+	VPUNPCKLWD  Y3, Y2, Y6
+	VPUNPCKHWD  Y3, Y2, Y7
+	VPUNPCKLDQ  Y6, Y4, Y0
+	VPUNPCKHDQ  Y6, Y4, Y1
+	VPUNPCKLDQ  Y7, Y5, Y2
+	VPUNPCKHDQ  Y7, Y5, Y3
+	VMOVDQU     Y0, (DI)
+	VMOVDQU     Y1, 64(DI)
+	VMOVDQU     Y2, 128(DI)
+	VMOVDQU     Y3, 192(DI)
+	VMOVDQU     16(SI), X0
+	VINSERTI128 $0x01, 48(SI), Y0, Y0
+	VPERMQ      $0xd8, Y0, Y0
+	VPSHUFB     Y15, Y0, Y0
+	VMOVDQU     80(SI), X1
+	VINSERTI128 $0x01, 112(SI), Y1, Y1
+	VPERMQ      $0xd8, Y1, Y1
+	VPSHUFB     Y15, Y1, Y1
+	VMOVDQU     144(SI), X2
+	VINSERTI128 $0x01, 176(SI), Y2, Y2
+	VPERMQ      $0xd8, Y2, Y2
+	VPSHUFB     Y15, Y2, Y2
+	VMOVDQU     208(SI), X3
+	VINSERTI128 $0x01, 240(SI), Y3, Y3
+	VPERMQ      $0xd8, Y3, Y3
+	VPSHUFB     Y15, Y3, Y3
+	VPUNPCKLWD  Y1, Y0, Y4
+	VPUNPCKHWD  Y1, Y0, Y5
+	VPUNPCKLWD  Y3, Y2, Y6
+	VPUNPCKHWD  Y3, Y2, Y7
+	VPUNPCKLDQ  Y6, Y4, Y0
+	VPUNPCKHDQ  Y6, Y4, Y1
+	VPUNPCKLDQ  Y7, Y5, Y2
+	VPUNPCKHDQ  Y7, Y5, Y3
+	VMOVDQU     Y0, 32(DI)
+	VMOVDQU     Y1, 96(DI)
+	VMOVDQU     Y2, 160(DI)
+	VMOVDQU     Y3, 224(DI)
+	ADDQ        R8, SI
+	ADDQ        $0x00000100, DI
+	DECQ        CX
+	JNZ         spread8AVX2Row
+	VZEROUPPER
+	RET
+
+// func tiles8AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX2
+TEXT ·tiles8AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+tiles8AVX2Tile:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Y0, Y2
+	VPUNPCKLBW (SI)(BX*1), Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y1
+	MOVL       36(DX), R9
+	VPUNPCKHBW (SI)(R9*1), Y1, Y3
+	VPUNPCKLBW (SI)(R9*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, (DI)
+	VMOVDQU    Y4, 256(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 128(DI)
+	VMOVDQU    Y6, 384(DI)
+	MOVL       8(DX), R9
+	VMOVDQU    (SI)(R9*1), Y0
+	MOVL       40(DX), R10
+	VPUNPCKHBW (SI)(R10*1), Y0, Y2
+	VPUNPCKLBW (SI)(R10*1), Y0, Y0
+	MOVL       12(DX), R10
+	VMOVDQU    (SI)(R10*1), Y1
+	MOVL       44(DX), R11
+	VPUNPCKHBW (SI)(R11*1), Y1, Y3
+	VPUNPCKLBW (SI)(R11*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 32(DI)
+	VMOVDQU    Y4, 288(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 160(DI)
+	VMOVDQU    Y6, 416(DI)
+	MOVL       16(DX), R11
+	VMOVDQU    (SI)(R11*1), Y0
+	MOVL       48(DX), R12
+	VPUNPCKHBW (SI)(R12*1), Y0, Y2
+	VPUNPCKLBW (SI)(R12*1), Y0, Y0
+	MOVL       20(DX), R12
+	VMOVDQU    (SI)(R12*1), Y1
+	MOVL       52(DX), R13
+	VPUNPCKHBW (SI)(R13*1), Y1, Y3
+	VPUNPCKLBW (SI)(R13*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 64(DI)
+	VMOVDQU    Y4, 320(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 192(DI)
+	VMOVDQU    Y6, 448(DI)
+	MOVL       24(DX), R13
+	VMOVDQU    (SI)(R13*1), Y0
+	MOVL       56(DX), AX
+	VPUNPCKHBW (SI)(AX*1), Y0, Y2
+	VPUNPCKLBW (SI)(AX*1), Y0, Y0
+	MOVL       28(DX), AX
+	VMOVDQU    (SI)(AX*1), Y1
+	MOVL       60(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Y1, Y3
+	VPUNPCKLBW (SI)(BX*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 96(DI)
+	VMOVDQU    Y4, 352(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 224(DI)
+	VMOVDQU    Y6, 480(DI)
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPUNPCKHBW 32(SI)(BX*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(BX*1), Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y1
+	MOVL       36(DX), R9
+	VPUNPCKHBW 32(SI)(R9*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(R9*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 512(DI)
+	VMOVDQU    Y4, 768(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 640(DI)
+	VMOVDQU    Y6, 896(DI)
+	MOVL       8(DX), R9
+	VMOVDQU    32(SI)(R9*1), Y0
+	MOVL       40(DX), R10
+	VPUNPCKHBW 32(SI)(R10*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(R10*1), Y0, Y0
+	MOVL       12(DX), R10
+	VMOVDQU    32(SI)(R10*1), Y1
+	MOVL       44(DX), R11
+	VPUNPCKHBW 32(SI)(R11*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(R11*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 544(DI)
+	VMOVDQU    Y4, 800(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 672(DI)
+	VMOVDQU    Y6, 928(DI)
+	MOVL       16(DX), R11
+	VMOVDQU    32(SI)(R11*1), Y0
+	MOVL       48(DX), R12
+	VPUNPCKHBW 32(SI)(R12*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(R12*1), Y0, Y0
+	MOVL       20(DX), R12
+	VMOVDQU    32(SI)(R12*1), Y1
+	MOVL       52(DX), R13
+	VPUNPCKHBW 32(SI)(R13*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(R13*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 576(DI)
+	VMOVDQU    Y4, 832(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 704(DI)
+	VMOVDQU    Y6, 960(DI)
+	MOVL       24(DX), R13
+	VMOVDQU    32(SI)(R13*1), Y0
+	MOVL       56(DX), AX
+	VPUNPCKHBW 32(SI)(AX*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(AX*1), Y0, Y0
+	MOVL       28(DX), AX
+	VMOVDQU    32(SI)(AX*1), Y1
+	MOVL       60(DX), BX
+	VPUNPCKHBW 32(SI)(BX*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(BX*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVDQU    Y8, 608(DI)
+	VMOVDQU    Y4, 864(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVDQU    Y8, 736(DI)
+	VMOVDQU    Y6, 992(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles8AVX2Tile
+	VZEROUPPER
+	RET
+
+// func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·tiles8AVX2NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         tiles+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+tiles8AVX2NTTile:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Y0, Y2
+	VPUNPCKLBW (SI)(BX*1), Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y1
+	MOVL       36(DX), R9
+	VPUNPCKHBW (SI)(R9*1), Y1, Y3
+	VPUNPCKLBW (SI)(R9*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, (DI)
+	VMOVNTDQ   Y4, 256(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 128(DI)
+	VMOVNTDQ   Y6, 384(DI)
+	MOVL       8(DX), R9
+	VMOVDQU    (SI)(R9*1), Y0
+	MOVL       40(DX), R10
+	VPUNPCKHBW (SI)(R10*1), Y0, Y2
+	VPUNPCKLBW (SI)(R10*1), Y0, Y0
+	MOVL       12(DX), R10
+	VMOVDQU    (SI)(R10*1), Y1
+	MOVL       44(DX), R11
+	VPUNPCKHBW (SI)(R11*1), Y1, Y3
+	VPUNPCKLBW (SI)(R11*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 32(DI)
+	VMOVNTDQ   Y4, 288(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 160(DI)
+	VMOVNTDQ   Y6, 416(DI)
+	MOVL       16(DX), R11
+	VMOVDQU    (SI)(R11*1), Y0
+	MOVL       48(DX), R12
+	VPUNPCKHBW (SI)(R12*1), Y0, Y2
+	VPUNPCKLBW (SI)(R12*1), Y0, Y0
+	MOVL       20(DX), R12
+	VMOVDQU    (SI)(R12*1), Y1
+	MOVL       52(DX), R13
+	VPUNPCKHBW (SI)(R13*1), Y1, Y3
+	VPUNPCKLBW (SI)(R13*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 64(DI)
+	VMOVNTDQ   Y4, 320(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 192(DI)
+	VMOVNTDQ   Y6, 448(DI)
+	MOVL       24(DX), R13
+	VMOVDQU    (SI)(R13*1), Y0
+	MOVL       56(DX), AX
+	VPUNPCKHBW (SI)(AX*1), Y0, Y2
+	VPUNPCKLBW (SI)(AX*1), Y0, Y0
+	MOVL       28(DX), AX
+	VMOVDQU    (SI)(AX*1), Y1
+	MOVL       60(DX), BX
+	VPUNPCKHBW (SI)(BX*1), Y1, Y3
+	VPUNPCKLBW (SI)(BX*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 96(DI)
+	VMOVNTDQ   Y4, 352(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 224(DI)
+	VMOVNTDQ   Y6, 480(DI)
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y0
+	MOVL       32(DX), BX
+	VPUNPCKHBW 32(SI)(BX*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(BX*1), Y0, Y0
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y1
+	MOVL       36(DX), R9
+	VPUNPCKHBW 32(SI)(R9*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(R9*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 512(DI)
+	VMOVNTDQ   Y4, 768(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 640(DI)
+	VMOVNTDQ   Y6, 896(DI)
+	MOVL       8(DX), R9
+	VMOVDQU    32(SI)(R9*1), Y0
+	MOVL       40(DX), R10
+	VPUNPCKHBW 32(SI)(R10*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(R10*1), Y0, Y0
+	MOVL       12(DX), R10
+	VMOVDQU    32(SI)(R10*1), Y1
+	MOVL       44(DX), R11
+	VPUNPCKHBW 32(SI)(R11*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(R11*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 544(DI)
+	VMOVNTDQ   Y4, 800(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 672(DI)
+	VMOVNTDQ   Y6, 928(DI)
+	MOVL       16(DX), R11
+	VMOVDQU    32(SI)(R11*1), Y0
+	MOVL       48(DX), R12
+	VPUNPCKHBW 32(SI)(R12*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(R12*1), Y0, Y0
+	MOVL       20(DX), R12
+	VMOVDQU    32(SI)(R12*1), Y1
+	MOVL       52(DX), R13
+	VPUNPCKHBW 32(SI)(R13*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(R13*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 576(DI)
+	VMOVNTDQ   Y4, 832(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 704(DI)
+	VMOVNTDQ   Y6, 960(DI)
+	MOVL       24(DX), R13
+	VMOVDQU    32(SI)(R13*1), Y0
+	MOVL       56(DX), AX
+	VPUNPCKHBW 32(SI)(AX*1), Y0, Y2
+	VPUNPCKLBW 32(SI)(AX*1), Y0, Y0
+	MOVL       28(DX), AX
+	VMOVDQU    32(SI)(AX*1), Y1
+	MOVL       60(DX), BX
+	VPUNPCKHBW 32(SI)(BX*1), Y1, Y3
+	VPUNPCKLBW 32(SI)(BX*1), Y1, Y1
+	VPUNPCKLWD Y1, Y0, Y4
+	VPUNPCKHWD Y1, Y0, Y5
+	VPERM2I128 $0x20, Y5, Y4, Y8
+	VPERM2I128 $0x31, Y5, Y4, Y4
+	VMOVNTDQ   Y8, 608(DI)
+	VMOVNTDQ   Y4, 864(DI)
+	VPUNPCKLWD Y3, Y2, Y6
+	VPUNPCKHWD Y3, Y2, Y7
+	VPERM2I128 $0x20, Y7, Y6, Y8
+	VPERM2I128 $0x31, Y7, Y6, Y6
+	VMOVNTDQ   Y8, 736(DI)
+	VMOVNTDQ   Y6, 992(DI)
+	ADDQ       $0x00000040, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        tiles8AVX2NTTile
+	SFENCE
 	VZEROUPPER
 	RET
 
@@ -4246,18 +4901,43 @@ TEXT ·groupedAVX512(SB), NOSPLIT, $0-24
 	VMOVDQU64 groupedWords<>+0(SB), Z2
 	VMOVDQU64 groupedWords<>+64(SB), Z3
 
-grouped512:
+groupedAVX512Block:
 	VMOVDQU64 (SI), Z0
 	VMOVDQU64 64(SI), Z1
 	VMOVDQA64 Z0, Z4
 	VPERMT2W  Z1, Z2, Z0
 	VPERMT2W  Z1, Z3, Z4
-	VMOVDQU64 Z0, (DI)
-	VMOVDQU64 Z4, 64(DI)
+	VMOVDQU32 Z0, (DI)
+	VMOVDQU32 Z4, 64(DI)
 	ADDQ      $0x00000080, SI
 	ADDQ      $0x00000080, DI
 	DECQ      CX
-	JNZ       grouped512
+	JNZ       groupedAVX512Block
+	VZEROUPPER
+	RET
+
+// func groupedAVX512NT(dst *byte, src *byte, blocks int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·groupedAVX512NT(SB), NOSPLIT, $0-24
+	MOVQ      dst+0(FP), DI
+	MOVQ      src+8(FP), SI
+	MOVQ      blocks+16(FP), CX
+	VMOVDQU64 groupedWords<>+0(SB), Z2
+	VMOVDQU64 groupedWords<>+64(SB), Z3
+
+groupedAVX512NTBlock:
+	VMOVDQU64 (SI), Z0
+	VMOVDQU64 64(SI), Z1
+	VMOVDQA64 Z0, Z4
+	VPERMT2W  Z1, Z2, Z0
+	VPERMT2W  Z1, Z3, Z4
+	VMOVNTDQ  Z0, (DI)
+	VMOVNTDQ  Z4, 64(DI)
+	ADDQ      $0x00000080, SI
+	ADDQ      $0x00000080, DI
+	DECQ      CX
+	JNZ       groupedAVX512NTBlock
+	SFENCE
 	VZEROUPPER
 	RET
 
@@ -6194,6 +6874,12 @@ transpose8AVX2Rows:
 	VZEROUPPER
 	RET
 
+// func fence()
+// Requires: MMX+
+TEXT ·fence(SB), NOSPLIT, $0
+	SFENCE
+	RET
+
 // func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·transposeScales1AVX512(SB), NOSPLIT, $0-48
@@ -7317,6 +8003,1129 @@ TEXT ·transposeScales1AVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
+// func transposeScales1AVX512NT(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·transposeScales1AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ        dst+0(FP), DI
+	MOVQ        src+8(FP), SI
+	MOVQ        rows+16(FP), DX
+	MOVQ        stride+32(FP), R9
+	MOVQ        next+40(FP), R10
+	ADDQ        SI, R10
+	KMOVQ       mask+24(FP), K1
+	LEAQ        (R9)(R9*2), R12
+	MOVQ        R9, R13
+	SHLQ        $0x04, R13
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z0
+	PREFETCHT0  (R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z1
+	PREFETCHT0  64(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z2
+	PREFETCHT0  128(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z3
+	PREFETCHT0  192(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z4
+	PREFETCHT0  256(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z5
+	PREFETCHT0  320(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z6
+	PREFETCHT0  384(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z7
+	PREFETCHT0  448(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z8
+	PREFETCHT0  512(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z9
+	PREFETCHT0  576(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z10
+	PREFETCHT0  640(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z11
+	PREFETCHT0  704(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z12
+	PREFETCHT0  768(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z13
+	PREFETCHT0  832(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z14
+	PREFETCHT0  896(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z15
+	PREFETCHT0  960(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVNTDQ    Z5, (AX)
+	VMOVNTDQ    Z8, (AX)(R9*1)
+	VMOVNTDQ    Z6, (AX)(R9*2)
+	VMOVNTDQ    Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z14, (AX)
+	VMOVNTDQ    Z0, (AX)(R9*1)
+	VMOVNTDQ    Z16, (AX)(R9*2)
+	VMOVNTDQ    Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z13, (AX)
+	VMOVNTDQ    Z2, (AX)(R9*1)
+	VMOVNTDQ    Z1, (AX)(R9*2)
+	VMOVNTDQ    Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z9, (AX)
+	VMOVNTDQ    Z12, (AX)(R9*1)
+	VMOVNTDQ    Z10, (AX)(R9*2)
+	VMOVNTDQ    Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z0
+	PREFETCHT0  1024(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z1
+	PREFETCHT0  1088(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z2
+	PREFETCHT0  1152(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z3
+	PREFETCHT0  1216(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z4
+	PREFETCHT0  1280(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z5
+	PREFETCHT0  1344(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z6
+	PREFETCHT0  1408(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z7
+	PREFETCHT0  1472(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z8
+	PREFETCHT0  1536(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z9
+	PREFETCHT0  1600(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z10
+	PREFETCHT0  1664(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z11
+	PREFETCHT0  1728(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z12
+	PREFETCHT0  1792(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z13
+	PREFETCHT0  1856(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z14
+	PREFETCHT0  1920(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKLBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKLBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z15
+	PREFETCHT0  1984(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVNTDQ    Z5, (AX)
+	VMOVNTDQ    Z8, (AX)(R9*1)
+	VMOVNTDQ    Z6, (AX)(R9*2)
+	VMOVNTDQ    Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z14, (AX)
+	VMOVNTDQ    Z0, (AX)(R9*1)
+	VMOVNTDQ    Z16, (AX)(R9*2)
+	VMOVNTDQ    Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z13, (AX)
+	VMOVNTDQ    Z2, (AX)(R9*1)
+	VMOVNTDQ    Z1, (AX)(R9*2)
+	VMOVNTDQ    Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z9, (AX)
+	VMOVNTDQ    Z12, (AX)(R9*1)
+	VMOVNTDQ    Z10, (AX)(R9*2)
+	VMOVNTDQ    Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z0
+	PREFETCHT0  2048(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z1
+	PREFETCHT0  2112(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z2
+	PREFETCHT0  2176(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z3
+	PREFETCHT0  2240(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z4
+	PREFETCHT0  2304(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z5
+	PREFETCHT0  2368(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z6
+	PREFETCHT0  2432(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z7
+	PREFETCHT0  2496(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z8
+	PREFETCHT0  2560(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z9
+	PREFETCHT0  2624(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z10
+	PREFETCHT0  2688(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z11
+	PREFETCHT0  2752(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z12
+	PREFETCHT0  2816(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z13
+	PREFETCHT0  2880(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z14
+	PREFETCHT0  2944(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKLWD  Z18, Z17, Z15
+	PREFETCHT0  3008(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVNTDQ    Z5, (AX)
+	VMOVNTDQ    Z8, (AX)(R9*1)
+	VMOVNTDQ    Z6, (AX)(R9*2)
+	VMOVNTDQ    Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z14, (AX)
+	VMOVNTDQ    Z0, (AX)(R9*1)
+	VMOVNTDQ    Z16, (AX)(R9*2)
+	VMOVNTDQ    Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z13, (AX)
+	VMOVNTDQ    Z2, (AX)(R9*1)
+	VMOVNTDQ    Z1, (AX)(R9*2)
+	VMOVNTDQ    Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z9, (AX)
+	VMOVNTDQ    Z12, (AX)(R9*1)
+	VMOVNTDQ    Z10, (AX)(R9*2)
+	VMOVNTDQ    Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        16(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        24(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z0
+	PREFETCHT0  3072(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        48(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        56(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z1
+	PREFETCHT0  3136(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        80(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        88(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z2
+	PREFETCHT0  3200(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        112(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        120(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z3
+	PREFETCHT0  3264(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        144(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        152(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z4
+	PREFETCHT0  3328(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        176(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        184(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z5
+	PREFETCHT0  3392(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        208(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        216(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z6
+	PREFETCHT0  3456(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        240(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        248(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z7
+	PREFETCHT0  3520(R10)
+	MOVQ        256(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        264(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        272(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        280(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z8
+	PREFETCHT0  3584(R10)
+	MOVQ        288(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        296(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        304(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        312(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z9
+	PREFETCHT0  3648(R10)
+	MOVQ        320(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        328(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        336(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        344(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z10
+	PREFETCHT0  3712(R10)
+	MOVQ        352(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        360(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        368(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        376(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z11
+	PREFETCHT0  3776(R10)
+	MOVQ        384(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        392(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        400(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        408(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z12
+	PREFETCHT0  3840(R10)
+	MOVQ        416(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        424(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        432(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        440(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z13
+	PREFETCHT0  3904(R10)
+	MOVQ        448(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        456(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        464(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        472(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z14
+	PREFETCHT0  3968(R10)
+	MOVQ        480(DX), AX
+	VMOVDQU8.Z  (SI)(AX*1), K1, Z17
+	MOVQ        488(DX), BX
+	VMOVDQU8.Z  (SI)(BX*1), K1, Z18
+	VPUNPCKHBW  Z18, Z17, Z17
+	MOVQ        496(DX), CX
+	VMOVDQU8.Z  (SI)(CX*1), K1, Z18
+	MOVQ        504(DX), R8
+	VMOVDQU8.Z  (SI)(R8*1), K1, Z19
+	VPUNPCKHBW  Z19, Z18, Z18
+	VPUNPCKHWD  Z18, Z17, Z15
+	PREFETCHT0  4032(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVNTDQ    Z5, (AX)
+	VMOVNTDQ    Z8, (AX)(R9*1)
+	VMOVNTDQ    Z6, (AX)(R9*2)
+	VMOVNTDQ    Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z14, (AX)
+	VMOVNTDQ    Z0, (AX)(R9*1)
+	VMOVNTDQ    Z16, (AX)(R9*2)
+	VMOVNTDQ    Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z13, (AX)
+	VMOVNTDQ    Z2, (AX)(R9*1)
+	VMOVNTDQ    Z1, (AX)(R9*2)
+	VMOVNTDQ    Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z9, (AX)
+	VMOVNTDQ    Z12, (AX)(R9*1)
+	VMOVNTDQ    Z10, (AX)(R9*2)
+	VMOVNTDQ    Z15, (AX)(R12*1)
+	VZEROUPPER
+	RET
+
 // func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 // Requires: AVX, AVX2, MMX+
 TEXT ·transposeScales1AVX2(SB), NOSPLIT, $0-48
@@ -8232,6 +10041,383 @@ TEXT ·transposeScales2AVX512(SB), NOSPLIT, $0-48
 	VZEROUPPER
 	RET
 
+// func transposeScales2AVX512NT(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·transposeScales2AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ        dst+0(FP), DI
+	MOVQ        src+8(FP), SI
+	MOVQ        rows+16(FP), DX
+	MOVQ        stride+32(FP), R9
+	MOVQ        next+40(FP), R10
+	ADDQ        SI, R10
+	KMOVQ       mask+24(FP), K1
+	LEAQ        (R9)(R9*2), R12
+	MOVQ        R9, R13
+	SHLQ        $0x03, R13
+	MOVQ        (DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z0
+	PREFETCHT0  (R10)
+	MOVQ        16(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        24(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z1
+	PREFETCHT0  64(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z2
+	PREFETCHT0  128(R10)
+	MOVQ        48(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        56(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z3
+	PREFETCHT0  192(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z4
+	PREFETCHT0  256(R10)
+	MOVQ        80(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        88(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z5
+	PREFETCHT0  320(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z6
+	PREFETCHT0  384(R10)
+	MOVQ        112(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        120(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z7
+	PREFETCHT0  448(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z8
+	PREFETCHT0  512(R10)
+	MOVQ        144(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        152(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z9
+	PREFETCHT0  576(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z10
+	PREFETCHT0  640(R10)
+	MOVQ        176(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        184(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z11
+	PREFETCHT0  704(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z12
+	PREFETCHT0  768(R10)
+	MOVQ        208(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        216(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z13
+	PREFETCHT0  832(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z14
+	PREFETCHT0  896(R10)
+	MOVQ        240(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        248(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKLWD  Z18, Z17, Z15
+	PREFETCHT0  960(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVNTDQ    Z5, (AX)
+	VMOVNTDQ    Z8, (AX)(R9*1)
+	VMOVNTDQ    Z6, (AX)(R9*2)
+	VMOVNTDQ    Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z14, (AX)
+	VMOVNTDQ    Z0, (AX)(R9*1)
+	VMOVNTDQ    Z16, (AX)(R9*2)
+	VMOVNTDQ    Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z13, (AX)
+	VMOVNTDQ    Z2, (AX)(R9*1)
+	VMOVNTDQ    Z1, (AX)(R9*2)
+	VMOVNTDQ    Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z9, (AX)
+	VMOVNTDQ    Z12, (AX)(R9*1)
+	VMOVNTDQ    Z10, (AX)(R9*2)
+	VMOVNTDQ    Z15, (AX)(R12*1)
+	LEAQ        (DI)(R9*4), DI
+	MOVQ        (DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        8(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z0
+	PREFETCHT0  1024(R10)
+	MOVQ        16(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        24(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z1
+	PREFETCHT0  1088(R10)
+	MOVQ        32(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        40(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z2
+	PREFETCHT0  1152(R10)
+	MOVQ        48(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        56(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z3
+	PREFETCHT0  1216(R10)
+	MOVQ        64(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        72(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z4
+	PREFETCHT0  1280(R10)
+	MOVQ        80(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        88(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z5
+	PREFETCHT0  1344(R10)
+	MOVQ        96(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        104(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z6
+	PREFETCHT0  1408(R10)
+	MOVQ        112(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        120(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z7
+	PREFETCHT0  1472(R10)
+	MOVQ        128(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        136(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z8
+	PREFETCHT0  1536(R10)
+	MOVQ        144(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        152(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z9
+	PREFETCHT0  1600(R10)
+	MOVQ        160(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        168(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z10
+	PREFETCHT0  1664(R10)
+	MOVQ        176(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        184(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z11
+	PREFETCHT0  1728(R10)
+	MOVQ        192(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        200(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z12
+	PREFETCHT0  1792(R10)
+	MOVQ        208(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        216(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z13
+	PREFETCHT0  1856(R10)
+	MOVQ        224(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        232(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z14
+	PREFETCHT0  1920(R10)
+	MOVQ        240(DX), AX
+	VMOVDQU16.Z (SI)(AX*1), K1, Z17
+	MOVQ        248(DX), BX
+	VMOVDQU16.Z (SI)(BX*1), K1, Z18
+	VPUNPCKHWD  Z18, Z17, Z15
+	PREFETCHT0  1984(R10)
+	VPUNPCKLDQ  Z1, Z0, Z16
+	VPUNPCKHDQ  Z1, Z0, Z1
+	VPUNPCKLDQ  Z3, Z2, Z0
+	VPUNPCKHDQ  Z3, Z2, Z3
+	VPUNPCKLDQ  Z5, Z4, Z2
+	VPUNPCKHDQ  Z5, Z4, Z5
+	VPUNPCKLDQ  Z7, Z6, Z4
+	VPUNPCKHDQ  Z7, Z6, Z7
+	VPUNPCKLDQ  Z9, Z8, Z6
+	VPUNPCKHDQ  Z9, Z8, Z9
+	VPUNPCKLDQ  Z11, Z10, Z8
+	VPUNPCKHDQ  Z11, Z10, Z11
+	VPUNPCKLDQ  Z13, Z12, Z10
+	VPUNPCKHDQ  Z13, Z12, Z13
+	VPUNPCKLDQ  Z15, Z14, Z12
+	VPUNPCKHDQ  Z15, Z14, Z15
+	VPUNPCKLQDQ Z0, Z16, Z14
+	VPUNPCKHQDQ Z0, Z16, Z0
+	VPUNPCKLQDQ Z3, Z1, Z16
+	VPUNPCKHQDQ Z3, Z1, Z3
+	VPUNPCKLQDQ Z4, Z2, Z1
+	VPUNPCKHQDQ Z4, Z2, Z4
+	VPUNPCKLQDQ Z7, Z5, Z2
+	VPUNPCKHQDQ Z7, Z5, Z7
+	VPUNPCKLQDQ Z8, Z6, Z5
+	VPUNPCKHQDQ Z8, Z6, Z8
+	VPUNPCKLQDQ Z11, Z9, Z6
+	VPUNPCKHQDQ Z11, Z9, Z11
+	VPUNPCKLQDQ Z12, Z10, Z9
+	VPUNPCKHQDQ Z12, Z10, Z12
+	VPUNPCKLQDQ Z15, Z13, Z10
+	VPUNPCKHQDQ Z15, Z13, Z15
+	VSHUFI32X4  $0x44, Z1, Z14, Z13
+	VSHUFI32X4  $0xee, Z1, Z14, Z1
+	VSHUFI32X4  $0x44, Z9, Z5, Z14
+	VSHUFI32X4  $0xee, Z9, Z5, Z9
+	VSHUFI32X4  $0x88, Z14, Z13, Z5
+	VSHUFI32X4  $0xdd, Z14, Z13, Z14
+	VSHUFI32X4  $0x88, Z9, Z1, Z13
+	VSHUFI32X4  $0xdd, Z9, Z1, Z9
+	VSHUFI32X4  $0x44, Z2, Z16, Z1
+	VSHUFI32X4  $0xee, Z2, Z16, Z2
+	VSHUFI32X4  $0x44, Z10, Z6, Z16
+	VSHUFI32X4  $0xee, Z10, Z6, Z10
+	VSHUFI32X4  $0x88, Z16, Z1, Z6
+	VSHUFI32X4  $0xdd, Z16, Z1, Z16
+	VSHUFI32X4  $0x88, Z10, Z2, Z1
+	VSHUFI32X4  $0xdd, Z10, Z2, Z10
+	VSHUFI32X4  $0x44, Z4, Z0, Z2
+	VSHUFI32X4  $0xee, Z4, Z0, Z4
+	VSHUFI32X4  $0x44, Z12, Z8, Z0
+	VSHUFI32X4  $0xee, Z12, Z8, Z12
+	VSHUFI32X4  $0x88, Z0, Z2, Z8
+	VSHUFI32X4  $0xdd, Z0, Z2, Z0
+	VSHUFI32X4  $0x88, Z12, Z4, Z2
+	VSHUFI32X4  $0xdd, Z12, Z4, Z12
+	VSHUFI32X4  $0x44, Z7, Z3, Z4
+	VSHUFI32X4  $0xee, Z7, Z3, Z7
+	VSHUFI32X4  $0x44, Z15, Z11, Z3
+	VSHUFI32X4  $0xee, Z15, Z11, Z15
+	VSHUFI32X4  $0x88, Z3, Z4, Z11
+	VSHUFI32X4  $0xdd, Z3, Z4, Z3
+	VSHUFI32X4  $0x88, Z15, Z7, Z4
+	VSHUFI32X4  $0xdd, Z15, Z7, Z15
+	MOVQ        DI, AX
+	VMOVNTDQ    Z5, (AX)
+	VMOVNTDQ    Z8, (AX)(R9*1)
+	VMOVNTDQ    Z6, (AX)(R9*2)
+	VMOVNTDQ    Z11, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z14, (AX)
+	VMOVNTDQ    Z0, (AX)(R9*1)
+	VMOVNTDQ    Z16, (AX)(R9*2)
+	VMOVNTDQ    Z3, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z13, (AX)
+	VMOVNTDQ    Z2, (AX)(R9*1)
+	VMOVNTDQ    Z1, (AX)(R9*2)
+	VMOVNTDQ    Z4, (AX)(R12*1)
+	ADDQ        R13, AX
+	VMOVNTDQ    Z9, (AX)
+	VMOVNTDQ    Z12, (AX)(R9*1)
+	VMOVNTDQ    Z10, (AX)(R9*2)
+	VMOVNTDQ    Z15, (AX)(R12*1)
+	VZEROUPPER
+	RET
+
 // func transposeScales2AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 // Requires: AVX, AVX2, MMX+
 TEXT ·transposeScales2AVX2(SB), NOSPLIT, $0-48
@@ -8409,5 +10595,1211 @@ TEXT ·transposeScales2AVX2(SB), NOSPLIT, $0-48
 	VMOVDQU     Y4, (AX)(R9*1)
 	VMOVDQU     Y2, (AX)(R9*2)
 	VMOVDQU     Y7, (AX)(R12*1)
+	VZEROUPPER
+	RET
+
+// func peakE4M3AVX512(src *byte, lines int) uint8
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·peakE4M3AVX512(SB), NOSPLIT, $0-17
+	MOVQ         src+0(FP), SI
+	MOVQ         lines+8(FP), CX
+	VPBROADCASTD negativeZeros<>+0(SB), Z2
+	VPXORD       Z0, Z0, Z0
+
+peakE4M3AVX512Line:
+	VMOVDQU8      (SI), Z6
+	VPCMPB        $0x04, Z2, Z6, K1
+	VPMAXUB       Z6, Z0, K1, Z0
+	ADDQ          $0x00000040, SI
+	DECQ          CX
+	JNZ           peakE4M3AVX512Line
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPMAXUB       Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x08, X0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x04, X0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x02, X0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x01, X0, X1
+	VPMAXUB       X1, X0, X0
+	VMOVD         X0, AX
+	MOVB          AL, ret+16(FP)
+	VZEROUPPER
+	RET
+
+DATA negativeZeros<>+0(SB)/4, $0x80808080
+GLOBL negativeZeros<>(SB), RODATA|NOPTR, $4
+
+// func peakE4M3AVX2(src *byte, lines int) uint8
+// Requires: AVX, AVX2
+TEXT ·peakE4M3AVX2(SB), NOSPLIT, $0-17
+	MOVQ         src+0(FP), SI
+	MOVQ         lines+8(FP), CX
+	VPBROADCASTD negativeZeros<>+0(SB), Y2
+	VPXOR        Y0, Y0, Y0
+
+peakE4M3AVX2Line:
+	VMOVDQU      (SI), Y6
+	VPCMPEQB     Y2, Y6, Y7
+	VPANDN       Y6, Y7, Y7
+	VPMAXUB      Y7, Y0, Y0
+	VMOVDQU      32(SI), Y9
+	VPCMPEQB     Y2, Y9, Y10
+	VPANDN       Y9, Y10, Y10
+	VPMAXUB      Y10, Y0, Y0
+	ADDQ         $0x00000040, SI
+	DECQ         CX
+	JNZ          peakE4M3AVX2Line
+	VEXTRACTI128 $0x01, Y0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x08, X0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x04, X0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x02, X0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x01, X0, X1
+	VPMAXUB      X1, X0, X0
+	VMOVD        X0, AX
+	MOVB         AL, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func changeE4M3AVX512(dst *byte, src *byte, lines int, small *byte, add uint64) uint8
+// Requires: AVX, AVX2, AVX512BW, AVX512F
+TEXT ·changeE4M3AVX512(SB), NOSPLIT, $0-41
+	MOVQ            src+8(FP), SI
+	MOVQ            lines+16(FP), CX
+	MOVQ            dst+0(FP), DI
+	MOVQ            small+24(FP), AX
+	VPBROADCASTD    negativeZeros<>+0(SB), Z2
+	VPBROADCASTD    leastNormal<>+0(SB), Z3
+	VPBROADCASTQ    add+32(FP), Z4
+	VBROADCASTI32X4 (AX), Z5
+	VPXORD          Z0, Z0, Z0
+
+changeE4M3AVX512Line:
+	VMOVDQU8      (SI), Z6
+	VPCMPB        $0x04, Z2, Z6, K1
+	VPMAXUB       Z6, Z0, K1, Z0
+	VPCMPB        $0x01, Z3, Z6, K2
+	VPADDB        Z4, Z6, Z7
+	VPSHUFB       Z6, Z5, K2, Z7
+	VMOVDQU8      Z7, (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000040, SI
+	DECQ          CX
+	JNZ           changeE4M3AVX512Line
+	VEXTRACTI64X4 $0x01, Z0, Y1
+	VPMAXUB       Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x08, X0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x04, X0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x02, X0, X1
+	VPMAXUB       X1, X0, X0
+	VPSRLDQ       $0x01, X0, X1
+	VPMAXUB       X1, X0, X0
+	VMOVD         X0, AX
+	MOVB          AL, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA leastNormal<>+0(SB)/4, $0x08080808
+GLOBL leastNormal<>(SB), RODATA|NOPTR, $4
+
+// func changeE4M3AVX2(dst *byte, src *byte, lines int, small *byte, add uint64) uint8
+// Requires: AVX, AVX2
+TEXT ·changeE4M3AVX2(SB), NOSPLIT, $0-41
+	MOVQ           src+8(FP), SI
+	MOVQ           lines+16(FP), CX
+	MOVQ           dst+0(FP), DI
+	MOVQ           small+24(FP), AX
+	VPBROADCASTD   negativeZeros<>+0(SB), Y2
+	VPBROADCASTD   leastNormal<>+0(SB), Y3
+	VPBROADCASTQ   add+32(FP), Y4
+	VBROADCASTI128 (AX), Y5
+	VPXOR          Y0, Y0, Y0
+
+changeE4M3AVX2Line:
+	VMOVDQU      (SI), Y6
+	VPCMPEQB     Y2, Y6, Y7
+	VPANDN       Y6, Y7, Y7
+	VPMAXUB      Y7, Y0, Y0
+	VPCMPGTB     Y6, Y3, Y7
+	VPADDB       Y4, Y6, Y8
+	VPSHUFB      Y6, Y5, Y6
+	VPBLENDVB    Y7, Y6, Y8, Y8
+	VMOVDQU      Y8, (DI)
+	VMOVDQU      32(SI), Y9
+	VPCMPEQB     Y2, Y9, Y10
+	VPANDN       Y9, Y10, Y10
+	VPMAXUB      Y10, Y0, Y0
+	VPCMPGTB     Y9, Y3, Y10
+	VPADDB       Y4, Y9, Y11
+	VPSHUFB      Y9, Y5, Y9
+	VPBLENDVB    Y10, Y9, Y11, Y11
+	VMOVDQU      Y11, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, DI
+	DECQ         CX
+	JNZ          changeE4M3AVX2Line
+	VEXTRACTI128 $0x01, Y0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x08, X0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x04, X0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x02, X0, X1
+	VPMAXUB      X1, X0, X0
+	VPSRLDQ      $0x01, X0, X1
+	VPMAXUB      X1, X0, X0
+	VMOVD        X0, AX
+	MOVB         AL, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA exllamaBytes<>+0(SB)/1, $0x00
+DATA exllamaBytes<>+1(SB)/1, $0x02
+DATA exllamaBytes<>+2(SB)/1, $0x01
+DATA exllamaBytes<>+3(SB)/1, $0x03
+DATA exllamaBytes<>+4(SB)/1, $0x04
+DATA exllamaBytes<>+5(SB)/1, $0x06
+DATA exllamaBytes<>+6(SB)/1, $0x05
+DATA exllamaBytes<>+7(SB)/1, $0x07
+DATA exllamaBytes<>+8(SB)/1, $0x08
+DATA exllamaBytes<>+9(SB)/1, $0x0a
+DATA exllamaBytes<>+10(SB)/1, $0x09
+DATA exllamaBytes<>+11(SB)/1, $0x0b
+DATA exllamaBytes<>+12(SB)/1, $0x0c
+DATA exllamaBytes<>+13(SB)/1, $0x0e
+DATA exllamaBytes<>+14(SB)/1, $0x0d
+DATA exllamaBytes<>+15(SB)/1, $0x0f
+DATA exllamaBytes<>+16(SB)/1, $0x00
+DATA exllamaBytes<>+17(SB)/1, $0x02
+DATA exllamaBytes<>+18(SB)/1, $0x01
+DATA exllamaBytes<>+19(SB)/1, $0x03
+DATA exllamaBytes<>+20(SB)/1, $0x04
+DATA exllamaBytes<>+21(SB)/1, $0x06
+DATA exllamaBytes<>+22(SB)/1, $0x05
+DATA exllamaBytes<>+23(SB)/1, $0x07
+DATA exllamaBytes<>+24(SB)/1, $0x08
+DATA exllamaBytes<>+25(SB)/1, $0x0a
+DATA exllamaBytes<>+26(SB)/1, $0x09
+DATA exllamaBytes<>+27(SB)/1, $0x0b
+DATA exllamaBytes<>+28(SB)/1, $0x0c
+DATA exllamaBytes<>+29(SB)/1, $0x0e
+DATA exllamaBytes<>+30(SB)/1, $0x0d
+DATA exllamaBytes<>+31(SB)/1, $0x0f
+DATA exllamaBytes<>+32(SB)/1, $0x00
+DATA exllamaBytes<>+33(SB)/1, $0x02
+DATA exllamaBytes<>+34(SB)/1, $0x01
+DATA exllamaBytes<>+35(SB)/1, $0x03
+DATA exllamaBytes<>+36(SB)/1, $0x04
+DATA exllamaBytes<>+37(SB)/1, $0x06
+DATA exllamaBytes<>+38(SB)/1, $0x05
+DATA exllamaBytes<>+39(SB)/1, $0x07
+DATA exllamaBytes<>+40(SB)/1, $0x08
+DATA exllamaBytes<>+41(SB)/1, $0x0a
+DATA exllamaBytes<>+42(SB)/1, $0x09
+DATA exllamaBytes<>+43(SB)/1, $0x0b
+DATA exllamaBytes<>+44(SB)/1, $0x0c
+DATA exllamaBytes<>+45(SB)/1, $0x0e
+DATA exllamaBytes<>+46(SB)/1, $0x0d
+DATA exllamaBytes<>+47(SB)/1, $0x0f
+DATA exllamaBytes<>+48(SB)/1, $0x00
+DATA exllamaBytes<>+49(SB)/1, $0x02
+DATA exllamaBytes<>+50(SB)/1, $0x01
+DATA exllamaBytes<>+51(SB)/1, $0x03
+DATA exllamaBytes<>+52(SB)/1, $0x04
+DATA exllamaBytes<>+53(SB)/1, $0x06
+DATA exllamaBytes<>+54(SB)/1, $0x05
+DATA exllamaBytes<>+55(SB)/1, $0x07
+DATA exllamaBytes<>+56(SB)/1, $0x08
+DATA exllamaBytes<>+57(SB)/1, $0x0a
+DATA exllamaBytes<>+58(SB)/1, $0x09
+DATA exllamaBytes<>+59(SB)/1, $0x0b
+DATA exllamaBytes<>+60(SB)/1, $0x0c
+DATA exllamaBytes<>+61(SB)/1, $0x0e
+DATA exllamaBytes<>+62(SB)/1, $0x0d
+DATA exllamaBytes<>+63(SB)/1, $0x0f
+GLOBL exllamaBytes<>(SB), RODATA|NOPTR, $64
+
+// func exllama2AVX512(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·exllama2AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+	VPBROADCASTD evenCodes2<>+0(SB), Z28
+
+exllama2AVX512Line:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x02, Z0, Z1
+	VPANDD     Z28, Z0, Z0
+	VPSRLD     $0x02, Z0, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z28, Z1, Z1
+	VPSRLD     $0x02, Z1, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX512Line
+	VZEROUPPER
+	RET
+
+DATA nibblePairs<>+0(SB)/4, $0x10011001
+GLOBL nibblePairs<>(SB), RODATA|NOPTR, $4
+
+DATA evenCodes2<>+0(SB)/4, $0x33333333
+GLOBL evenCodes2<>(SB), RODATA|NOPTR, $4
+
+// func exllama3AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX512F
+TEXT ·exllama3AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Z31
+	VPBROADCASTD codes3by2<>+0(SB), Z30
+	VPBROADCASTD codes3by4<>+0(SB), Z29
+	VPBROADCASTD codes3by5<>+0(SB), Z28
+	VPBROADCASTD bit15<>+0(SB), Z27
+	VPBROADCASTD bit31<>+0(SB), Z26
+
+exllama3AVX512Line:
+	VMOVDQU32  (SI), Z0
+	VMOVDQU32  (SI)(R9*1), Z1
+	VMOVDQU32  (SI)(R9*2), Z2
+	VPSRLD     $0x03, Z0, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z0, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0b, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x02, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVDQU32  Z6, (DI)
+	VPSRLD     $0x1e, Z0, Z3
+	VPSLLD     $0x02, Z1, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0c, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x01, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVDQU32  Z6, (DI)(R8*1)
+	VPSRLD     $0x1c, Z1, Z3
+	VPSLLD     $0x04, Z2, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0d, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPANDD     Z26, Z2, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVDQU32  Z6, (DI)(R8*2)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama3AVX512Line
+	VZEROUPPER
+	RET
+
+DATA codes3<>+0(SB)/4, $0x071c71c7
+GLOBL codes3<>(SB), RODATA|NOPTR, $4
+
+DATA codes3by2<>+0(SB)/4, $0x0703f03f
+GLOBL codes3by2<>(SB), RODATA|NOPTR, $4
+
+DATA codes3by4<>+0(SB)/4, $0x07000fff
+GLOBL codes3by4<>(SB), RODATA|NOPTR, $4
+
+DATA codes3by5<>+0(SB)/4, $0x00007fff
+GLOBL codes3by5<>(SB), RODATA|NOPTR, $4
+
+DATA bit15<>+0(SB)/4, $0x00008000
+GLOBL bit15<>(SB), RODATA|NOPTR, $4
+
+DATA bit31<>+0(SB)/4, $0x80000000
+GLOBL bit31<>(SB), RODATA|NOPTR, $4
+
+// func exllama4AVX512(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·exllama4AVX512(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+
+exllama4AVX512Line:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x04, Z0, Z1
+	VPANDD     Z31, Z0, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z31, Z1, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVDQU32  Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX512Line
+	VZEROUPPER
+	RET
+
+// func exllama2AVX2(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2
+TEXT ·exllama2AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+	VPBROADCASTD evenCodes2<>+0(SB), Y12
+
+exllama2AVX2Line:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX2Line
+	VZEROUPPER
+	RET
+
+// func exllama3AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX2
+TEXT ·exllama3AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Y15
+	VPBROADCASTD codes3by2<>+0(SB), Y14
+	VPBROADCASTD codes3by4<>+0(SB), Y13
+	VPBROADCASTD codes3by5<>+0(SB), Y12
+	VPBROADCASTD bit15<>+0(SB), Y11
+	VPBROADCASTD bit31<>+0(SB), Y10
+
+exllama3AVX2Line:
+	VMOVDQU (SI), Y0
+	VMOVDQU (SI)(R9*1), Y1
+	VMOVDQU (SI)(R9*2), Y2
+	VPSRLD  $0x03, Y0, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y0, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0b, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x02, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, (DI)
+	VPSRLD  $0x1e, Y0, Y3
+	VPSLLD  $0x02, Y1, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0c, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x01, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, (DI)(R8*1)
+	VPSRLD  $0x1c, Y1, Y3
+	VPSLLD  $0x04, Y2, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0d, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y10, Y2, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, (DI)(R8*2)
+	VMOVDQU 32(SI), Y0
+	VMOVDQU 32(SI)(R9*1), Y1
+	VMOVDQU 32(SI)(R9*2), Y2
+	VPSRLD  $0x03, Y0, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y0, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0b, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x02, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, 32(DI)
+	VPSRLD  $0x1e, Y0, Y3
+	VPSLLD  $0x02, Y1, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0c, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPSLLD  $0x01, Y2, Y5
+	VPAND   Y10, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, 32(DI)(R8*1)
+	VPSRLD  $0x1c, Y1, Y3
+	VPSLLD  $0x04, Y2, Y5
+	VPOR    Y5, Y3, Y3
+	VPSRLD  $0x03, Y3, Y4
+	VPAND   Y15, Y4, Y4
+	VPAND   Y15, Y3, Y6
+	VPSRLD  $0x03, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y14, Y6, Y6
+	VPSRLD  $0x06, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y13, Y6, Y6
+	VPSRLD  $0x0c, Y6, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y12, Y6, Y6
+	VPSRLD  $0x03, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y14, Y4, Y4
+	VPSRLD  $0x06, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y13, Y4, Y4
+	VPSRLD  $0x0c, Y4, Y5
+	VPOR    Y5, Y4, Y4
+	VPAND   Y12, Y4, Y4
+	VPSLLD  $0x10, Y4, Y4
+	VPOR    Y4, Y6, Y6
+	VPSRLD  $0x0d, Y2, Y5
+	VPAND   Y11, Y5, Y5
+	VPOR    Y5, Y6, Y6
+	VPAND   Y10, Y2, Y5
+	VPOR    Y5, Y6, Y6
+	VMOVDQU Y6, 32(DI)(R8*2)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, DI
+	DECQ    CX
+	JNZ     exllama3AVX2Line
+	VZEROUPPER
+	RET
+
+// func exllama4AVX2(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2
+TEXT ·exllama4AVX2(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+
+exllama4AVX2Line:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVDQU    Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX2Line
+	VZEROUPPER
+	RET
+
+// func exllama2AVX512NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·exllama2AVX512NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+	VPBROADCASTD evenCodes2<>+0(SB), Z28
+
+exllama2AVX512NTLine:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x02, Z0, Z1
+	VPANDD     Z28, Z0, Z0
+	VPSRLD     $0x02, Z0, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z28, Z1, Z1
+	VPSRLD     $0x02, Z1, Z2
+	VPTERNLOGD $0xa8, Z31, Z2, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama3AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·exllama3AVX512NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Z31
+	VPBROADCASTD codes3by2<>+0(SB), Z30
+	VPBROADCASTD codes3by4<>+0(SB), Z29
+	VPBROADCASTD codes3by5<>+0(SB), Z28
+	VPBROADCASTD bit15<>+0(SB), Z27
+	VPBROADCASTD bit31<>+0(SB), Z26
+
+exllama3AVX512NTLine:
+	VMOVDQU32  (SI), Z0
+	VMOVDQU32  (SI)(R9*1), Z1
+	VMOVDQU32  (SI)(R9*2), Z2
+	VPSRLD     $0x03, Z0, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z0, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0b, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x02, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVNTDQ   Z6, (DI)
+	VPSRLD     $0x1e, Z0, Z3
+	VPSLLD     $0x02, Z1, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0c, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPSLLD     $0x01, Z2, Z5
+	VPANDD     Z26, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVNTDQ   Z6, (DI)(R8*1)
+	VPSRLD     $0x1c, Z1, Z3
+	VPSLLD     $0x04, Z2, Z5
+	VPORD      Z5, Z3, Z3
+	VPSRLD     $0x03, Z3, Z4
+	VPANDD     Z31, Z4, Z4
+	VPANDD     Z31, Z3, Z6
+	VPSRLD     $0x03, Z6, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z6
+	VPSRLD     $0x06, Z6, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z6
+	VPSRLD     $0x0c, Z6, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z6
+	VPSRLD     $0x03, Z4, Z5
+	VPTERNLOGD $0xa8, Z30, Z5, Z4
+	VPSRLD     $0x06, Z4, Z5
+	VPTERNLOGD $0xa8, Z29, Z5, Z4
+	VPSRLD     $0x0c, Z4, Z5
+	VPTERNLOGD $0xa8, Z28, Z5, Z4
+	VPSLLD     $0x10, Z4, Z4
+	VPORD      Z4, Z6, Z6
+	VPSRLD     $0x0d, Z2, Z5
+	VPANDD     Z27, Z5, Z5
+	VPORD      Z5, Z6, Z6
+	VPANDD     Z26, Z2, Z5
+	VPORD      Z5, Z6, Z6
+	VMOVNTDQ   Z6, (DI)(R8*2)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama3AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama4AVX512NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·exllama4AVX512NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VPBROADCASTD nibblePairs<>+0(SB), Z30
+	VMOVDQU32    exllamaBytes<>+0(SB), Z29
+
+exllama4AVX512NTLine:
+	VMOVDQU32  (SI), Z0
+	VPSRLD     $0x04, Z0, Z1
+	VPANDD     Z31, Z0, Z0
+	VPMADDUBSW Z30, Z0, Z0
+	VPANDD     Z31, Z1, Z1
+	VPMADDUBSW Z30, Z1, Z1
+	VPSLLD     $0x08, Z1, Z1
+	VPORD      Z1, Z0, Z0
+	VPSHUFB    Z29, Z0, Z0
+	VMOVNTDQ   Z0, (DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX512NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama2AVX2NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·exllama2AVX2NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+	VPBROADCASTD evenCodes2<>+0(SB), Y12
+
+exllama2AVX2NTLine:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x02, Y0, Y1
+	VPAND      Y12, Y0, Y0
+	VPSRLD     $0x02, Y0, Y2
+	VPOR       Y2, Y0, Y0
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y12, Y1, Y1
+	VPSRLD     $0x02, Y1, Y2
+	VPOR       Y2, Y1, Y1
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama2AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama3AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·exllama3AVX2NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	MOVQ         dstStride+24(FP), R8
+	MOVQ         srcStride+32(FP), R9
+	VPBROADCASTD codes3<>+0(SB), Y15
+	VPBROADCASTD codes3by2<>+0(SB), Y14
+	VPBROADCASTD codes3by4<>+0(SB), Y13
+	VPBROADCASTD codes3by5<>+0(SB), Y12
+	VPBROADCASTD bit15<>+0(SB), Y11
+	VPBROADCASTD bit31<>+0(SB), Y10
+
+exllama3AVX2NTLine:
+	VMOVDQU  (SI), Y0
+	VMOVDQU  (SI)(R9*1), Y1
+	VMOVDQU  (SI)(R9*2), Y2
+	VPSRLD   $0x03, Y0, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y0, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0b, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x02, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, (DI)
+	VPSRLD   $0x1e, Y0, Y3
+	VPSLLD   $0x02, Y1, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0c, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x01, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, (DI)(R8*1)
+	VPSRLD   $0x1c, Y1, Y3
+	VPSLLD   $0x04, Y2, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0d, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y10, Y2, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, (DI)(R8*2)
+	VMOVDQU  32(SI), Y0
+	VMOVDQU  32(SI)(R9*1), Y1
+	VMOVDQU  32(SI)(R9*2), Y2
+	VPSRLD   $0x03, Y0, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y0, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0b, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x02, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, 32(DI)
+	VPSRLD   $0x1e, Y0, Y3
+	VPSLLD   $0x02, Y1, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0c, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPSLLD   $0x01, Y2, Y5
+	VPAND    Y10, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, 32(DI)(R8*1)
+	VPSRLD   $0x1c, Y1, Y3
+	VPSLLD   $0x04, Y2, Y5
+	VPOR     Y5, Y3, Y3
+	VPSRLD   $0x03, Y3, Y4
+	VPAND    Y15, Y4, Y4
+	VPAND    Y15, Y3, Y6
+	VPSRLD   $0x03, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y14, Y6, Y6
+	VPSRLD   $0x06, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y13, Y6, Y6
+	VPSRLD   $0x0c, Y6, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y12, Y6, Y6
+	VPSRLD   $0x03, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y14, Y4, Y4
+	VPSRLD   $0x06, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y13, Y4, Y4
+	VPSRLD   $0x0c, Y4, Y5
+	VPOR     Y5, Y4, Y4
+	VPAND    Y12, Y4, Y4
+	VPSLLD   $0x10, Y4, Y4
+	VPOR     Y4, Y6, Y6
+	VPSRLD   $0x0d, Y2, Y5
+	VPAND    Y11, Y5, Y5
+	VPOR     Y5, Y6, Y6
+	VPAND    Y10, Y2, Y5
+	VPOR     Y5, Y6, Y6
+	VMOVNTDQ Y6, 32(DI)(R8*2)
+	ADDQ     $0x00000040, SI
+	ADDQ     $0x00000040, DI
+	DECQ     CX
+	JNZ      exllama3AVX2NTLine
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func exllama4AVX2NT(dst *byte, src *byte, lines int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·exllama4AVX2NT(SB), NOSPLIT, $0-24
+	MOVQ         dst+0(FP), DI
+	MOVQ         src+8(FP), SI
+	MOVQ         lines+16(FP), CX
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+	VPBROADCASTD nibblePairs<>+0(SB), Y14
+	VMOVDQU      exllamaBytes<>+0(SB), Y13
+
+exllama4AVX2NTLine:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, (DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPAND      Y15, Y0, Y0
+	VPMADDUBSW Y14, Y0, Y0
+	VPAND      Y15, Y1, Y1
+	VPMADDUBSW Y14, Y1, Y1
+	VPSLLD     $0x08, Y1, Y1
+	VPOR       Y1, Y0, Y0
+	VPSHUFB    Y13, Y0, Y0
+	VMOVNTDQ   Y0, 32(DI)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000040, DI
+	DECQ       CX
+	JNZ        exllama4AVX2NTLine
+	SFENCE
 	VZEROUPPER
 	RET

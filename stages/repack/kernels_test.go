@@ -234,8 +234,15 @@ func TestPermutationKernels(t *testing.T) {
 					}
 					size := 2 * p.block() * blocks
 					src := cputest.AlignedCopy(random(uint64(blocks), size), blocks%7)
-					buf := bytes.Repeat([]byte{canary}, size+128)
-					p.row(buf[64:64+size:64+size], src)
+					buf := cputest.Aligned(size+128, 0)
+					for i := range buf {
+						buf[i] = canary
+					}
+					if p == Grouped && blocks%2 == 1 {
+						groupedStream(buf[64:64+size:64+size], src)
+					} else {
+						p.row(buf[64:64+size:64+size], src)
+					}
 					for i := range size / 2 {
 						if j := from(i); buf[64+2*i] != src[2*j] || buf[65+2*i] != src[2*j+1] {
 							t.Fatalf("%s, %d blocks: element %d differs", p, blocks, i)
@@ -276,6 +283,9 @@ func TestKernelsStayInside(t *testing.T) {
 					for blocks := 1; blocks < 9; blocks++ {
 						b := random(2, 2*p.block()*blocks)
 						p.row(cputest.Guarded(t, b, atEnd), cputest.Guarded(t, b, atEnd))
+						if p == Grouped {
+							groupedStream(cputest.Guarded(t, b, atEnd), cputest.Guarded(t, b, atEnd))
+						}
 					}
 				}
 			}

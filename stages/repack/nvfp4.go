@@ -23,6 +23,8 @@ const (
 	normalE4M3  = 0x08 // the least normal number
 	biasS0E5M3  = 0x78 // what a normal number grows by, and by 8 for each power of two
 	leastS0E5M3 = 0x80 // the byte of 2
+
+	enoughE4M3 = 0x77 // 240, the least that leaves the factor at 1
 )
 
 // s0e5m3 is the byte of the scale c, a positive F8_E4M3, times 2^shift. Source: LAYOUTS C4.3.
@@ -49,13 +51,14 @@ func nvfp4Shift(peak byte) int {
 // NVFP4Peak makes the Op of a scan: it finds the largest of the scales of NVFP4 modules. A scale that is negative or no number is a
 // *stages.DataError.
 //
-// Input: one, scales F8_E4M3. Found: the largest, as its byte.
+// Input: one, scales F8_E4M3. Found: the largest, as its byte. Enough is one with which the factor is 1, as it is with all larger ones.
 func NVFP4Peak() stages.Op { return nvfp4Peak{} }
 
 type nvfp4Peak struct{}
 
 func (nvfp4Peak) Phase() stages.Phase { return stages.PhaseRepack }
 func (nvfp4Peak) String() string      { return "find the largest NVFP4 scale" }
+func (nvfp4Peak) Enough() uint64      { return enoughE4M3 }
 
 func (op nvfp4Peak) Run(j *stages.Job) error {
 	if len(j.Src) != 1 {
@@ -80,6 +83,18 @@ func badScale(j *stages.Job, input, at int) error {
 
 // peakE4M3 is the largest byte of b or peak, whichever is larger, and the place of the first that is negative or no number; -1 for none.
 func peakE4M3(b []byte, peak byte) (_ byte, bad int) {
+	largest, done := largestE4M3(b)
+	if largest >= nanE4M3 {
+		return peakBytes(b, peak)
+	}
+	if peak, bad = peakBytes(b[done:], max(peak, largest)); bad >= 0 {
+		bad += done
+	}
+	return peak, bad
+}
+
+// peakBytes is peakE4M3. It is the reference.
+func peakBytes(b []byte, peak byte) (_ byte, bad int) {
 	const lanes, tops = 0x0101_0101_0101_0101, 0x8080_8080_8080_8080
 	for i := 0; i < len(b); {
 		// Whatever is larger than peak sets the first bit of its sum, or has it.
@@ -115,16 +130,16 @@ func nvfp4FactorOf(act stages.DType, scanned bool) (nvfp4Factor, error) {
 }
 
 // check wants as many inputs as the Op has: more than its own only where those say what the factor is.
-func (f *nvfp4Factor) check(op stages.Op, j *stages.Job) error {
+func (f *nvfp4Factor) check(op stages.Op, j *stages.Job, own int) error {
 	joint := f.act == safetensors.BF16 && !f.scanned
-	if n := len(j.Src); joint && n < 2 || !joint && n != 1 {
+	if n := len(j.Src); joint && n <= own || !joint && n != own {
 		return fmt.Errorf("%s: %d inputs", op, n)
 	}
 	return nil
 }
 
-// peak is the largest of the scales that the factor serves.
-func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
+// peak is the largest of the scales that the factor serves; 0 without one. own is how many inputs are the Op's own.
+func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job, own int) (byte, error) {
 	if f.scanned {
 		if j.Scanned >= nanE4M3 {
 			return 0, fmt.Errorf("%s: a scan found %d, which is no F8_E4M3", op, j.Scanned)
@@ -132,7 +147,7 @@ func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 		return byte(j.Scanned), nil
 	}
 	var peak byte
-	for i := 1; i < len(j.Src); i++ {
+	for i := own; i < len(j.Src); i++ {
 		var at int
 		if peak, at = peakE4M3(j.Src[i], peak); at >= 0 {
 			return 0, badScale(j, i, at)
@@ -143,10 +158,7 @@ func (f *nvfp4Factor) peak(op stages.Op, j *stages.Job) (byte, error) {
 
 // shift is the logarithm of the factor.
 func (f *nvfp4Factor) shift(op stages.Op, j *stages.Job) (int, error) {
-	if f.act == safetensors.F16 {
-		return 0, nil
-	}
-	peak, err := f.peak(op, j)
+	peak, err := f.peak(op, j, 1)
 	return nvfp4Shift(peak), err
 }
 
@@ -176,44 +188,90 @@ func (op *nvfp4MarlinScales) Run(j *stages.Job) error {
 	if j.RowBytes%tileN != 0 {
 		return fmt.Errorf("%s: %d columns are no whole blocks of %d", op, j.RowBytes, tileN)
 	}
-	if err := op.check(op, j); err != nil {
+	if err := op.check(op, j, 1); err != nil {
 		return err
 	}
 	if n := j.Rows * j.RowBytes; len(j.Src[0]) != n {
 		return fmt.Errorf("%s: input 0 has %d bytes, want %d", op, len(j.Src[0]), n)
 	}
-	own, at := peakE4M3(j.Src[0], 0)
-	if at >= 0 {
-		return badScale(j, 0, at)
+	m, most, err := op.maker(j, 1)
+	if err != nil {
+		return err
 	}
-	shift := 0
-	if op.act == safetensors.BF16 {
-		peak, err := op.peak(op, j)
-		if err != nil {
-			return err
-		}
-		if own > peak {
-			return &stages.DataError{
-				Tensor: j.Inputs[0].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
-				Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(peak)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
-				Advice: "leave the checkpoint alone while it is read",
-			}
-		}
-		shift = nvfp4Shift(peak)
+	return fp4Scales(j, func(first int, strip, tmp []byte) ([]byte, error) {
+		own, at := m.change(tmp, strip)
+		return tmp, wantScales(j, 0, first, own, most, at)
+	})
+}
+
+// maker makes what changes scales, with the largest that there may be. inputs are the Op's own.
+func (op *nvfp4MarlinScales) maker(j *stages.Job, inputs int) (m *toS0E5M3, most byte, err error) {
+	peak, err := op.peak(op, j, inputs)
+	if err != nil {
+		return nil, 0, err
 	}
-	m := newS0E5M3(shift)
-	fp4Scales(j, m.change)
+	m = newS0E5M3(nvfp4Shift(peak))
+	if op.act == safetensors.F16 || peak >= enoughE4M3 {
+		return m, nanE4M3 - 1, nil // the factor is 1, whatever is larger
+	}
+	return m, peak, nil
+}
+
+// wantScales is the error for scales of an input, from first on, of which own is the largest, at most most, or that at is bad; nil for neither.
+func wantScales(j *stages.Job, input, first int, own, most byte, at int) error {
+	switch {
+	case at >= 0:
+		return badScale(j, input, first+at)
+	case own > most:
+		return &stages.DataError{
+			Tensor: j.Inputs[input].Tensor, Problem: "has a larger scale than when it was looked at before: the file changed during the load",
+			Expected: fmt.Sprintf("at most %g", convert.E4M3ToF32(most)), Found: fmt.Sprint(convert.E4M3ToF32(own)),
+			Advice: "leave the checkpoint alone while it is read",
+		}
+	}
 	return nil
+}
+
+// settle looks at several members at once: Padded makes their tiles one by one.
+func (op *nvfp4MarlinScales) settle(j *stages.Job, inputs int) (stages.Op, error) {
+	if err := op.check(op, j, inputs); err != nil {
+		return nil, err
+	}
+	m, most, err := op.maker(j, inputs)
+	if err != nil {
+		return nil, err
+	}
+	for i := range inputs {
+		own, at := peakE4M3(j.Src[i], 0)
+		if err := wantScales(j, i, 0, own, most, at); err != nil {
+			return nil, err
+		}
+	}
+	return &nvfp4MarlinTiles{nvfp4MarlinScales: op, made: m}, nil
+}
+
+// nvfp4MarlinTiles makes tiles of scales that were looked at. Only the first input is of the tiles.
+type nvfp4MarlinTiles struct {
+	*nvfp4MarlinScales
+
+	made *toS0E5M3
+}
+
+func (op *nvfp4MarlinTiles) Run(j *stages.Job) error {
+	return fp4Scales(j, func(_ int, strip, tmp []byte) ([]byte, error) {
+		op.made.change(tmp, strip)
+		return tmp, nil
+	})
 }
 
 // toS0E5M3 changes scales to their bytes.
 type toS0E5M3 struct {
 	table [256]byte
-	add   uint64 // to normal numbers, in every lane
+	add   byte // to normal numbers
 }
 
 func newS0E5M3(shift int) *toS0E5M3 {
-	m := &toS0E5M3{add: uint64(byte(biasS0E5M3+8*shift)) * 0x0101_0101_0101_0101}
+	m := &toS0E5M3{add: byte(biasS0E5M3 + 8*shift)}
 	for c := range byte(nanE4M3) {
 		if b := s0e5m3(c, shift); b >= leastS0E5M3 {
 			m.table[c] = b
@@ -222,22 +280,25 @@ func newS0E5M3(shift int) *toS0E5M3 {
 	return m
 }
 
-// change handles scales that are in range for the shift. Eight at a time are normal numbers most of the time.
-func (m *toS0E5M3) change(b []byte) {
-	const tops, normal = 0x8080_8080_8080_8080, normalE4M3 * 0x0101_0101_0101_0101
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		if x&tops != 0 || ((x|tops)-normal)&tops != tops { // -0, or below the normal numbers
-			for k, c := range b[i : i+8] {
-				b[i+k] = m.table[c]
-			}
-			continue
-		}
-		binary.LittleEndian.PutUint64(b[i:], x+m.add)
+// change makes the bytes of the scales in src, which are in range for the shift, and finds the largest, as peakE4M3 does. What it makes where
+// a scale is no positive number is undefined.
+func (m *toS0E5M3) change(dst, src []byte) (peak byte, bad int) {
+	largest, done := m.changeLines(dst, src)
+	if largest >= nanE4M3 {
+		return peakBytes(src, 0)
 	}
-	for k, c := range b[i:] {
-		b[i+k] = m.table[c]
+	m.changeBytes(dst[done:], src[done:])
+	if peak, bad = peakBytes(src[done:], largest); bad >= 0 {
+		bad += done
+	}
+	return peak, bad
+}
+
+// changeBytes makes the bytes of scales. It is the reference.
+func (m *toS0E5M3) changeBytes(dst, src []byte) {
+	dst = dst[:len(src)]
+	for i, c := range src {
+		dst[i] = m.table[c]
 	}
 }
 
@@ -271,7 +332,7 @@ func (op *nvfp4MarlinGlobal) String() string {
 }
 
 func (op *nvfp4MarlinGlobal) Run(j *stages.Job) error {
-	if err := op.check(op, j); err != nil {
+	if err := op.check(op, j, 1); err != nil {
 		return err
 	}
 	if len(j.Src[0]) != 4 || j.Rows != 1 || j.RowBytes != 4 {

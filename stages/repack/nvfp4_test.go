@@ -88,7 +88,7 @@ func TestS0E5M3(t *testing.T) {
 		m := newS0E5M3(shift)
 		for c := range peak + 1 {
 			b := []byte{c}
-			m.change(b)
+			m.changeBytes(b, b)
 			if want := slowByte(c, factor); b[0] != want {
 				t.Errorf("peak %#x, scale %#x: %#x, want %#x", peak, c, b[0], want)
 			}
@@ -107,7 +107,7 @@ func TestKernelsReadS0E5M3(t *testing.T) {
 		for _, peak := range []byte{c, nanE4M3 - 1} {
 			shift := nvfp4Shift(max(peak, c))
 			b := []byte{c}
-			newS0E5M3(shift).change(b)
+			newS0E5M3(shift).changeBytes(b, b)
 			want := slowE4M3(c) * float32(math.Ldexp(128, shift))
 			if want < 2 {
 				want = 0
@@ -313,6 +313,28 @@ func TestNVFP4Golden(t *testing.T) {
 	optest.WantGolden(t, "NVFP4 scale bytes", out, 0x30B00054, "47be27ed4578ffaa")
 }
 
+// TestEnoughScale: what a scan calls enough is the least scale that leaves the factor at 1, and no larger scale is refused when it was found.
+func TestEnoughScale(t *testing.T) {
+	enough, ok := NVFP4Peak().(stages.Sufficer)
+	if !ok {
+		t.Fatal("a scan for the largest of all")
+	}
+	for c := range byte(nanE4M3) {
+		if got := slowFactor(safetensors.BF16, []byte{c}) == 1; got != (uint64(c) >= enough.Enough()) && c != 0 {
+			t.Errorf("scale %#x leaves the factor: %v", c, got)
+		}
+	}
+	scales := nvfp4Scale(rand.New(rand.NewPCG(4, 4)), 64*3, 0x7E)
+	scales[100] = 0x7E
+	want := slowNVFP4Scales(scales, 64, 1)
+	for _, found := range []uint64{enough.Enough(), 0x7E} {
+		j := &stages.Job{Dst: make([]byte, len(scales)), Rows: 3, RowBytes: 64, Stride: 64, Src: [][]byte{scales}, Inputs: make([]stages.Input, 1), Scanned: found}
+		if err := mustNVFP4Scales(t, safetensors.BF16, true).Run(j); err != nil || string(j.Dst) != string(want) {
+			t.Errorf("after %#x: %v", found, err)
+		}
+	}
+}
+
 // FuzzPeak compares the quick look for the largest scale with a loop.
 func FuzzPeak(f *testing.F) {
 	f.Add([]byte{1, 2, 0x80, 0x7E}, byte(0))
@@ -328,9 +350,73 @@ func FuzzPeak(f *testing.F) {
 			}
 			want = max(want, c&0x7F)
 		}
-		got, at := peakE4M3(b, from)
-		if at != bad || at < 0 && got != want {
-			t.Errorf("largest %#x, bad at %d; want %#x, %d", got, at, want, bad)
+		for mask := range cputest.Masks() {
+			got, at := peakE4M3(b, from)
+			if at != bad || at < 0 && got != want {
+				t.Errorf("%s: largest %#x, bad at %d; want %#x, %d", mask, got, at, want, bad)
+			}
 		}
+	})
+}
+
+// checkChange changes scales as every kind of processor, and compares with the reference.
+func checkChange(t *testing.T, scales []byte, shift, align int, atEnd bool) {
+	t.Helper()
+	m := newS0E5M3(shift)
+	want := make([]byte, len(scales))
+	m.changeBytes(want, scales)
+	wantPeak, wantBad := peakBytes(scales, 0)
+	for mask := range cputest.Masks() {
+		framed := cputest.Aligned(len(scales)+128, align)
+		for i := range framed {
+			framed[i] = canary
+		}
+		dst := framed[64 : 64+len(scales) : 64+len(scales)]
+		peak, bad := m.change(dst, cputest.Guarded(t, scales, atEnd))
+		if bad != wantBad || bad < 0 && peak != wantPeak {
+			t.Fatalf("%s, %d scales: largest %#x, bad at %d, want %#x, %d", mask, len(scales), peak, bad, wantPeak, wantBad)
+		}
+		if bad < 0 && string(dst) != string(want) {
+			t.Fatalf("%s, %d scales times 2^%d: other bytes", mask, len(scales), shift)
+		}
+		wantFrame(t, cputest.AlignedCopy(framed, 0), 1, len(scales), len(scales)+1)
+	}
+}
+
+// TestChangeKernels: every byte, and every length at which the kernels change their mind.
+func TestChangeKernels(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 17))
+	for n := range 260 {
+		peak := byte(r.IntN(nanE4M3))
+		scales := nvfp4Scale(r, n, peak)
+		shift := nvfp4Shift(peak)
+		checkChange(t, scales, shift, n%64, n%2 == 0)
+		if n > 0 {
+			scales[r.IntN(n)] = []byte{0x7F, 0xFF, 0x81, 0xB8}[n%4]
+			checkChange(t, scales, shift, 0, true)
+		}
+	}
+	for c := range 256 {
+		scales := nvfp4Scale(r, 192, 0x38)
+		scales[c%192] = byte(c)
+		checkChange(t, scales, 0, 0, false)
+	}
+	long := nvfp4Scale(r, 1<<20+100, 0x7E) // several calls
+	checkChange(t, long, 0, 0, true)
+}
+
+func FuzzChangeKernels(f *testing.F) {
+	f.Add([]byte{1, 2, 0x80, 0x7E, 8, 7}, byte(0x7E), uint16(100), uint8(3), true)
+	f.Fuzz(func(t *testing.T, data []byte, peak byte, n uint16, align uint8, atEnd bool) {
+		if len(data) == 0 || peak >= nanE4M3 {
+			return
+		}
+		scales := make([]byte, n%1024)
+		for i := range scales {
+			if scales[i] = data[i%len(data)]; scales[i] < zeroE4M3 && scales[i] != nanE4M3 {
+				scales[i] = min(scales[i], peak)
+			}
+		}
+		checkChange(t, scales, nvfp4Shift(peak), int(align)%64, atEnd)
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coldload/coldload/internal/cpu/cputest"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -474,4 +475,48 @@ func FuzzExllama3(f *testing.F) {
 			t.Errorf("%08X: %x differs from the formula", stream, got)
 		}
 	})
+}
+
+// TestMarlinScalesLarge: scales that go past the caches, more than one block of the cast, in rows next to each other and apart.
+func TestMarlinScalesLarge(t *testing.T) {
+	const rows, n = 9, castBlock + castBlock/2 + 64
+	values := make([]float32, rows*n)
+	r := rand.New(rand.NewPCG(8, 21))
+	for i := range values {
+		values[i] = float32(math.Ldexp(1+float64(r.IntN(64))/64, -r.IntN(8)))
+	}
+	src := scaleBytes(safetensors.F16, values)
+	for mask := range cputest.Masks() {
+		for _, to := range []stages.DType{safetensors.F16, safetensors.BF16} {
+			for _, p := range []Permutation{Grouped, Single} {
+				cast, want := scaleBytes(to, values), make([]byte, 2*rows*n)
+				if p == Grouped {
+					groupedRow(want, cast)
+				} else {
+					singleRow(want, cast)
+				}
+				op := mustOp(t)(MarlinScales(safetensors.F16, to, p))
+				for _, gap := range []int{0, 64, 6} {
+					stride := 2*n + gap
+					j := &stages.Job{
+						Dst: cputest.Aligned((rows-1)*stride+2*n, 0), Rows: rows, RowBytes: 2 * n, Stride: stride,
+						Src: [][]byte{bytes.Clone(src)}, Inputs: []stages.Input{{Tensor: "m.scales"}},
+					}
+					if err := op.Run(j); err != nil {
+						t.Fatal(err)
+					}
+					for i := range rows {
+						if !bytes.Equal(j.Row(i), want[2*n*i:2*n*(i+1)]) {
+							t.Fatalf("%s, %s, %s, rows %d bytes apart: row %d differs", mask, to, p, gap, i)
+						}
+					}
+					const at = 5*n + castBlock + 7
+					binary.LittleEndian.PutUint16(j.Src[0][2*at:], 0x7C00)
+					if err := op.Run(j); err == nil || !strings.Contains(err.Error(), fmt.Sprint(at)) {
+						t.Errorf("%s, %s, %s: error %v, want element %d", mask, to, p, err, at)
+					}
+				}
+			}
+		}
+	}
 }

@@ -3,6 +3,7 @@ package repack
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/coldload/coldload/stages"
 )
@@ -46,7 +47,7 @@ func (p *Padding) check() error {
 }
 
 // Padded makes the Op that does what inner does for the rows of all members at once, with zeros in the padding. inner has one source, works on every
-// 64 columns by themselves and on every row of its destination by itself.
+// 64 columns by themselves and on every row of its destination by itself, but for what it settles by a look at all sources first.
 //
 // Inputs: one for every member that is not the Same as the one before, what inner would get for that tensor alone; of fewer rows than the destination when the input features are padded,
 // and then the last of them may be filled in part. Further inputs go to inner as they are. Destination: rows of p.N columns.
@@ -112,18 +113,26 @@ const noMember = -1
 
 // pieces cuts the row where the tiles of one member begin and end.
 func (p *Padding) pieces() (list []piece) {
-	for at := 0; at < p.N; at += tileN {
-		t := piece{at: at, n: tileN, member: noMember, empty: true}
+	cuts := []int{0, p.N}
+	for _, m := range p.Members {
+		for _, at := range []int{m.At, m.At + m.N} {
+			cuts = append(cuts, at/tileN*tileN, (at+tileN-1)/tileN*tileN)
+		}
+	}
+	slices.Sort(cuts)
+	cuts = slices.Compact(cuts)
+	for i, at := range cuts[:len(cuts)-1] {
+		t := piece{at: at, n: cuts[i+1] - at, member: noMember, empty: true}
 		for i, m := range p.Members {
-			if m.At < at+tileN && at < m.At+m.N {
+			if m.At < at+t.n && at < m.At+m.N {
 				t.empty = false
-				if m.At <= at && at+tileN <= m.At+m.N {
+				if m.At <= at && at+t.n <= m.At+m.N {
 					t.member = i
 				}
 			}
 		}
 		if last := len(list) - 1; last >= 0 && list[last].member == t.member && list[last].empty == t.empty {
-			list[last].n += tileN
+			list[last].n += t.n
 			continue
 		}
 		list = append(list, t)
@@ -141,17 +150,19 @@ type screener interface {
 	screen(j *stages.Job, input int) error
 }
 
+// settler is an Op that has to know something of all sources, of which the first inputs are the members', before it makes anything of them. It
+// looks at them once, screens them, and returns the Op that makes one tile as well as all.
+type settler interface {
+	settle(j *stages.Job, inputs int) (stages.Op, error)
+}
+
 func (p *padded) Run(j *stages.Job) error {
 	units, err := p.units(j)
 	if err != nil {
 		return err
 	}
-	if s, ok := p.op.(screener); ok {
-		for i := range p.inputs {
-			if err := s.screen(j, i); err != nil {
-				return err
-			}
-		}
+	if p, err = p.ready(j); err != nil {
+		return err
 	}
 	full, filled := units/p.perRow(), (units+p.perRow()-1)/p.perRow() // rows
 	borrowed := borrow(p.panelRows() * tileN * p.Bits / 8)
@@ -175,6 +186,24 @@ func (p *padded) Run(j *stages.Job) error {
 	}
 	p.clear(j, piece{n: p.N}, filled, j.Rows)
 	return nil
+}
+
+// ready looks at the sources, and returns what makes the Job of them.
+func (p *padded) ready(j *stages.Job) (*padded, error) {
+	switch op := p.op.(type) {
+	case settler:
+		settled := *p
+		var err error
+		settled.op, err = op.settle(j, p.inputs)
+		return &settled, err
+	case screener:
+		for i := range p.inputs {
+			if err := op.screen(j, i); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return p, nil
 }
 
 // perRow is how many units of a source make a row: its rows, or bytes of its rows along the other axis.

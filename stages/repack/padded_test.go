@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,9 @@ import (
 
 // members are the inputs of a padded Op, and one more than it has.
 var members = optest.Sources{"q", "k", "v", "other"}
+
+// jointly are those of members and, once more, all that have one factor.
+var jointly = optest.Sources{"q", "k", "v", "q", "k", "v"}
 
 // paddedRow draws members of multiples of by columns in a row of whole tiles: one after the other, or each in a share of its own.
 func paddedRow(r *rand.Rand, by int) (list []Member, n int) {
@@ -312,6 +316,94 @@ func TestPaddedFP8Scales(t *testing.T) {
 			members.Refuses(t, op, "a short source", rows, 2*n, append([][]byte{src[0][1:]}, src[1:]...)...)
 		}
 	}
+}
+
+// TestPaddedNVFP4Scales: one factor for all members, whether a scan found the largest scale or the Op looks for it, and zeros in the padding.
+func TestPaddedNVFP4Scales(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 15))
+	for range 30 {
+		list, n := paddedRow(r, 1)
+		groups, peak := 1+r.IntN(600), byte(1+r.IntN(nanE4M3-1))
+		rows := groups + r.IntN(3)
+		scales, found := codesFor(r, list, groups, 8), byte(0)
+		src := packEach(list, scales, func(v []uint32, n int) (b []byte) {
+			for at := range v {
+				c := byte(v[at%groups*n+at/groups] % uint32(peak+1))
+				b, found = append(b, c), max(found, c)
+			}
+			return b
+		})
+		joint := append(slices.Clone(src), src...)
+		padding := Padding{Members: list, N: n, Bits: 8}
+		for _, x := range []struct {
+			act     stages.DType
+			scanned bool
+			src     [][]byte
+		}{{safetensors.F16, false, src}, {safetensors.BF16, false, joint}, {safetensors.BF16, true, src}} {
+			factor := slowFactor(x.act, src...)
+			op := mustOp(t)(Padded(mustNVFP4Scales(t, x.act, x.scanned), padding))
+			var want []byte
+			for row := range rows {
+				line := make([]byte, n)
+				for i, m := range list {
+					for c := range m.N {
+						if row < groups {
+							line[m.At+c] = slowByte(byte(scales[i][row*m.N+c]%uint32(peak+1)), factor)
+						}
+					}
+				}
+				want = append(want, slowFP4Scales(line, n)...)
+			}
+			j, frame := jointly.Job(rows, n, 3, x.src...)
+			j.Scanned = uint64(found)
+			if err := op.Run(j); err != nil {
+				t.Fatal(err)
+			}
+			for row := range rows {
+				if !bytes.Equal(j.Row(row), want[row*n:][:n]) {
+					t.Fatalf("%s, %d members, %d groups in %d rows, peak %#x: row %d differs", op, len(list), groups, rows, peak, row)
+				}
+			}
+			if got := bytes.Count(frame, []byte{optest.Canary}); got < len(frame)-rows*n {
+				t.Errorf("%s: wrote beside the rows", op)
+			}
+		}
+	}
+}
+
+// TestPaddedNVFP4Refuses: the tensor and its own element are named, whichever tile they are in, and so is a larger scale than a scan found.
+func TestPaddedNVFP4Refuses(t *testing.T) {
+	padding := Padding{Members: []Member{{N: 40}, {At: 40, N: 104}}, N: 192, Bits: 8}
+	good := [][]byte{bytes.Repeat([]byte{0x30}, 40*5), bytes.Repeat([]byte{0x31}, 104*5)}
+	for at, bad := range map[int]byte{0: 0x7F, 519: 0xB8, 301: 0xFF} {
+		src := [][]byte{good[0], bytes.Clone(good[1])}
+		src[1][at] = bad
+		for _, scanned := range []bool{false, true} {
+			all := src
+			if !scanned {
+				all = append(slices.Clone(src), src...)
+			}
+			op := mustOp(t)(Padded(mustNVFP4Scales(t, safetensors.BF16, scanned), padding))
+			j, frame := jointly.Job(6, 192, 0, all...)
+			j.Scanned = 0x40
+			err := op.Run(j)
+			de, ok := errors.AsType[*stages.DataError](err)
+			if !ok || de.Tensor != j.Inputs[len(all)-1].Tensor || !strings.Contains(err.Error(), fmt.Sprintf("element %d ", at)) {
+				t.Errorf("scanned %v: %v, want element %d", scanned, err, at)
+			}
+			if bytes.Count(frame, []byte{optest.Canary}) != len(frame) {
+				t.Error("wrote something")
+			}
+		}
+	}
+	op := mustOp(t)(Padded(mustNVFP4Scales(t, safetensors.BF16, true), padding))
+	j, _ := jointly.Job(6, 192, 0, good...)
+	j.Scanned = 0x30
+	if err := op.Run(j); err == nil || !strings.Contains(err.Error(), "the file changed") || !strings.Contains(err.Error(), j.Inputs[1].Tensor) {
+		t.Errorf("a larger scale than the scan found: %v", err)
+	}
+	jointly.Refuses(t, op, "joint sources beside a scan", 6, 192, append(slices.Clone(good), good...)...)
+	jointly.Refuses(t, mustOp(t)(Padded(mustNVFP4Scales(t, safetensors.BF16, false), padding)), "no joint sources", 6, 192, good...)
 }
 
 // TestPaddedErrors name the member and the element of its tensor.

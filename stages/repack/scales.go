@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -122,37 +123,47 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	if err := op.check(op, j, j.Rows*n); err != nil {
 		return err
 	}
+	rows, stream := j.Rows, !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream
+	if j.Stride == j.RowBytes { // whole blocks next to each other are one row
+		rows, n = 1, rows*n
+	}
 	tmp := borrow(2 * castBlock)
 	defer scratch.Put(tmp)
-	for r := range j.Rows {
-		src := j.Src[0][r*n*size : (r+1)*n*size]
-		if err := op.finite(j, r*n, src); err != nil {
+	for r := range rows {
+		if err := op.permute(j, r*n, j.Dst[r*j.Stride:][:2*n], j.Src[0][r*n*size:(r+1)*n*size], *tmp, stream); err != nil {
 			return err
-		}
-		if op.from == op.to {
-			op.perm.row(j.Row(r), src)
-		} else if at := op.castPermute(j.Row(r), src, *tmp); at >= 0 {
-			return tooLarge(j, op.to, r*n+at)
 		}
 	}
 	return nil
 }
 
-// castBlock is how many elements are cast before they are permuted: a multiple of both blocks that stays in the first-level cache.
-const castBlock = 1024
+// castBlock is how many elements are looked at and cast before they are permuted: a multiple of both blocks that stays in the first-level
+// cache. Stores past the caches end with it, which takes as long as some kilobytes do.
+const castBlock = 8192
 
-// castPermute handles one row, block by block through tmp. It returns the index of the first value that the target cannot hold, or -1.
-func (op *marlinScales) castPermute(dst, src, tmp []byte) int {
+// permute handles one row, the first scale of which is first, block by block through tmp.
+func (op *marlinScales) permute(j *stages.Job, first int, dst, src, tmp []byte, stream bool) error {
 	size := op.from.Bits() / 8
-	for done := 0; len(dst) > 0; {
+	for len(dst) > 0 {
 		n := min(castBlock, len(dst)/2)
-		if at := op.cast(tmp[:2*n], src[:n*size]); at >= 0 {
-			return done + at
+		block := src[:n*size]
+		if err := op.finite(j, first, block); err != nil {
+			return err
 		}
-		op.perm.row(dst[:2*n], tmp[:2*n])
-		dst, src, done = dst[2*n:], src[n*size:], done+n
+		if op.from != op.to {
+			if i := op.cast(tmp[:2*n], block); i >= 0 {
+				return tooLarge(j, op.to, first+i)
+			}
+			block = tmp[:2*n]
+		}
+		if stream && op.perm == Grouped {
+			groupedStream(dst[:2*n], block)
+		} else {
+			op.perm.row(dst[:2*n], block)
+		}
+		dst, src, first = dst[2*n:], src[n*size:], first+n
 	}
-	return -1
+	return nil
 }
 
 func tooLarge(j *stages.Job, to stages.DType, at int) error {

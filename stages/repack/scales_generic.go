@@ -1,5 +1,10 @@
 package repack
 
+import (
+	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/stages"
+)
+
 // columnOrder is an order of the columns of a tile: column i of the result is column columnOrder[i] of what is put into order.
 type columnOrder [tileN]int
 
@@ -31,15 +36,22 @@ func (p Permutation) columns() *columnOrder {
 type scaleStrips struct {
 	stride       int // of the destination
 	groups, size int
+	stream       bool       // whole lines go past the caches
 	rows         [tileN]int // where the row begins, in a strip, that becomes column i
 
 	narrow [64 * 64]byte // rows of a strip that has few groups
 }
 
-func newScaleStrips(stride, groups, size int, order *columnOrder) *scaleStrips {
-	s := &scaleStrips{stride: stride, groups: groups, size: size}
+// stripStream is the size of a destination, in bytes, from which on strips go past the caches: less than that of others, since each line of a
+// strip is in another row, and costs a read of its own before it can be written in the cache.
+const stripStream = cpu.MinStream / 8
+
+// newScaleStrips is for the rows of a Job's destination, whose strips end with finish.
+func newScaleStrips(j *stages.Job, size int, order *columnOrder) *scaleStrips {
+	s := &scaleStrips{stride: j.Stride, groups: j.Rows, size: size}
+	s.stream = !j.Soon && j.Rows*j.RowBytes >= stripStream && j.Stride%cpu.Line == 0
 	for i, r := range order {
-		s.rows[i] = r * groups * size
+		s.rows[i] = r * s.groups * size
 	}
 	return s
 }

@@ -94,44 +94,79 @@ func gather8AVX512(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks i
 //go:noescape
 func gather8AVX2(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks int)
 
-// gatherStrip4AVX512 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
-// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+// spread4AVX512 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 8 lines each, and prefetches what lies ahead
+// bytes behind each.
 //
 //go:noescape
-func gatherStrip4AVX512(dst *byte, src *byte, fields *uint32, words int)
+func spread4AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
 
-// gatherStrip4AVX2 makes words packed rows of 64 words: each takes 8 fields, the next of the list, from the rows of src. An entry of the
-// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+// tiles4AVX512 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
 //
 //go:noescape
-func gatherStrip4AVX2(dst *byte, src *byte, fields *uint32, words int)
+func tiles4AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
-// gatherStrip8AVX512 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
-// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+// tiles4AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
 //
 //go:noescape
-func gatherStrip8AVX512(dst *byte, src *byte, fields *uint32, words int)
+func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
-// gatherStrip8AVX2 makes words packed rows of 64 words: each takes 4 fields, the next of the list, from the rows of src. An entry of the
-// list is where its row begins, a multiple of 256, and in the lowest byte how many bits its words turn right (AVX-512) or move right (AVX2).
+// spread4AVX2 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 8 lines each, and prefetches what lies ahead
+// bytes behind each.
 //
 //go:noescape
-func gatherStrip8AVX2(dst *byte, src *byte, fields *uint32, words int)
+func spread4AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
 
-// copyStripAVX512 copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.
+// tiles4AVX2 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
 //
 //go:noescape
-func copyStripAVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+func tiles4AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
-// copyStripAVX2 copies rows of 256 bytes, which are stride bytes apart in src, to follow each other, and prefetches what lies ahead bytes behind each.
+// tiles4AVX2NT is the same with non-temporal stores: dst and stride are multiples of 64.
 //
 //go:noescape
-func copyStripAVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// spread8AVX512 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 4 lines each, and prefetches what lies ahead
+// bytes behind each.
+//
+//go:noescape
+func spread8AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
+
+// tiles8AVX512 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
+//
+//go:noescape
+func tiles8AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// tiles8AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
+//
+//go:noescape
+func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// spread8AVX2 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 4 lines each, and prefetches what lies ahead
+// bytes behind each.
+//
+//go:noescape
+func spread8AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
+
+// tiles8AVX2 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
+//
+//go:noescape
+func tiles8AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// tiles8AVX2NT is the same with non-temporal stores: dst and stride are multiples of 64.
+//
+//go:noescape
+func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
 // groupedAVX512 transposes 8x8 elements of 16 bits, blocks times.
 //
 //go:noescape
 func groupedAVX512(dst *byte, src *byte, blocks int)
+
+// groupedAVX512NT is the same with non-temporal stores: dst is a multiple of 64.
+//
+//go:noescape
+func groupedAVX512NT(dst *byte, src *byte, blocks int)
 
 // groupedAVX2 transposes 8x8 elements of 16 bits, blocks times.
 //
@@ -218,11 +253,21 @@ func transpose16AVX512(dst *byte, src *byte, stride int, ahead int, step int)
 //go:noescape
 func transpose8AVX2(dst *byte, src *byte, stride int, ahead int, step int)
 
+// fence makes non-temporal stores visible before anything that follows.
+//
+//go:noescape
+func fence()
+
 // transposeScales1AVX512 transposes 64 bytes of each of 64 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
 // AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
 //
 //go:noescape
 func transposeScales1AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// transposeScales1AVX512NT is the same with non-temporal stores, which are for fence to end: dst and stride are multiples of 64.
+//
+//go:noescape
+func transposeScales1AVX512NT(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 
 // transposeScales1AVX2 transposes 32 bytes of each of 32 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
 // AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
@@ -236,8 +281,99 @@ func transposeScales1AVX2(dst *byte, src *byte, rows *int, mask uint64, stride i
 //go:noescape
 func transposeScales2AVX512(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
 
+// transposeScales2AVX512NT is the same with non-temporal stores, which are for fence to end: dst and stride are multiples of 64.
+//
+//go:noescape
+func transposeScales2AVX512NT(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
 // transposeScales2AVX2 transposes 32 bytes of each of 16 rows, which begin rows bytes behind src, to rows of dst, stride bytes apart.
 // AVX-512 reads only the elements in mask. As many bytes as are read are prefetched next bytes behind src.
 //
 //go:noescape
 func transposeScales2AVX2(dst *byte, src *byte, rows *int, mask uint64, stride int, next int)
+
+// peakE4M3AVX512 returns the largest of lines of 64 bytes, where 0x80 counts as 0.
+//
+//go:noescape
+func peakE4M3AVX512(src *byte, lines int) uint8
+
+// peakE4M3AVX2 returns the largest of lines of 64 bytes, where 0x80 counts as 0.
+//
+//go:noescape
+func peakE4M3AVX2(src *byte, lines int) uint8
+
+// changeE4M3AVX512 adds add to each of lines of 64 bytes; for those below 8 it takes the byte of small, which are 16, and for those from 0x80 on 0. It returns what peakE4M3 does.
+//
+//go:noescape
+func changeE4M3AVX512(dst *byte, src *byte, lines int, small *byte, add uint64) uint8
+
+// changeE4M3AVX2 adds add to each of lines of 64 bytes; for those below 8 it takes the byte of small, which are 16, and for those from 0x80 on 0. It returns what peakE4M3 does.
+//
+//go:noescape
+func changeE4M3AVX2(dst *byte, src *byte, lines int, small *byte, add uint64) uint8
+
+// exllama2AVX512 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama2AVX512(dst *byte, src *byte, lines int)
+
+// exllama3AVX512 shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+//
+//go:noescape
+func exllama3AVX512(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX512 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama4AVX512(dst *byte, src *byte, lines int)
+
+// exllama2AVX2 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama2AVX2(dst *byte, src *byte, lines int)
+
+// exllama3AVX2 shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+//
+//go:noescape
+func exllama3AVX2(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX2 shuffles the words of lines of 64 bytes.
+//
+//go:noescape
+func exllama4AVX2(dst *byte, src *byte, lines int)
+
+// exllama2AVX512NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama2AVX512NT(dst *byte, src *byte, lines int)
+
+// exllama3AVX512NT shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama3AVX512NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX512NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama4AVX512NT(dst *byte, src *byte, lines int)
+
+// exllama2AVX2NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama2AVX2NT(dst *byte, src *byte, lines int)
+
+// exllama3AVX2NT shuffles the codes of three rows of lines of 64 bytes, dstStride and srcStride bytes apart.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama3AVX2NT(dst *byte, src *byte, lines int, dstStride int, srcStride int)
+
+// exllama4AVX2NT shuffles the words of lines of 64 bytes.
+// dst and the rows are multiples of 64.
+//
+//go:noescape
+func exllama4AVX2NT(dst *byte, src *byte, lines int)

@@ -1,0 +1,133 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/stages"
+)
+
+// MXFP4DequantTurned is [MXFP4Dequant] for weights that come out input-major, as those of gpt-oss do: what is a row of codes is a column of weights.
+//
+// Inputs: n output features, the codes [n, K/2] and the scales [n, K/32]. Either there are two, which have all of them next to each other, or 2n of one
+// row each, first those of codes, which may be parts of longer ones. Destination: K rows of n elements of to, at any Stride. The errors are
+// those of MXFP4Dequant; they count within what is given, and say where in the file that is.
+func MXFP4DequantTurned(to stages.DType) (stages.Op, error) {
+	f, err := fp4Of(MXFP4Group, safetensors.F8E8M0, to)
+	if err != nil {
+		return nil, err
+	}
+	return &mxfp4Turned{f}, nil
+}
+
+type mxfp4Turned struct{ fp4 }
+
+func (op *mxfp4Turned) String() string { return "dequantise MXFP4 to input-major " + op.to.String() }
+
+// mxfp4Tile is the memory in which a tile is gathered and decoded, before it is written turned. A tile is tileRows output features and tileColumns
+// input features, which the first-level cache holds.
+type mxfp4Tile struct {
+	fp4Job
+
+	tile    stages.Job
+	inputs  [2]stages.Input
+	sources [2][]byte
+	codes   [tileRows * tileColumns / 2]byte
+	scales  [tileRows * tileColumns / MXFP4Group]byte
+	weights [tileRows * tileColumns * 4]byte
+}
+
+var mxfp4Tiles = sync.Pool{New: func() any { return new(mxfp4Tile) }}
+
+func (op *mxfp4Turned) Run(j *stages.Job) error {
+	size := op.to.Bits() / 8
+	k, n := j.Rows, j.RowBytes/size
+	if n <= 0 || k <= 0 || n*size != j.RowBytes || k%MXFP4Group != 0 {
+		return fmt.Errorf("%s: %d rows of %d bytes, want whole groups of %d rows of %s", op, k, j.RowBytes, MXFP4Group, op.to)
+	}
+	if err := op.fits(j, k, n); err != nil {
+		return err
+	}
+	t, ok := mxfp4Tiles.Get().(*mxfp4Tile)
+	if !ok {
+		t = new(mxfp4Tile)
+	}
+	defer func() {
+		t.fp4, t.job, t.firstN, t.firstK = nil, nil, 0, 0
+		t.inputs = [2]stages.Input{}
+		mxfp4Tiles.Put(t)
+	}()
+	t.fp4, t.global, t.divisor = &op.fp4, 1, 1
+	t.inputs = [2]stages.Input{fp4Codes: j.Inputs[0], fp4Scales: j.Inputs[len(j.Inputs)/2]}
+	for first := 0; first < n; first += tileRows {
+		for at := 0; at < k; at += tileColumns {
+			rows, cols := min(tileRows, n-first), min(tileColumns, k-at)
+			t.gather(j, first, rows, at, cols)
+			if err := t.rows(); err != nil {
+				if e, ok := errors.AsType[*stages.DataError](err); ok {
+					e.Found += fmt.Sprintf(", among the outputs whose codes begin at byte %d of the file", t.inputs[fp4Codes].Extent.Off)
+				}
+				return err
+			}
+			transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size, !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream)
+		}
+	}
+	return nil
+}
+
+// fits checks that the Inputs are n rows of k codes with their scales, all of which are numbers, and that the destination has room.
+func (op *mxfp4Turned) fits(j *stages.Job, k, n int) error {
+	each := n
+	if len(j.Src) != 2 {
+		if len(j.Src) != 2*n {
+			return fmt.Errorf("%s: %d inputs for %d output features", op, len(j.Src), n)
+		}
+		each = 1
+	}
+	for i, src := range j.Src {
+		want := each * k / 2
+		if i >= len(j.Src)/2 {
+			want = each * k / MXFP4Group
+		}
+		if len(src) != want {
+			return fmt.Errorf("%s: input %d has %d bytes, want %d", op, i, len(src), want)
+		}
+	}
+	if j.Stride < j.RowBytes && k > 1 || len(j.Dst) < (k-1)*j.Stride+j.RowBytes {
+		return fmt.Errorf("%s: %d rows of %d bytes every %d do not fit into %d bytes", op, k, j.RowBytes, j.Stride, len(j.Dst))
+	}
+	for i := len(j.Src) / 2; i < len(j.Src); i++ {
+		if at := convert.FirstNonFinite(op.scales, j.Src[i]); at >= 0 {
+			e := convert.NonFinite(j.Inputs[i].Tensor, op.scales, at)
+			e.Found += fmt.Sprintf(", byte %d of the file", j.Inputs[i].Extent.Off+int64(at))
+			return e
+		}
+	}
+	return nil
+}
+
+// gather makes t the Job of some output and input features, with all that it reads next to each other.
+func (t *mxfp4Tile) gather(j *stages.Job, first, rows, at, cols int) {
+	codes, scales := cols/2, cols/MXFP4Group
+	for r := range rows {
+		copy(t.codes[r*codes:], featureOf(j, fp4Codes, first+r, j.Rows/2)[at/2:][:codes])
+		copy(t.scales[r*scales:], featureOf(j, fp4Scales, first+r, j.Rows/MXFP4Group)[at/MXFP4Group:][:scales])
+	}
+	row := cols * t.to.Bits() / 8
+	t.sources = [2][]byte{t.codes[:rows*codes], t.scales[:rows*scales]}
+	t.tile = stages.Job{Dst: t.weights[:rows*row], Rows: rows, RowBytes: row, Stride: row, Src: t.sources[:], Inputs: t.inputs[:], Soon: true}
+	t.job, t.k = &t.tile, cols
+	t.firstN, t.firstK = first, at
+}
+
+// featureOf is the part (fp4Codes or fp4Scales) of output feature n, of size bytes: an Input of its own, or a piece of one.
+func featureOf(j *stages.Job, part, n, size int) []byte {
+	if half := len(j.Src) / 2; half > 1 {
+		return j.Src[part*half+n]
+	}
+	return j.Src[part][n*size : (n+1)*size]
+}
