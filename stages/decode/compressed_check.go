@@ -14,13 +14,25 @@ func (op *rowsDequant) CheckWord(j *stages.Job, row, word int) error {
 		if op.ActOrder {
 			g = int(binary.LittleEndian.Uint32(j.Src[len(j.Src)-1][4*k:]))
 		}
-		zero := 1 << (op.Bits - 1)
-		if !op.Symmetric {
-			zero = op.field(j.Src[rowsScales+1], row/(32/op.Bits)*op.Groups+g, row)
+		scale := row*op.Groups + g
+		if op.OneScale {
+			scale = 0
 		}
-		words := j.RowBytes / size * op.Bits / 32 // of a row
-		op.weight(out, j.Src[rowsScales], row*op.Groups+g, op.field(j.Src[rowsCodes], row*words+k*op.Bits/32, k)-zero)
+		op.weight(out, j.Src[rowsScales], scale, op.difference(j, row, k, g, j.RowBytes/size))
 	})
+}
+
+// difference is the code of input feature k and output feature n, less its zero point, which is that of group g. There are so many inputs.
+func (op *rowsDequant) difference(j *stages.Job, n, k, g, inputs int) int {
+	if op.Signed {
+		return int(int8(j.Src[rowsCodes][n*inputs+k]))
+	}
+	zero := 1 << (op.Bits - 1)
+	if !op.Symmetric {
+		zero = op.field(j.Src[rowsScales+1], n/(32/op.Bits)*op.Groups+g, n)
+	}
+	words := inputs * op.Bits / 32 // of a row
+	return op.field(j.Src[rowsCodes], n*words+k*op.Bits/32, k) - zero
 }
 
 // field is the i-th of those in a word, counted from any multiple of their number in a word.

@@ -27,12 +27,28 @@ func (op *nvfp4Dequant) CheckWord(j *stages.Job, row, word int) error {
 func (f *fp4) compare(j *stages.Job, row, word int, global, divisor float32) error {
 	size := f.to.Bits() / 8
 	k := j.RowBytes / size
-	fromF32, _ := convert.Func(safetensors.F32, f.to) // there is one, see fp4Of
 	return checkElements(j, row, word, size, func(i int, out []byte) {
-		code := j.Src[fp4Codes][(row*k+i)/2] >> (4 * (i % 2)) & 15
-		at, bytes, scale := row*(k/f.group)+i/f.group, f.scales.Bits()/8, [1]float32{}
-		f.toF32(asBytes(scale[:]), j.Src[fp4Scales][at*bytes:(at+1)*bytes])
-		w := [1]float32{float32(fp4Value(code)*float32(scale[0]/divisor)) * global}
-		fromF32(out, asBytes(w[:]))
+		f.one(out, j.Src[fp4Codes], j.Src[fp4Scales], row*k+i, global, divisor)
+	})
+}
+
+// one computes weight i of those that codes and scales have, counted along rows of whole groups.
+func (f *fp4) one(out, codes, scales []byte, i int, global, divisor float32) {
+	fromF32, _ := convert.Func(safetensors.F32, f.to) // there is one, see fp4Of
+	at, bytes, scale := i/f.group, f.scales.Bits()/8, [1]float32{}
+	f.toF32(asBytes(scale[:]), scales[at*bytes:(at+1)*bytes])
+	w := [1]float32{float32(fp4Value(codes[i/2]>>(4*(i%2))&15)*float32(scale[0]/divisor)) * global}
+	fromF32(out, asBytes(w[:]))
+}
+
+// CheckWord computes the weights in one word again, each by itself: they are of as many output features, whose codes may be Inputs of their own.
+func (op *mxfp4Turned) CheckWord(j *stages.Job, row, word int) error {
+	apart := len(j.Src) > 2
+	return checkElements(j, row, word, op.to.Bits()/8, func(n int, out []byte) {
+		if apart {
+			op.one(out, j.Src[n], j.Src[len(j.Src)/2+n], row, 1, 1)
+			return
+		}
+		op.one(out, j.Src[fp4Codes], j.Src[fp4Scales], n*j.Rows+row, 1, 1)
 	})
 }

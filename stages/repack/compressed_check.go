@@ -8,7 +8,11 @@ import (
 
 // CheckWord compares one Marlin word with the codes.
 func (op rowsMarlin) CheckWord(j *stages.Job, row, word int) error {
-	return compareCodes(j, op.bits, row, word, func(k, n int) uint32 { return rowCode(j, op.bits, k, n) })
+	change := uint32(0)
+	if op.signed {
+		change = 0x80 // 128 larger, of 8 bits
+	}
+	return compareCodes(j, op.bits, row, word, func(k, n int) uint32 { return rowCode(j, op.bits, k, n) ^ change })
 }
 
 // rowCode is the code of input feature k and output feature n of a Part's whole codes, whose rows are those of the weight.
