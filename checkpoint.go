@@ -125,7 +125,7 @@ func (ck *Checkpoint) openSource(files []*os.File) (err error) {
 	// What is charged may be buffers or a sink's staging, so buffers that nobody uses must fit beside all of it.
 	budget := ck.budget
 	spare := func() int64 { return budget.Size() - budget.InUse() }
-	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: budget.Size(), Spare: spare, MeterProvider: ck.opt.MeterProvider})
+	src, err := file.New(shards, file.Options{IO: ck.opt.IO, BufferBytes: budget.Size(), Spare: spare, NoIdle: ck.opt.SharedBudget != nil, MeterProvider: ck.opt.MeterProvider})
 	if err != nil {
 		return err
 	}

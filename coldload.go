@@ -61,7 +61,9 @@ type Options struct {
 	FP8Exponent stages.Exponent
 	// Budget is what the Batches in flight may cost together, in bytes: fetch buffers and the Sink's staging. 0 is DefaultBudget.
 	Budget int64
-	// SharedBudget, when set, is the Budget to charge instead: several loads can share it.
+	// SharedBudget, when set, is the Budget to charge instead: several loads can share it, of one checkpoint or of many. Together they keep to
+	// it as one load does. None keeps memory for its next Batch that another may need now, so each is slower than alone by the time that the
+	// system takes for fresh pages.
 	SharedBudget *pipeline.Budget
 	// Workers of every stage; zero fields take a default.
 	Workers Workers
@@ -74,6 +76,18 @@ type Options struct {
 	// Source, when set, makes what the bytes are read from, instead of sources/file: around the open files of the Shards, which it owns
 	// from the call on.
 	Source func(shards []file.Shard) (stages.Source, error)
+	// NoSelfCheck leaves out the comparison of a sample of what was written with its source, which costs less than a hundredth of the
+	// processor time: see [stages.Checker].
+	NoSelfCheck bool
+	// VerifySource reads every Shard once before the load and compares its SHA-256: with Digests when there are any, else with the name under
+	// which the Hugging Face cache stores the file. A Shard that has neither is an ErrOptions for a load; a pack notes the hash in its
+	// manifest all the same.
+	VerifySource bool
+	// Digests are what VerifySource compares with: the SHA-256 of every Shard in hex, by the Shard's name. See [ParseDigests].
+	Digests map[string]string
+	// Hashed is called while VerifySource reads, or the digests of a folder that was packed before are compared, with the bytes so far; from
+	// several goroutines at once.
+	Hashed func(done, total int64)
 	// Include and Exclude choose among the Outputs by their names, with the patterns of [path.Match]: made is what matches any of Include
 	// (everything when it is empty) and none of Exclude.
 	Include, Exclude []string
@@ -186,6 +200,9 @@ func (o Options) validate() error {
 		if s.Stage == nil || s.After < stages.PhaseFetch || s.After > stages.PhaseRepack {
 			bad("a stage cannot be inserted after %s", s.After)
 		}
+	}
+	if o.Digests != nil && !o.VerifySource {
+		bad("digests of the source, which is not verified")
 	}
 	if slices.Contains(o.Rules, nil) {
 		bad("a rule that is nil")

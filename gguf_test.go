@@ -223,7 +223,7 @@ func TestGGUFRule(t *testing.T) {
 func TestGGUFPack(t *testing.T) {
 	for _, layout := range []stages.Layout{stages.LayoutRaw, stages.LayoutMarlin, stages.LayoutDequant} {
 		dir := filepath.Join(t.TempDir(), "packed")
-		if _, err := coldload.Pack(t.Context(), ggufPaths["set"], dir, coldload.Options{Layout: layout}, coldload.PackOptions{VerifySource: true}); err != nil {
+		if _, err := coldload.Pack(t.Context(), ggufPaths["set"], dir, coldload.Options{Layout: layout, VerifySource: true}, coldload.PackOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		res, err := coldload.Verify(t.Context(), dir, coldload.VerifyOptions{Against: ggufPaths["set"]})

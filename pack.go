@@ -21,14 +21,8 @@ type PackOptions struct {
 	ShardSize int64
 	// Overwrite replaces whatever the folder is, when the new one is complete.
 	Overwrite bool
-	// VerifySource reads every source file once more before the load, for the SHA-256 that the manifest then has. A file of the Hugging
-	// Face cache must have the one that it was stored under.
-	VerifySource bool
 	// PlainDigests also computes the SHA-256 of every Output's bytes, which means to read each back.
 	PlainDigests bool
-	// Hashed is called while VerifySource reads, or the digests of a folder that was packed before are compared, with the bytes so far; from
-	// several goroutines at once.
-	Hashed func(done, total int64)
 }
 
 // PackResult says what Pack did.
@@ -88,11 +82,11 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	}
 	if ck.packed != nil {
 		opt.Layout = cmp.Or(opt.Layout, ck.packed.plan.Layout)
-		if err := ck.verifyPacked(ctx, popt); err != nil {
+		if err := ck.verifyPacked(ctx, opt); err != nil {
 			return err
 		}
 	}
-	sources, err := ck.describeSources(ctx, opt, popt, res)
+	sources, err := ck.describeSources(ctx, opt, res.Result)
 	if err != nil {
 		return err
 	}
@@ -104,6 +98,7 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	if err != nil {
 		return err
 	}
+	opt.VerifySource, opt.Digests = false, nil // it is
 	err = ck.load(ctx, sink, opt, res.Result)
 	res.Notes = append(res.Notes, carried.notes...)
 	res.Resumed, res.Kept = sink.Resumed(), sink.Kept()
@@ -111,8 +106,8 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 }
 
 // verifyPacked reads a packed folder that is packed again, for its digests: the new manifest would vouch for whatever is in it.
-func (ck *Checkpoint) verifyPacked(ctx context.Context, popt PackOptions) error {
-	rep, err := packed.Verify(ctx, ck.found, packed.VerifyOptions{Progress: popt.Hashed, Pipeline: ck.opt.sideConfig()})
+func (ck *Checkpoint) verifyPacked(ctx context.Context, opt Options) error {
+	rep, err := packed.Verify(ctx, ck.found, packed.VerifyOptions{Progress: opt.Hashed, Pipeline: ck.opt.sideConfig()})
 	if err != nil || len(rep.Differences) == 0 {
 		return err
 	}

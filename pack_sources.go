@@ -27,8 +27,25 @@ type describedSources struct {
 	times []time.Time
 }
 
+// verifySource compares the SHA-256 of every Shard with what it must be.
+func (ck *Checkpoint) verifySource(ctx context.Context, opt Options, res *Result) error {
+	for i, s := range ck.found.Shards {
+		if etag := ck.found.ETag(i); opt.Digests == nil && len(etag) != hex.EncodedLen(sha256.Size) {
+			return fmt.Errorf("%w: the source cannot be verified: %s is not stored under its SHA-256, as the Hugging Face cache has large files; give digests",
+				ErrOptions, s.Name)
+		}
+	}
+	_, err := ck.describeSources(ctx, opt, res)
+	return err
+}
+
 // describeSources hashes headers and samples, and every byte when asked to.
-func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, popt PackOptions, res *PackResult) (*describedSources, error) {
+func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, res *Result) (*describedSources, error) {
+	for _, s := range ck.found.Shards {
+		if _, ok := opt.Digests[s.Name]; opt.Digests != nil && !ok {
+			return nil, fmt.Errorf("%w: %s is not among the %d digests", ErrOptions, s.Name, len(opt.Digests))
+		}
+	}
 	n := len(ck.found.Shards)
 	d := &describedSources{list: make([]packed.Source, n), samples: make([]packed.Sum, n), times: make([]time.Time, n)}
 	total := int64(0)
@@ -37,7 +54,7 @@ func (ck *Checkpoint) describeSources(ctx context.Context, opt Options, popt Pac
 		d.times[i] = s.ModTime.UTC()
 		total += s.Size
 	}
-	h := &sourceHasher{ck: ck, to: d, whole: popt.VerifySource, told: popt.Hashed, total: total}
+	h := &sourceHasher{ck: ck, to: d, whole: opt.VerifySource, listed: opt.Digests, told: opt.Hashed, total: total}
 	workers := 1
 	if h.whole {
 		workers = opt.Workers.Repack
@@ -67,8 +84,10 @@ type sourceHasher struct {
 	ck    *Checkpoint
 	to    *describedSources
 	whole bool
-	told  func(done, total int64)
-	total int64
+	// listed are the digests that Shards must have.
+	listed map[string]string
+	told   func(done, total int64)
+	total  int64
 
 	mu   sync.Mutex // guards done, and calls of told
 	done int64
@@ -133,11 +152,12 @@ func (h *sourceHasher) hash(ctx context.Context, f *os.File, i int) error {
 		return err
 	}
 	s.SHA256 = sum
-	if raw, err := hex.DecodeString(s.ETag); err == nil && len(raw) == len(s.SHA256) && packed.Sum(raw) != s.SHA256 {
-		return &stages.DataError{
-			File: s.Name, Problem: "is not the file that was downloaded", Expected: "sha256 " + s.ETag, Found: s.SHA256.String(),
-			Advice: "download it again",
-		}
+	must, problem := s.ETag, "is not the file that was downloaded"
+	if h.listed != nil {
+		must, problem = h.listed[s.Name], "is not the file that the digest is of"
+	}
+	if raw, err := hex.DecodeString(must); err == nil && len(raw) == len(s.SHA256) && packed.Sum(raw) != s.SHA256 {
+		return &stages.DataError{File: s.Name, Problem: problem, Expected: "sha256 " + must, Found: s.SHA256.String(), Advice: "download it again"}
 	}
 	return nil
 }

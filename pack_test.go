@@ -21,6 +21,7 @@ import (
 	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
+	"github.com/coldload/coldload/sinks/discard"
 	"github.com/coldload/coldload/sinks/file"
 	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
@@ -173,12 +174,12 @@ func TestPackIsDeterministic(t *testing.T) {
 	if _, err := synth.Write(t.Context(), path, synth.Options{Model: "micro"}); err != nil {
 		t.Fatal(err)
 	}
-	popt := coldload.PackOptions{ShardSize: 1 << 20, PlainDigests: true, VerifySource: true}
-	first, _ := packTo(t, path, coldload.Options{}, popt)
+	popt := coldload.PackOptions{ShardSize: 1 << 20, PlainDigests: true}
+	first, _ := packTo(t, path, coldload.Options{VerifySource: true}, popt)
 	want := ckpt.Tree(t, first)
 	for label, opt := range variants() {
 		t.Run(label, func(t *testing.T) {
-			opt.Budget = max(opt.Budget, 8<<20)
+			opt.Budget, opt.VerifySource = max(opt.Budget, 8<<20), true
 			dir, _ := packTo(t, path, opt, popt)
 			sameTree(t, ckpt.Tree(t, dir), want)
 		})
@@ -188,7 +189,7 @@ func TestPackIsDeterministic(t *testing.T) {
 		if err := os.CopyFS(moved, os.DirFS(path)); err != nil {
 			t.Fatal(err)
 		}
-		dir, _ := packTo(t, moved, coldload.Options{}, popt)
+		dir, _ := packTo(t, moved, coldload.Options{VerifySource: true}, popt)
 		sameTree(t, ckpt.Tree(t, dir), want)
 	})
 }
@@ -491,9 +492,9 @@ func TestVerifySource(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(repo, "refs", "main"), []byte(commit), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	opt := coldload.Options{HubCache: cache}
 	var hashed, total int64
-	dir, res := packTo(t, "org/name", opt, coldload.PackOptions{VerifySource: true, Hashed: func(d, n int64) { hashed, total = max(hashed, d), n }})
+	opt := coldload.Options{HubCache: cache, VerifySource: true, Hashed: func(d, n int64) { hashed, total = max(hashed, d), n }}
+	dir, res := packTo(t, "org/name", opt, coldload.PackOptions{})
 	var manifest struct {
 		Sources []struct{ Name, ETag, SHA256 string }
 	}
@@ -509,15 +510,27 @@ func TestVerifySource(t *testing.T) {
 		t.Errorf("%d sources, %d of %d bytes hashed, phase %+v", len(manifest.Sources), hashed, total, last)
 	}
 
+	loaded, err := coldload.Load(t.Context(), "org/name", discard.New(), opt)
+	if err != nil || loaded.Phases[stages.PhaseCommit+1].BytesIn != total {
+		t.Errorf("load: %v, phases %+v", err, loaded.Phases)
+	}
+
 	name := manifest.Sources[0].Name
 	if err := flip(filepath.Join(snapshot, name), 5000); err != nil {
 		t.Fatal(err)
 	}
 	bad := filepath.Join(t.TempDir(), "bad")
-	_, err := coldload.Pack(t.Context(), "org/name", bad, opt, coldload.PackOptions{VerifySource: true})
-	data, ok := errors.AsType[*stages.DataError](err)
-	if !ok || data.File != name || !strings.Contains(err.Error(), "is not the file that was downloaded") {
-		t.Errorf("error %v", err)
+	sink := host.New(host.Options{})
+	_, packErr := coldload.Pack(t.Context(), "org/name", bad, opt, coldload.PackOptions{})
+	_, loadErr := coldload.Load(t.Context(), "org/name", sink, opt)
+	for _, err := range []error{packErr, loadErr} {
+		data, ok := errors.AsType[*stages.DataError](err)
+		if !ok || data.File != name || !strings.Contains(err.Error(), "is not the file that was downloaded") {
+			t.Errorf("error %v", err)
+		}
+	}
+	if sink.Memory() != nil {
+		t.Error("there is a result")
 	}
 	if left, _ := os.ReadDir(filepath.Dir(bad)); len(left) > 0 {
 		t.Errorf("%v is left", left)

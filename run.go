@@ -23,6 +23,9 @@ func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, r
 		opt.SharedBudget = ck.budget // opt is what it was opened with
 	}
 	p, err := ck.makePlan(ctx, sink, opt, res)
+	if err == nil && opt.VerifySource { // after the plan: what is refused need not be hashed
+		err = ck.verifySource(ctx, opt, res)
+	}
 	if err != nil {
 		return errors.Join(err, closeSink(sink))
 	}
@@ -104,7 +107,9 @@ func (f *flow) end(res *Result) error {
 func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) (*flow, error) {
 	ctx = charging(ctx, budget)
 	f := &flow{opt: opt, budget: budget, source: ck.source, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
-	f.exec = execute.Options{FileName: ck.catalog.ShardName, Warn: f.warnings.Add, Scans: execute.NewScans(p.Scans())}
+	f.exec = execute.Options{
+		FileName: ck.catalog.ShardName, Warn: f.warnings.Add, Scans: execute.NewScans(p.Scans()), NoSelfCheck: opt.NoSelfCheck,
+	}
 	err := pipeline.Recover("load", "stages", func() error {
 		f.before = readBy(ck.source)
 		f.connect(ctx, p, sink)

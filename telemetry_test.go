@@ -296,7 +296,9 @@ func TestSpansOfEveryOperation(t *testing.T) {
 			return nil
 		}},
 		{"pack", "coldload.pack", with(allPhases(), "stage", "stage"), map[string]any{"coldload.sink": "file", "coldload.layout": "marlin"}, func(ctx context.Context) error {
-			_, err := coldload.Pack(ctx, path, packed, opt, coldload.PackOptions{VerifySource: true})
+			verified := opt
+			verified.VerifySource = true
+			_, err := coldload.Pack(ctx, path, packed, verified, coldload.PackOptions{})
 			return err
 		}},
 		{"verify", "coldload.verify", []string{"stage"}, map[string]any{"coldload.differences": int64(0), "coldload.tensors.out": int64(0), "coldload.sink": nil}, func(ctx context.Context) error {
@@ -571,8 +573,8 @@ func TestMetricsOfPack(t *testing.T) {
 	}
 	for stage, want := range map[string]int64{"sample source": sampled, "verify source": total} {
 		reader := sdkmetric.NewManualReader()
-		opt := coldload.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))}
-		if _, err := coldload.Pack(t.Context(), src, filepath.Join(t.TempDir(), "packed"), opt, coldload.PackOptions{VerifySource: stage == "verify source"}); err != nil {
+		opt := coldload.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), VerifySource: stage == "verify source"}
+		if _, err := coldload.Pack(t.Context(), src, filepath.Join(t.TempDir(), "packed"), opt, coldload.PackOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if got := collectMetrics(t, reader)["coldload.io in "+stage]; got != want {

@@ -233,7 +233,8 @@ func TestRecorderAddsUp(t *testing.T) {
 			return coldload.Load(t.Context(), dir, discard.New(), opt)
 		},
 		"pack": func(opt coldload.Options) (*coldload.Result, error) {
-			res, err := coldload.Pack(t.Context(), dir, filepath.Join(t.TempDir(), "out"), opt, coldload.PackOptions{VerifySource: true})
+			opt.VerifySource = true
+			res, err := coldload.Pack(t.Context(), dir, filepath.Join(t.TempDir(), "out"), opt, coldload.PackOptions{})
 			return res.Result, err
 		},
 		"failed": func(opt coldload.Options) (*coldload.Result, error) {

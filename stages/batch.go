@@ -89,6 +89,16 @@ type Op interface {
 	Run(j *Job) error
 }
 
+// Checker is implemented by an Op whose result can be compared with its source at single places. A few places of what every such Op wrote are
+// looked at while a load runs: it is cheap, and a kernel, a processor or memory that is wrong does not go unnoticed for long.
+type Checker interface {
+	// CheckWord compares one word of the result with the source: the bytes from 4*word on of row row of the destination, which has that
+	// row and those bytes. It is called after Run has succeeded, with the same Job and, like Run, under a guard against pages that are
+	// lost. It reads the layout by its definition and shares no code with Run that could be wrong in the same way. A difference is a
+	// *MismatchError.
+	CheckWord(j *Job, row, word int) error
+}
+
 // Sufficer is an Op of a scan that can find enough: values from Enough on, which is above 0, are all the same to who needs the scan.
 type Sufficer interface{ Enough() uint64 }
 

@@ -96,6 +96,16 @@ func (e *RefusedError) Error() string {
 	return b.String()
 }
 
+// MismatchError says that what an Op wrote is not what its source says, as a [Checker] found. Neither the checkpoint nor the options are at fault.
+type MismatchError struct {
+	What      string // which element, counted in the Part: "code of input feature 3, output feature 17"
+	Want, Got string
+}
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("%s is %s in the result, and must be %s by its source", e.What, e.Got, e.Want)
+}
+
 // DataError says that the bytes of a tensor are not what they must be: found only while running.
 type DataError struct {
 	File     string // filled in by whoever knows it

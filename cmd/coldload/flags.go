@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -70,6 +71,9 @@ type planFlags struct {
 	budget                   size
 	workers                  int
 	traceBatches             bool // of load and pack
+	noSelfCheck              bool // likewise
+	verifySource             bool // likewise
+	digests                  string
 }
 
 func newPlanFlags() planFlags {
@@ -100,8 +104,11 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&f.io, "io", "how files are read; auto maps what the page cache holds and reads the rest past it")
 }
 
-// addTraceBatches is for the commands that have Batches.
-func (f *planFlags) addTraceBatches(fs *pflag.FlagSet) {
+// addRunFlags is for the commands that have Batches.
+func (f *planFlags) addRunFlags(fs *pflag.FlagSet) {
+	fs.BoolVar(&f.verifySource, "verify-source", false, "read every shard in full first, for its sha256; those of the Hugging Face cache must have theirs")
+	fs.StringVar(&f.digests, "digests", "", "`FILE` of sha256sum, with the digests that --verify-source wants the shards to have; implies it")
+	fs.BoolVar(&f.noSelfCheck, "no-self-check", false, "do not compare a sample of the result with its source, which costs less than a hundredth of the processor time")
 	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces (--trace has every step anyway)")
 }
 
@@ -113,6 +120,10 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 	mode, err := file.ParseMode(f.io.value)
 	if err != nil {
 		return coldload.Options{}, usagef("--io: %w", err)
+	}
+	digests, err := f.readDigests()
+	if err != nil {
+		return coldload.Options{}, err
 	}
 	dtype, _ := coldload.ParseDType(f.dtype.value) // the flag takes no other names
 	var layout stages.Layout                       // not given, a packed folder decides
@@ -127,8 +138,26 @@ func (f *planFlags) options(e *env) (coldload.Options, error) {
 		Layout: layout, NoFuse: f.noFuse, NoPad: f.noPad, Strict: f.strict, ActOrder: f.actOrder, FP8Exponent: exponent, Include: f.include, Exclude: f.exclude, DType: dtype, Budget: int64(f.budget), IO: mode, HubCache: e.hubCache,
 		Workers:      workersOf(f.workers),
 		CopySpeed:    func(ctx context.Context) float64 { return copySpeed(ctx, int64(f.budget)) },
-		TraceBatches: f.traceBatches,
+		TraceBatches: f.traceBatches, NoSelfCheck: f.noSelfCheck,
+		VerifySource: f.verifySource || digests != nil, Digests: digests,
 	}, nil
+}
+
+// readDigests reads the list that was given; nil without one.
+func (f *planFlags) readDigests() (map[string]string, error) {
+	if f.digests == "" {
+		return nil, nil
+	}
+	file, err := os.Open(f.digests)
+	if err != nil {
+		return nil, usagef("--digests: %w", err)
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	digests, err := coldload.ParseDigests(file)
+	if err != nil {
+		return nil, usagef("--digests %s: %w", f.digests, err)
+	}
+	return digests, nil
 }
 
 // workersOf gives every stage n workers; with 0 each chooses.

@@ -40,7 +40,7 @@ func newLoadFlags() loadFlags {
 
 func (f *loadFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
-	f.addTraceBatches(fs)
+	f.addRunFlags(fs)
 	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.to, "to", "where the result goes")
 }
@@ -127,6 +127,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 	bar := startBar(e, o.quiet, "loading", "committing")
 	if bar != nil {
 		opt.Progress = bar.load
+		opt.Hashed = bar.step("reading the source for its hashes")
 	}
 	res, err := coldload.Load(ctx, path, sink, opt)
 	bar.stop()

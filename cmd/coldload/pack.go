@@ -21,8 +21,8 @@ type packFlags struct {
 	planFlags
 	pictureFlags
 
-	shardSize                            size
-	overwrite, verifySource, plainDigest bool
+	shardSize              size
+	overwrite, plainDigest bool
 }
 
 // defaultShardSize is what other tools cut checkpoints into.
@@ -30,11 +30,10 @@ const defaultShardSize = 5_000_000_000
 
 func (f *packFlags) AddFlags(fs *pflag.FlagSet) {
 	f.planFlags.AddFlags(fs)
-	f.addTraceBatches(fs)
+	f.addRunFlags(fs)
 	f.pictureFlags.AddFlags(fs)
 	fs.Var(&f.shardSize, "shard-size", "most bytes of tensors in one shard; a larger tensor has a shard of its own")
 	fs.BoolVar(&f.overwrite, "overwrite", false, "replace whatever OUTDIR is, when the new folder is complete")
-	fs.BoolVar(&f.verifySource, "verify-source", false, "read every source file in full first, for its sha256; files of the Hugging Face cache must have theirs")
 	fs.BoolVar(&f.plainDigest, "plain-digests", false, "also note the sha256 of each output's bytes; reads the result back")
 }
 
@@ -91,7 +90,7 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 		return err
 	}
 	popt := coldload.PackOptions{
-		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, VerifySource: o.verifySource, PlainDigests: o.plainDigest,
+		ShardSize: int64(o.shardSize), Overwrite: o.overwrite, PlainDigests: o.plainDigest,
 	}
 	pics, err := o.openPictures(e, path)
 	if err != nil {
@@ -105,7 +104,7 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 	bar := startBar(e, o.quiet, "packing", "making it durable")
 	if bar != nil {
 		opt.Progress = bar.load
-		popt.Hashed = bar.step("reading the source for its hashes")
+		opt.Hashed = bar.step("reading the source for its hashes")
 	}
 	res, err := coldload.Pack(ctx, path, dir, opt, popt)
 	bar.stop()

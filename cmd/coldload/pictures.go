@@ -164,7 +164,7 @@ func (s *shown) optionFacts(e *env) []report.Fact {
 	for _, f := range []struct {
 		name  string
 		given bool
-	}{{"--no-fuse", o.noFuse}, {"--no-pad", o.noPad}, {"--strict", o.strict}, {"--act-order", o.actOrder}} {
+	}{{"--no-fuse", o.noFuse}, {"--no-pad", o.noPad}, {"--strict", o.strict}, {"--act-order", o.actOrder}, {"--no-self-check", o.noSelfCheck}} {
 		if f.given {
 			facts = append(facts, report.Fact{Name: f.name, Value: "yes"})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/coldload/coldload/internal/fault"
 	"github.com/coldload/coldload/stages"
@@ -16,6 +17,8 @@ type Options struct {
 	DropSource bool
 	// FileName names a Shard in errors. Nil leaves the file out.
 	FileName func(shard int32) string
+	// NoSelfCheck leaves out the comparison of a sample of what was written with its source; see [stages.Checker].
+	NoSelfCheck bool
 	// Warn takes what an Op found odd, one line each, from several goroutines at once: [Warnings.Add]. Nil drops it.
 	Warn func(text string)
 	// Scans is where what scans find goes, and whence those get it that need it. Nil for a load without scans.
@@ -24,8 +27,9 @@ type Options struct {
 
 // Executor is a pipeline stage on Batches. It is safe for concurrent use by any number of workers.
 type Executor struct {
-	phase stages.Phase
-	opt   Options
+	phase   stages.Phase
+	opt     Options
+	checked atomic.Int32 // Parts of the first ones
 }
 
 // Stage makes the stage that runs the Ops of one phase.
@@ -70,6 +74,7 @@ func (e *Executor) Process(ctx context.Context, b *stages.Batch) (*stages.Batch,
 
 // run is one call of Process. Everything in it serves one Part after the other, so that a Part allocates nothing.
 type run struct {
+	stage   *Executor
 	opt     *Options
 	batch   *stages.Batch
 	part    *stages.Part
@@ -79,9 +84,14 @@ type run struct {
 }
 
 func newRun(e *Executor, b *stages.Batch) *run {
-	r := &run{opt: &e.opt, batch: b}
+	r := &run{stage: e, opt: &e.opt, batch: b}
 	r.job.Warn, r.job.Soon = r.warn, b.Staging > 0
-	r.call = func() error { return r.part.Op.Run(&r.job) }
+	r.call = func() error {
+		if err := r.part.Op.Run(&r.job); err != nil {
+			return err
+		}
+		return r.selfCheck()
+	}
 	return r
 }
 
@@ -157,6 +167,11 @@ func (r *run) explain(err error) error {
 			added = ""
 		}
 		return fmt.Errorf("%s: %s%w", r.part.Op, added, err)
+	}
+	if _, ok := errors.AsType[*stages.MismatchError](err); ok && len(r.part.Inputs) > 0 {
+		if file := r.opt.fileOf(r.part.Inputs[0].Extent); file != "" {
+			return fmt.Errorf("%s: %s: %s: %w", r.part.Op, file, r.subject(), err)
+		}
 	}
 	return fmt.Errorf("%s: %s: %w", r.part.Op, r.subject(), err)
 }

@@ -6,12 +6,19 @@ package offheap
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/edsrzf/mmap-go"
 )
 
 // HugePage is the size and alignment that lets the kernel back a Region with huge pages, in bytes.
 const HugePage = 2 << 20
+
+// inUse is the size of all Regions that were not freed, in bytes.
+var inUse atomic.Int64
+
+// InUse is the size of all Regions together that were not freed, in bytes: for tests that want nothing to be left, or a bound to be kept.
+func InUse() int64 { return inUse.Load() }
 
 // Region is one mapping. Its bytes are zero until written; the kernel supplies pages at the first touch.
 type Region struct {
@@ -39,6 +46,7 @@ func Alloc(n int64) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("offheap: map %d bytes: %w", n, err)
 	}
+	inUse.Add(n)
 	off := int64(0)
 	if n >= HugePage {
 		off = alignUp(address(m), HugePage) - address(m)
@@ -55,6 +63,7 @@ func (r *Region) Bytes() []byte { return r.bytes }
 func (r *Region) Free() error {
 	r.free.Do(func() {
 		if r.mapping != nil {
+			inUse.Add(-int64(len(r.bytes)))
 			r.freeErr = r.mapping.Unmap()
 		}
 		r.bytes = nil

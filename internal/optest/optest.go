@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"hash/crc32"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -33,7 +35,8 @@ func (names Sources) Job(rows, rowBytes, gap int, src ...[]byte) (j *stages.Job,
 	return j, frame
 }
 
-// WantRows runs op and compares its rows with want; canaries lie before, behind and between them, and the sources must stay as they are.
+// WantRows runs op and compares its rows with want; canaries lie before, behind and between them, and the sources must stay as they are. A
+// Checker is asked about some words of them.
 func (names Sources) WantRows(t *testing.T, op stages.Op, rows int, want []byte, src ...[]byte) {
 	t.Helper()
 	rowBytes := len(want) / rows
@@ -63,6 +66,30 @@ func (names Sources) WantRows(t *testing.T, op stages.Op, rows int, want []byte,
 			if !bytes.Equal(j.Src[i], src[i]) {
 				t.Errorf("%s: source %d was changed", op, i)
 			}
+		}
+		WantChecks(t, op, j)
+	}
+}
+
+// WantChecks asks an Op that is a Checker about some words of what it wrote for j: it agrees with them, and not when a bit is wrong.
+func WantChecks(t *testing.T, op stages.Op, j *stages.Job) {
+	t.Helper()
+	c, ok := op.(stages.Checker)
+	if !ok || j.RowBytes < 4 {
+		return
+	}
+	r := rand.New(rand.NewPCG(uint64(j.Rows), uint64(j.RowBytes)))
+	for range 10 {
+		row, word := r.IntN(j.Rows), r.IntN(j.RowBytes/4)
+		if err := c.CheckWord(j, row, word); err != nil {
+			t.Fatalf("%s: the self-check of row %d, word %d: %v", op, row, word, err)
+		}
+		at, bit := &j.Row(row)[4*word+r.IntN(4)], byte(1)<<r.IntN(8)
+		*at ^= bit
+		err := c.CheckWord(j, row, word)
+		*at ^= bit
+		if _, ok := errors.AsType[*stages.MismatchError](err); !ok {
+			t.Fatalf("%s: the self-check of row %d, word %d with a bit that is wrong: %v", op, row, word, err)
 		}
 	}
 }

@@ -31,6 +31,8 @@ func (b *buffer) capacity() int64 { return int64(len(b.region.Bytes())) }
 // buffers are freed first, then the tails of buffers that are larger than what is asked of them. Idle ones never hold more than spare allows when
 // a buffer is taken: others may need the memory, such as a sink that stages.
 type pool struct {
+	noIdle bool // set before the first use
+
 	mu    sync.Mutex
 	limit int64
 	spare func() int64 // nil: no other bound than limit
@@ -131,6 +133,10 @@ func (p *pool) put(b *buffer) {
 	defer p.mu.Unlock()
 	delete(p.busy, b)
 	p.used -= b.used
+	if p.noIdle {
+		p.free(b)
+		return
+	}
 	p.idle = append(p.idle, b)
 	p.slack += b.touched
 	p.freeIdle() // padding may have made it too much

@@ -32,6 +32,9 @@ type Options struct {
 	MeterProvider metric.MeterProvider
 	// Spare says how many bytes the buffers that nobody uses may hold; it is asked whenever one is taken. Nil: what is left of BufferBytes.
 	Spare func() int64
+	// NoIdle gives every buffer back to the system as soon as it is not in use: for a budget that is shared with others, who would have to
+	// leave room for what lies idle here. It costs the time of zeroing fresh pages.
+	NoIdle bool
 }
 
 func (o Options) withDefaults() Options {
@@ -76,6 +79,7 @@ func New(shards []Shard, opt Options) (*Source, error) {
 func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 	opt = opt.withDefaults()
 	s := &Source{mode: opt.IO, pool: newPool(opt.BufferBytes, opt.Spare)}
+	s.pool.noIdle = opt.NoIdle
 	s.kernel.calls = by
 	err := opt.validate()
 	tuners, timing := newTuners(), newLatency(opt.MeterProvider)

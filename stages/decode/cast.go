@@ -103,6 +103,14 @@ func (c *cast) run(j *stages.Job, dst []byte, off, n int) error {
 	return nil
 }
 
+// CheckWord casts one element or two again, each by itself.
+func (c *cast) CheckWord(j *stages.Job, row, word int) error {
+	return checkElements(j, row, word, c.toSize, func(i int, out []byte) {
+		at := (row*j.RowBytes/c.toSize + i) * c.fromSize
+		c.kernel(out, j.Src[0][at:at+c.fromSize])
+	})
+}
+
 // overflow is the error for the i-th element of the source.
 func (c *cast) overflow(j *stages.Job, i int) error {
 	value := c.value(j.Src[0][i*c.fromSize:])

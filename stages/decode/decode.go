@@ -20,3 +20,6 @@ func (copyOp) Phase() stages.Phase { return stages.PhaseDecode }
 func (copyOp) String() string { return "copy" }
 
 func (copyOp) Run(j *stages.Job) error { return rows.Copy(j) }
+
+// CheckWord compares four bytes with those of the file.
+func (copyOp) CheckWord(j *stages.Job, row, word int) error { return rows.CheckWord(j, row, word) }

@@ -302,6 +302,7 @@ func TestMXFP4DequantTurned(t *testing.T) {
 						if frame[0] != optest.Canary || frame[len(frame)-1] != optest.Canary {
 							t.Fatal("wrote outside of the destination")
 						}
+						optest.WantChecks(t, op, j)
 					}
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coldload/coldload/internal/optest"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -34,6 +35,7 @@ func runTranspose(t *testing.T, op stages.Op, j *stages.Job) {
 			t.Fatalf("wrote behind row %d", i)
 		}
 	}
+	optest.WantChecks(t, op, j)
 }
 
 func TestTransposeEverySize(t *testing.T) {

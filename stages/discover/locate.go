@@ -26,7 +26,7 @@ type place struct {
 func locate(path string, opt Options) (*place, error) {
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENAMETOOLONG):
 		return locateID(path, opt.HubCache)
 	case err != nil:
 		return nil, err

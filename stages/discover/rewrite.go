@@ -36,6 +36,10 @@ func isQuantKey(key string) bool {
 // RewriteConfig is config.json after the change: the same members in the same order, numbers as written, indented by two. A text that
 // needs no change is returned as it is.
 func RewriteConfig(text []byte, c ConfigChange) ([]byte, error) {
+	// It was read before, but the file may be another one by now.
+	if _, err := parseObject("", text); err != nil {
+		return nil, err
+	}
 	r := rewriter{change: c}
 	doc, err := r.object(text, true, 0)
 	if err != nil {

@@ -23,3 +23,6 @@ func (concatOp) Phase() stages.Phase { return stages.PhaseFuse }
 func (concatOp) String() string { return "concat" }
 
 func (concatOp) Run(j *stages.Job) error { return rows.Copy(j) }
+
+// CheckWord compares four bytes with those of the file.
+func (concatOp) CheckWord(j *stages.Job, row, word int) error { return rows.CheckWord(j, row, word) }

@@ -179,12 +179,14 @@ func TestNVFP4Scan(t *testing.T) {
 		factor := slowFactor(safetensors.BF16, lists...)
 		j, _ := names.Job(groups, n, 0, lists[0])
 		j.Scanned = found
-		if err := mustNVFP4Scales(t, safetensors.BF16, true).Run(j); err != nil {
+		o := mustNVFP4Scales(t, safetensors.BF16, true)
+		if err := o.Run(j); err != nil {
 			t.Fatal(err)
 		}
 		if want := slowNVFP4Scales(lists[0], n, factor); string(j.Dst) != string(want) {
 			t.Fatalf("largest %#x: other bytes", found)
 		}
+		optest.WantChecks(t, o, j)
 		for _, divisor := range []bool{false, true} {
 			global := float32(math.Ldexp(1+r.Float64(), r.IntN(38)-30))
 			if divisor {
@@ -202,6 +204,7 @@ func TestNVFP4Scan(t *testing.T) {
 			if want := slowGlobal(global, safetensors.BF16, divisor, factor); string(j.Dst) != string(want) {
 				t.Errorf("global %g, factor %g: %x, want %x", global, factor, j.Dst, want)
 			}
+			optest.WantChecks(t, o, j)
 		}
 	}
 }

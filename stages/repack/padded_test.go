@@ -367,6 +367,7 @@ func TestPaddedNVFP4Scales(t *testing.T) {
 			if got := bytes.Count(frame, []byte{optest.Canary}); got < len(frame)-rows*n {
 				t.Errorf("%s: wrote beside the rows", op)
 			}
+			optest.WantChecks(t, op, j)
 		}
 	}
 }

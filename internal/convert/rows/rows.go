@@ -3,6 +3,7 @@
 package rows
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/coldload/coldload/stages"
@@ -64,4 +65,13 @@ func Copy(j *stages.Job) error {
 		copy(j.Row(i), src[i*j.RowBytes:])
 	}
 	return nil
+}
+
+// CheckWord compares one word of what Copy wrote with the source, as [stages.Checker] says.
+func CheckWord(j *stages.Job, row, word int) error {
+	is, must := binary.LittleEndian.Uint32(j.Row(row)[4*word:]), binary.LittleEndian.Uint32(j.Src[0][row*j.RowBytes+4*word:])
+	if is == must {
+		return nil
+	}
+	return &stages.MismatchError{What: fmt.Sprintf("byte %d of row %d and the next three", 4*word, row), Want: fmt.Sprintf("%#08x", must), Got: fmt.Sprintf("%#08x", is)}
 }
