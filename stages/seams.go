@@ -13,7 +13,8 @@ type Source interface {
 	Close() error
 }
 
-// Padder is implemented by a Source whose buffers may take more than the bytes asked for, because it reads whole blocks of a disk.
+// Padder is implemented by a Source whose buffers may take more than the bytes asked for, because it reads whole blocks of a disk. A Source
+// that stands in front of such a one hands the two methods on; without them nothing is padded, and files are read in slower ways.
 type Padder interface {
 	// Padding is the most that FetchPadded makes use of beyond the ranges' own bytes, however it will read them. It is asked before
 	// admission, so that the Batch is charged for it, and reads nothing.

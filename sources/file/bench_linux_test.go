@@ -80,7 +80,8 @@ func readThrough(b *testing.B, s *Source, size, step int64) {
 				if off >= size {
 					return nil
 				}
-				v, err := s.Fetch(b.Context(), []stages.Extent{{Off: off, Len: step}})
+				ranges := []stages.Extent{{Off: off, Len: step}}
+				v, err := s.FetchPadded(b.Context(), ranges, s.Padding(ranges))
 				if err != nil {
 					return err
 				}

@@ -50,7 +50,7 @@ func openDirectly(t *testing.T, size int) (*Source, []byte, string) {
 // check fetches the ranges and compares them. It returns how they were read.
 func check(t *testing.T, s *Source, data []byte, ranges ...stages.Extent) string {
 	t.Helper()
-	v, err := s.Fetch(t.Context(), ranges)
+	v, err := s.FetchPadded(t.Context(), ranges, s.Padding(ranges))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,8 @@ func TestATruncatedFileReadDirectly(t *testing.T) {
 		if err := os.Truncate(path, cut); err != nil {
 			t.Fatal(err)
 		}
-		_, err := s.Fetch(t.Context(), []stages.Extent{{Len: 1000}, {Off: 300000, Len: 400000}})
+		ranges := []stages.Extent{{Len: 1000}, {Off: 300000, Len: 400000}}
+		_, err := s.FetchPadded(t.Context(), ranges, s.Padding(ranges))
 		var at *rangeError
 		if !errors.As(err, &at) || !errors.Is(err, io.ErrUnexpectedEOF) || at.extent.Off != cut || at.extent.End() != 700000 {
 			t.Fatalf("got %v", err)

@@ -159,7 +159,8 @@ func TestNothingToFetch(t *testing.T) {
 
 func TestCopiedRangesAreAligned(t *testing.T) {
 	s := open(t, file.Options{IO: file.ModePread}, write(t, "a", random(1, 10000)))
-	v, err := s.Fetch(t.Context(), []stages.Extent{{Off: 1, Len: 100}, {Off: 200, Len: 1}, {Off: 300, Len: 64}, {Off: 500, Len: 65}})
+	ranges := []stages.Extent{{Off: 1, Len: 100}, {Off: 200, Len: 1}, {Off: 300, Len: 64}, {Off: 500, Len: 65}}
+	v, err := s.FetchPadded(t.Context(), ranges, s.Padding(ranges))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -463,7 +464,8 @@ func pass(b *testing.B, mode file.Mode, path string, size, step int64) {
 		b.Fatal(err)
 	}
 	for at := int64(0); at < size; at += step {
-		v, err := s.Fetch(b.Context(), []stages.Extent{{Off: at, Len: step}})
+		ranges := []stages.Extent{{Off: at, Len: step}}
+		v, err := s.FetchPadded(b.Context(), ranges, s.Padding(ranges))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -173,6 +173,21 @@ func TestThePaddingAskedForIsEnough(t *testing.T) {
 	}
 }
 
+// TestFetchHoldsNoMoreThanItsBytes: nobody was charged for padding, so as many Fetches fit as the bound says, whatever they are.
+func TestFetchHoldsNoMoreThanItsBytes(t *testing.T) {
+	data := noise(1 << 20)
+	for _, mode := range []Mode{ModeDirect, ModePread} {
+		s := openWith(t, Options{IO: mode, BufferBytes: 3 * 1000}, (&strict{tb: t}).calls(), data)
+		for i := range int64(3) {
+			v, err := s.Fetch(t.Context(), []stages.Extent{{Off: 77 + 1000*i, Len: 1}, {Off: 5000 + 1000*i, Len: 999}})
+			if err != nil {
+				t.Fatalf("%v: fetch %d: %v", mode, i, err)
+			}
+			defer v.Release()
+		}
+	}
+}
+
 func TestAFetchOfAllThatTheBuffersMayHold(t *testing.T) {
 	data := noise(1 << 20)
 	for _, mode := range []Mode{ModeDirect, ModePread} {

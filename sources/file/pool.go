@@ -49,13 +49,6 @@ func newPool(limit int64, spare func() int64) *pool {
 	return &pool{limit: limit, spare: spare, busy: make(map[*buffer]struct{})}
 }
 
-// bound is the limit as it is now.
-func (p *pool) bound() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.limit
-}
-
 // extend changes the limit.
 func (p *pool) extend(n int64) {
 	p.mu.Lock()

@@ -100,12 +100,11 @@ func newSource(shards []Shard, opt Options, by calls) (*Source, error) {
 // A file that was truncated or changed, and a failed disk, are a *stages.DataError that names the file and the range; a short read has
 // io.ErrUnexpectedEOF in its chain. The error also tells the Extent that could not be read: interface{ Extent() stages.Extent }.
 // [ErrBuffers] says that the buffer bound is reached. When ctx ends, the error is its cause.
+//
+// The buffers hold the ranges' own bytes and no more, since nobody was charged for padding: what would be read directly is copied unless it
+// lies on whole blocks. A Source that stands in front of this one hands FetchPadded and Padding on, for full speed.
 func (s *Source) Fetch(ctx context.Context, ranges []stages.Extent) (stages.Views, error) {
-	room := s.pool.bound() // what fits without padding must fit
-	for _, e := range ranges {
-		room -= e.Len
-	}
-	return s.FetchPadded(ctx, ranges, max(0, min(s.Padding(ranges), room)))
+	return s.FetchPadded(ctx, ranges, 0)
 }
 
 // FetchPadded is Fetch within the padding that the caller was charged for. What needs more is read in the ways that need none.
