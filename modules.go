@@ -145,6 +145,9 @@ func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, sink *host.
 		return nil, errors.Join(notFound(err), closeSink(sink))
 	}
 	if err := ck.begin(ctx, p, sink, opt, res); err != nil {
+		if mem := sink.Memory(); mem != nil { // it failed when all was done
+			err = errors.Join(err, mem.Close())
+		}
 		return nil, err
 	}
 	s := p.Single

@@ -76,16 +76,30 @@ func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yiel
 	}
 	res.flowBegins(ck)
 	f.run.Start()
-	for o := range out.done {
-		if left || !yield(o, nil) {
-			left = true
-			stop(errStopped)
+	over := func() error { // what the receiver does not take any more is freed
+		for o := range out.done {
 			if err := o.Release(); err != nil {
 				stop(err)
 			}
 		}
+		return f.end(res)
 	}
-	err = f.end(res)
+	returned := false
+	defer func() {
+		if !returned { // a panic of the receiver, or the end of its goroutine, goes on when nothing of the load is left
+			stop(errStopped)
+			_ = over()
+		}
+	}()
+	for o := range out.done {
+		if !yield(o, nil) {
+			left = true
+			stop(errStopped)
+			break
+		}
+	}
+	returned = true
+	err = over()
 	if left && errors.Is(err, errStopped) {
 		return left, nil
 	}

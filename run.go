@@ -97,13 +97,16 @@ func (f *flow) end(res *Result) error {
 	res.takeFlow(f.run.Stats(), f.budget.Peak())
 	res.takeWarnings(f.warnings)
 	if err == nil {
-		f.progress.end()
+		err = pipeline.Recover("load", "progress", func() error {
+			f.progress.end()
+			return nil
+		})
 	}
 	return err
 }
 
 // wire connects the stages of a load that charges budget into a sink that was begun. Nothing runs yet. On error, when the user's own stage or
-// source panics as it is asked its name or pace, the sink is closed.
+// source panics as it is asked its name or pace, or who is told of the progress, the sink is closed.
 func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) (*flow, error) {
 	ctx = charging(ctx, budget)
 	f := &flow{opt: opt, budget: budget, source: ck.source, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
@@ -113,13 +116,13 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 	err := pipeline.Recover("load", "stages", func() error {
 		f.before = readBy(ck.source)
 		f.connect(ctx, p, sink)
+		f.progress.tell(0)
 		return nil
 	})
 	if err != nil {
 		return nil, errors.Join(err, closeSink(sink))
 	}
 	f.back = ck.lend(budget)
-	f.progress.tell(0)
 	return f, nil
 }
 

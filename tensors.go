@@ -1,6 +1,7 @@
 package coldload
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -83,8 +84,16 @@ func (ck *Checkpoint) Bytes(name string) ([]byte, error) {
 	return b, nil
 }
 
-// ofSource asks the source something about a tensor. Its panic is an error.
-func ofSource(name string, f func() error) error { return pipeline.Recover("source", name, f) }
+// ofSource asks the source something about a tensor. Its panic is an error, and every error names the tensor: the source knows of files only.
+func ofSource(name string, f func() error) error {
+	err := pipeline.Recover("source", name, f)
+	if data, ok := errors.AsType[*stages.DataError](err); ok {
+		data.Tensor = cmp.Or(data.Tensor, name)
+	} else if _, panicked := errors.AsType[*pipeline.PanicError](err); err != nil && !panicked {
+		err = fmt.Errorf("%s: %w", name, err)
+	}
+	return err
+}
 
 // ReadInto copies a tensor's bytes into dst, which must have exactly their size. It cannot fault.
 func (ck *Checkpoint) ReadInto(ctx context.Context, name string, dst []byte) error {

@@ -42,6 +42,13 @@ type walker struct {
 	seen map[string]int // how often each was called
 }
 
+// begin begins anew, and lets another operation fail.
+func (w *walker) begin(op string, at int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.op, w.at, w.met, w.seen = op, at, false, nil
+}
+
 // step is one operation.
 func (w *walker) step(op string) error {
 	w.mu.Lock()
@@ -58,6 +65,13 @@ func (w *walker) step(op string) error {
 		panic(errWalk)
 	}
 	return errWalk
+}
+
+// progress can fail by a panic alone.
+func (w *walker) progress(coldload.Progress) {
+	if w.panics {
+		_ = w.step("progress")
+	}
 }
 
 // walkedSource lets calls of a Source fail.
@@ -79,6 +93,20 @@ func (s walkedSource) FetchPadded(ctx context.Context, ranges []stages.Extent, p
 		return nil, err
 	}
 	return s.Source.FetchPadded(ctx, ranges, padding)
+}
+
+func (s walkedSource) View(ctx context.Context, e stages.Extent) ([]byte, error) {
+	if err := s.w.step("View"); err != nil {
+		return nil, err
+	}
+	return s.Source.View(ctx, e)
+}
+
+func (s walkedSource) ReadInto(ctx context.Context, e stages.Extent, dst []byte) error {
+	if err := s.w.step("ReadInto"); err != nil {
+		return err
+	}
+	return s.Source.ReadInto(ctx, e, dst)
 }
 
 func (s walkedSource) Verify(ctx context.Context) error {
@@ -169,9 +197,11 @@ func (s walkedDiscard) StagingBytes(slab stages.Slab) int64 { return s.discard.S
 // places is a word of the error's text by which its place is known.
 var places = map[string]string{
 	"Fetch": "fetch", "Reserve": "fetch", "Digest": "digest", "Write": "upload", "Commit": "upload", "Verify": "upload",
+	"stage": "mine", "View": walkedTensor, "ReadInto": walkedTensor,
 }
 
-// TestFaultWalk lets operation 0 of a load fail, then 1, 2, ... until a load succeeds: of each kind, by an error and by a panic, into every sink.
+// TestFaultWalk lets operation 0 of a load fail, then 1, 2, ... until a load succeeds: of each kind, by an error and by a panic, into every sink,
+// of what is asked of an open Checkpoint, and of a verification.
 // (Without -wide it takes the first two, the last two and some between.) After each the
 // error is the one that was met, with its place; no goroutine, no file, no mapping and no memory is left; nothing on the disk looks complete; and
 // the next load makes what one makes that nothing disturbed.
@@ -197,7 +227,10 @@ func TestFaultWalk(t *testing.T) {
 				})
 			}
 		}
+		walkDemands(t, src, panics)
+		walkVerify(t, src, panics)
 	}
+	walkFolder(t, src)
 }
 
 func memoryInto(string) func(w *walker) stages.Sink {
@@ -222,7 +255,7 @@ func filesInto(dir string) func(w *walker) stages.Sink {
 func loadWalked(ctx context.Context, src string, into func(w *walker) stages.Sink, w *walker, io file.Mode) error {
 	sink := into(w)
 	_, err := coldload.Load(ctx, src, sink, coldload.Options{
-		Budget: 300 << 10, Workers: coldload.Workers{Fetch: 2, Decode: 2, Fuse: 1, Repack: 2, Digest: 1, Upload: 2},
+		Progress: w.progress, Budget: 300 << 10, Workers: coldload.Workers{Fetch: 2, Decode: 2, Fuse: 1, Repack: 2, Digest: 1, Upload: 2},
 		Source: func(shards []file.Shard) (stages.Source, error) {
 			s, err := file.New(shards, file.Options{IO: io})
 			return walkedSource{s, w}, err
@@ -253,17 +286,28 @@ type faultWalk struct {
 
 func (f *faultWalk) run(t *testing.T) {
 	t.Helper()
-	clean := &walker{}
+	clean := &walker{panics: f.panics}
 	if err := loadWalked(t.Context(), f.src, f.into(filepath.Join(t.TempDir(), "out")), clean, f.io); err != nil {
 		t.Fatal(err)
 	}
+	walkOver(t, clean, *wide, f.next)
+	if len(clean.seen) < 7 {
+		t.Error("too few kinds of operations: the walk does not see what it is for")
+	}
+}
+
+// walkOver lets every operation fail that a clean run went through, of each kind one after the other, and then one that is not there; or a sample of
+// them. next reports whether it was met.
+func walkOver(t *testing.T, clean *walker, all bool, next func(t *testing.T, op string, at int) bool) {
+	t.Helper()
 	failed := map[string]int{}
-	for op, calls := range clean.seen {
-		for at := range calls + 1 { // the last one finds nothing to fail
-			if !*wide && at > 1 && at < calls-2 && at%9 != 0 {
+	seen := maps.Clone(clean.seen) // which a walker that is used again forgets
+	for op, calls := range seen {
+		for at := range calls + 1 {
+			if !all && at > 1 && at < calls-2 && at%9 != 0 {
 				continue
 			}
-			if f.next(t, op, at) {
+			if next(t, op, at) {
 				failed[op]++
 			}
 			if t.Failed() {
@@ -271,10 +315,7 @@ func (f *faultWalk) run(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("failed, of %v: %v", clean.seen, failed)
-	if len(clean.seen) < 7 {
-		t.Error("too few kinds of operations: the walk does not see what it is for")
-	}
+	t.Logf("failed, of %v: %v", seen, failed)
 }
 
 // next lets one operation fail, if there is one.
@@ -287,7 +328,7 @@ func (f *faultWalk) next(t *testing.T, op string, at int) bool {
 	before.Check(t)
 	switch {
 	case w.met:
-		f.failed(t, w, err)
+		w.check(t, err)
 		f.disk(t, above, w)
 	case err != nil:
 		t.Errorf("nothing failed: %v", err)
@@ -295,10 +336,10 @@ func (f *faultWalk) next(t *testing.T, op string, at int) bool {
 	return w.met
 }
 
-// failed looks at the error.
-func (f *faultWalk) failed(t *testing.T, w *walker, err error) {
+// check looks at the error of what the walker met.
+func (w *walker) check(t *testing.T, err error) {
 	t.Helper()
-	if f.panics {
+	if w.panics {
 		if p, ok := errors.AsType[*pipeline.PanicError](err); !ok || p.Value != any(errWalk) {
 			t.Errorf("%T, want a PanicError with what was met: %v", err, err)
 			return
@@ -320,14 +361,14 @@ func (f *faultWalk) disk(t *testing.T, above string, w *walker) {
 	}
 	dir := filepath.Join(above, "out")
 	committed := strings.HasPrefix(w.op, "Close")
-	if _, err := os.Stat(dir); (err == nil) != committed {
+	if _, err := os.Stat(dir); (err == nil) != committed && w.op != "progress" { // whose last call comes after the commit
 		t.Errorf("the folder: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir+".partial", packed.ManifestName)); err == nil {
 		t.Error("a manifest is left")
 	}
 	err := loadWalked(t.Context(), f.src, f.into(dir), &walker{}, f.io)
-	if err != nil && (!committed || !errors.Is(err, sinkfile.ErrAlreadyDone)) {
+	if err != nil && (!committed && w.op != "progress" || !errors.Is(err, sinkfile.ErrAlreadyDone)) {
 		t.Errorf("the next load: %v", err)
 	}
 	if got := ckpt.Tree(t, dir); !maps.Equal(got, f.tree) {

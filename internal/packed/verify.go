@@ -125,6 +125,21 @@ func (v *verifier) add(file, output string, kind DifferenceKind, format string, 
 	v.report.Differences = append(v.report.Differences, Difference{file, output, kind, fmt.Sprintf(format, args...)})
 }
 
+// again reports why a file, or an Output of one, that was read before could not be read again; unless something is known of it already, since most
+// often it failed before. What the process lacks is an error.
+func (v *verifier) again(file, output string, err error) error {
+	if exhausted(err) {
+		return err
+	}
+	v.mu.Lock()
+	known := slices.ContainsFunc(v.report.Differences, func(d Difference) bool { return d.File == file && d.Output == output })
+	v.mu.Unlock()
+	if !known {
+		v.add(file, output, Damaged, "%v", err)
+	}
+	return nil
+}
+
 // manifest reports why there is none to go by.
 func (v *verifier) manifest(err error) error {
 	re, ok := errors.AsType[*stages.RefusedError](err)
@@ -162,10 +177,10 @@ func (v *verifier) run(ctx context.Context, m *Manifest) error {
 	if err != nil {
 		return err
 	}
-	if err := v.index(m, headers); err != nil {
+	if err := v.files(ctx, m); err != nil {
 		return err
 	}
-	if err := v.files(ctx, m); err != nil {
+	if err := v.index(m, headers); err != nil {
 		return err
 	}
 	return v.outputs(ctx, m)
@@ -303,7 +318,7 @@ func (v *verifier) entry(o *Output, headers map[string]*safetensors.Header, foun
 	}
 }
 
-// index compares the index with the headers, both ways.
+// index compares the index with the headers, both ways. Its own bytes were compared before.
 func (v *verifier) index(m *Manifest, headers map[string]*safetensors.Header) error {
 	const name = safetensors.IndexName
 	if !slices.ContainsFunc(m.Files, func(f File) bool { return f.Name == name }) {
@@ -312,11 +327,11 @@ func (v *verifier) index(m *Manifest, headers map[string]*safetensors.Header) er
 	}
 	f, err := v.dir.Open(name)
 	if err != nil {
-		return nil //nolint:nilerr // the check of the files tells
+		return v.again(name, "", err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxManifestBytes))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return nil //nolint:nilerr // the check of the files tells
+		return v.again(name, "", err)
 	}
 	ix, err := safetensors.ParseIndex(data)
 	if err != nil {
@@ -406,7 +421,7 @@ func (h plainHasher) Write(ctx context.Context, o *Output) error {
 	if o.Bytes > 0 {
 		f, err := h.v.dir.Open(o.File)
 		if err != nil {
-			return err
+			return h.v.again(o.File, o.Name, err)
 		}
 		got, _, err = HashReader(ctx, io.NewSectionReader(f, o.Offset, o.Bytes))
 		_ = f.Close() // it was only read
@@ -414,7 +429,7 @@ func (h plainHasher) Write(ctx context.Context, o *Output) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			return nil //nolint:nilerr // the digest of the Slabs tells
+			return h.v.again(o.File, o.Name, err)
 		}
 	}
 	if got != o.SHA256 {
@@ -437,6 +452,13 @@ type hand struct {
 	file *os.File
 }
 
+func (w *hand) close() {
+	if w.file != nil {
+		_ = w.file.Close() // it was only read
+		w.file = nil
+	}
+}
+
 func (h *hasher) Name() string { return "hash" }
 
 func (h *hasher) Write(_ context.Context, r run) error {
@@ -444,13 +466,9 @@ func (h *hasher) Write(_ context.Context, r run) error {
 	if !ok {
 		w = &hand{buf: make([]byte, readBytes)}
 	}
-	err := h.v.hash(h.q, r, w)
-	if w.file != nil {
-		err = errors.Join(err, w.file.Close()) // the pool closes nothing
-		w.file = nil
-	}
-	h.hands.Put(w)
-	return err
+	defer h.hands.Put(w)
+	defer w.close() // the pool closes nothing, and who is told of the progress may panic
+	return h.v.hash(h.q, r, w)
 }
 
 func (h *hasher) Commit(context.Context) error { return nil }
