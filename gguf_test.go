@@ -553,19 +553,18 @@ func TestRandomGGUF(t *testing.T) {
 				rt.Fatal(err)
 			}
 		}
-		opt := coldload.Options{
+		opt := drawHow(rt, coldload.Options{
 			Layout: stages.LayoutDequant, DType: rapid.SampledFrom([]stages.DType{safetensors.F32, safetensors.F16, safetensors.BF16}).Draw(rt, "dtype"),
-			IO:     rapid.SampledFrom([]file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread}).Draw(rt, "io"),
-			Budget: rapid.SampledFrom([]int64{0, 1 << 20}).Draw(rt, "budget"),
+		})
+		way := drawWay(rt)
+		if perFile == 0 { // there is nothing to pack
+			way = "memory"
 		}
-		sink := host.New(host.Options{})
-		if _, err := coldload.Load(t.Context(), dir, sink, opt); err != nil {
+		err := rndVia[way](t.Context(), rt, dir, sums(rt, dir, opt), func(got outputs, _ *coldload.Result) {
+			compareGGUF(rt, got, ggufReference(rt, dir, opt.DType))
+		})
+		if err != nil {
 			rt.Fatal(err)
-		}
-		mem := sink.Memory()
-		compareGGUF(rt, mem, ggufReference(rt, dir, opt.DType))
-		if err := mem.Close(); err != nil {
-			rt.Error(err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package coldload_test
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -22,12 +23,14 @@ type synTensors map[string]ckpt.T
 func readSynth(list ckpt.List) synTensors {
 	all := synTensors{}
 	for _, t := range list.Tensors() {
-		n := int64(t.DType.Bits()) / 8
-		for _, d := range t.Shape {
-			n *= d
+		if t.Data == nil {
+			n := int64(t.DType.Bits()) / 8
+			for _, d := range t.Shape {
+				n *= d
+			}
+			t.Data = make([]byte, n)
+			t.Fill.Fill(t.Data, 0)
 		}
-		t.Data = make([]byte, n)
-		t.Fill.Fill(t.Data, 0)
 		all[t.Name] = t
 	}
 	return all
@@ -82,8 +85,8 @@ func halfValue(h uint16) float32 {
 }
 
 // module takes the tensors of the linear layer that one of them belongs to, if it is one of the format's.
-func (s synTensors) module(base string, o synth.Options, layout stages.Layout) *rndModule {
-	m := &rndModule{base: base, bits: 4, group: 128, sym: true}
+func (s synTensors) module(base string, o synth.Options, opt coldload.Options) *rndModule {
+	m := &rndModule{base: base, bits: cmp.Or(o.Bits, 4), group: cmp.Or(o.Group, 128), sym: true}
 	switch {
 	case s.has(base + ".qweight"):
 		m.n = int(s[base+".scales"].Shape[1])
@@ -97,7 +100,7 @@ func (s synTensors) module(base string, o synth.Options, layout stages.Layout) *
 	case s.has(base + ".weight_packed"):
 		s.compressedCodes(m)
 	case s.has(base + ".weight_scale_inv"):
-		s.fp8(m, layout)
+		s.fp8(m, opt)
 	default:
 		t := s[base+".weight"]
 		m.n, m.k = int(t.Shape[0]), int(t.Shape[1])
@@ -142,39 +145,48 @@ func (s synTensors) awqCodes(m *rndModule) {
 	m.k = len(m.codes) / m.n
 }
 
-// compressedCodes reads rows of output features, with their scales, whose zero point is 8.
+// compressedCodes reads rows of output features, with their scales, and zero points when there are any.
 func (s synTensors) compressedCodes(m *rndModule) {
-	packed := s[m.base+".weight_packed"]
-	m.n, m.k = int(packed.Shape[0]), 8*int(packed.Shape[1])
+	packed, per := s[m.base+".weight_packed"], 32/m.bits
+	m.n, m.k = int(packed.Shape[0]), per*int(packed.Shape[1])
+	field := func(w uint32, i int) uint32 { return w >> (m.bits * (i % per)) & (1<<m.bits - 1) }
 	words := s.words(m.base + ".weight_packed")
 	scales, d := s.floats(m.base + ".weight_scale")
 	s.take(m.base + ".weight_shape")
 	m.scaleType = d
 	for k := range m.k {
 		for n := range m.n {
-			m.codes = append(m.codes, words[n*m.k/8+k/8]>>(4*(k%8))&15)
+			m.codes = append(m.codes, field(words[n*m.k/per+k/per], k))
 		}
 	}
 	m.spread(scales, 1)
+	if m.sym = !s.has(m.base + ".weight_zero_point"); m.sym {
+		return
+	}
+	zeros := s.words(m.base + ".weight_zero_point")
+	for i := range m.stored {
+		g, n := i/m.n, i%m.n
+		m.stored[i] = field(zeros[n/per*m.groups()+g], n)
+	}
 }
 
-// spread has the scales of rows of blocks as rows of groups.
+// spread has the scales of rows of blocks as rows of groups, and the zero points of symmetric codes.
 func (m *rndModule) spread(blocks []float32, side int) {
 	groups := m.groups()
 	for g := range groups {
 		for n := range m.n {
 			m.scales = append(m.scales, blocks[n/side*groups+g])
-			m.stored = append(m.stored, 7)
+			m.stored = append(m.stored, 1<<(m.bits-1)-1)
 		}
 	}
 }
 
-// fp8 has what becomes Marlin's tiles of 8 bits, whose scales have the factor 2^120, or the weights themselves.
-func (s synTensors) fp8(m *rndModule, layout stages.Layout) {
+// fp8 has what becomes Marlin's tiles of 8 bits, whose scales have the factor that the kernel's activations need, or the weights themselves.
+func (s synTensors) fp8(m *rndModule, opt coldload.Options) {
 	t, _ := s.take(m.base + ".weight")
 	m.n, m.k = int(t.Shape[0]), int(t.Shape[1])
 	blocks, _ := s.floats(m.base + ".weight_scale_inv")
-	if layout == stages.LayoutDequant {
+	if opt.Layout == stages.LayoutDequant {
 		m.dense = safetensors.BF16
 		for i, code := range t.Data {
 			w := nvE4M3(code&0x7F) * blocks[i/m.k/128*((m.k+127)/128)+i%m.k/128]
@@ -185,19 +197,23 @@ func (s synTensors) fp8(m *rndModule, layout stages.Layout) {
 		}
 		return
 	}
-	for i := range blocks {
-		blocks[i] *= 0x1p120
+	factor := float32(0x1p120)
+	switch {
+	case opt.FP8Exponent == stages.ExponentPlain:
+		factor = 1
+	case opt.DType == safetensors.F16:
+		factor = 0x1p8
 	}
-	m.bits, m.scaleType = 8, safetensors.BF16
+	for i := range blocks {
+		blocks[i] *= factor
+	}
+	m.bits, m.group, m.scaleType = 8, 128, safetensors.BF16
 	for k := range m.k {
 		for n := range m.n {
 			m.codes = append(m.codes, uint32(t.Data[n*m.k+k]))
 		}
 	}
 	m.spread(blocks, 128)
-	for i := range m.stored {
-		m.stored[i] = 127
-	}
 }
 
 // synJoins are what becomes one module, by the last component of its name, when all are there.
@@ -208,13 +224,13 @@ var synJoins = map[string][]string{
 var synParts = regexp.MustCompile(`^(.*)\.(qweight|weight_packed|weight_scale_inv|weight)$`)
 
 // checkpoint is what the tensors are: linear layers that become units, and others, which stay as they are.
-func (s synTensors) checkpoint(o synth.Options, layout stages.Layout) *rndCheckpoint {
+func (s synTensors) checkpoint(o synth.Options, opt coldload.Options) *rndCheckpoint {
 	c := &rndCheckpoint{dtype: "bfloat16", format: "gptq", plainValues: map[string][]float32{}}
-	if o.Format == synth.FormatAWQ {
-		c.format = "gptq_v2" // zero points as they are
-	}
 	bases := map[string]bool{}
 	for name, t := range s {
+		if o.Format == synth.FormatAWQ || strings.HasSuffix(name, ".weight_zero_point") {
+			c.format = "gptq_v2" // zero points as they are
+		}
 		if p := synParts.FindStringSubmatch(name); p != nil && len(t.Shape) == 2 {
 			bases[p[1]] = true
 		}
@@ -222,12 +238,15 @@ func (s synTensors) checkpoint(o synth.Options, layout stages.Layout) *rndCheckp
 	for base := range bases {
 		if u := synUnit(base, bases); u != nil {
 			for i, m := range u.modules {
-				u.modules[i] = s.module(m.base, o, layout)
+				u.modules[i] = s.module(m.base, o, opt)
 			}
 			c.units = append(c.units, u)
 		}
 	}
 	for _, t := range s {
+		if slices.Contains(rndHalves, t.DType) {
+			c.plainValues[t.Name] = synFloats(t)
+		}
 		c.plain = append(c.plain, t)
 	}
 	return c
@@ -324,7 +343,7 @@ func TestEveryModelLoads(t *testing.T) {
 				if len(res.Plan.Summary.Kept) > 0 && !c.inOne() {
 					t.Errorf("%s: kept raw: %v", opt.Layout, res.Plan.Summary.Kept)
 				}
-				want := rndExpect(readSynth(list).checkpoint(c.o, opt.Layout), opt)
+				want := rndExpect(readSynth(list).checkpoint(c.o, opt), opt)
 				for _, d := range want.compare(mem) {
 					if !c.inOne() || !strings.Contains(d, ".experts.") {
 						t.Errorf("%s: %s", opt.Layout, d)
@@ -393,7 +412,7 @@ func TestQAndKVOfDeepSeek(t *testing.T) {
 			for _, layout := range []stages.Layout{stages.LayoutMarlin, stages.LayoutDequant} {
 				opt := coldload.Options{Layout: layout, Strict: true}
 				mem, _ := loadHost(t, path, opt)
-				for _, d := range rndExpect(readSynth(two).checkpoint(o, layout), opt).compare(mem) {
+				for _, d := range rndExpect(readSynth(two).checkpoint(o, opt), opt).compare(mem) {
 					t.Errorf("%s: %s", layout, d)
 				}
 			}

@@ -160,9 +160,8 @@ type mxWant struct {
 	own     bool          // dequantised it has the model's own name, and columns of output features
 }
 
-// check compares the Outputs of both layouts with the formulas.
-func (w mxWant) check(t *testing.T, marlin, dense outputs) {
-	t.Helper()
+// outs are the Outputs in a layout.
+func (w mxWant) outs(layout stages.Layout) map[string]rndOut {
 	var words, scales, bias, weights []byte
 	n, k := 0, 0
 	for _, members := range w.experts {
@@ -178,23 +177,34 @@ func (w mxWant) check(t *testing.T, marlin, dense outputs) {
 		}
 		weights = append(weights, dense...)
 	}
-	e, padded := len(w.experts), w.share*len(w.experts[0])
-	same := func(from outputs, suffix string, d stages.DType, want []byte, dims ...int) {
-		t.Helper()
-		got, ok := from.Lookup(w.name + suffix)
-		if !ok || got.DType != d || fmt.Sprint(got.Shape) != fmt.Sprint(dims) || string(got.Bytes) != string(want) {
-			t.Errorf("%s%s: %v %s %v, want %s %v, or other bytes", w.name, suffix, ok, got.DType, got.Shape, d, dims)
+	e, padded := int64(len(w.experts)), int64(w.share*len(w.experts[0]))
+	rows, cols := int64(n), int64(k)
+	outs := map[string]rndOut{}
+	switch {
+	case layout == stages.LayoutMarlin:
+		outs[w.name+".qweight"] = rndOut{safetensors.I32, []int64{e, int64(w.k / 16), 2 * padded}, layout, words}
+		outs[w.name+".scales"] = rndOut{safetensors.F8E8M0, []int64{e, int64(w.k / 32), padded}, layout, scales}
+		if bias != nil {
+			outs[w.name+".bias"] = rndOut{safetensors.BF16, []int64{e, padded}, layout, bias}
 		}
+	case w.own:
+		outs[w.name] = rndOut{safetensors.BF16, []int64{e, cols, rows}, stages.LayoutRaw, weights}
+	default:
+		outs[w.name+".weight"] = rndOut{safetensors.BF16, []int64{e, rows, cols}, stages.LayoutRaw, weights}
 	}
-	same(marlin, ".qweight", safetensors.I32, words, e, w.k/16, 2*padded)
-	same(marlin, ".scales", safetensors.F8E8M0, scales, e, w.k/32, padded)
-	if bias != nil {
-		same(marlin, ".bias", safetensors.BF16, bias, e, padded)
-	}
-	if w.own {
-		same(dense, "", safetensors.BF16, weights, e, k, n)
-	} else {
-		same(dense, ".weight", safetensors.BF16, weights, e, n, k)
+	return outs
+}
+
+// check compares the Outputs of both layouts with the formulas.
+func (w mxWant) check(t *testing.T, marlin, dense outputs) {
+	t.Helper()
+	for layout, from := range map[stages.Layout]outputs{stages.LayoutMarlin: marlin, stages.LayoutDequant: dense} {
+		for name, want := range w.outs(layout) {
+			got, ok := from.Lookup(name)
+			if d := want.differs(got.DType, got.Shape, got.Layout, got.Bytes); !ok || d != "" {
+				t.Errorf("%s: %v, %s", name, ok, d)
+			}
+		}
 	}
 }
 

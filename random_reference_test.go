@@ -86,8 +86,9 @@ type rndWant struct {
 	refuse map[stages.Code][]string // faults before a byte moves, and whom they name
 	fails  map[string]bool          // tensors that a DataError may name
 	warns  bool
-	kept   int // units that the layout cannot hold
-	most   int // bytes that the largest share of a unit reads, no more
+	chosen bool // some Outputs are left out
+	kept   int  // units that the layout cannot hold
+	most   int  // bytes that the largest share of a unit reads, no more
 }
 
 // rndRound appends v in a dtype, rounded to nearest even; over says that a finite value became infinite.

@@ -1,7 +1,6 @@
 package coldload_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -12,20 +11,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/coldload/coldload"
 	"github.com/coldload/coldload/internal/synth/ckpt"
 	"github.com/coldload/coldload/safetensors"
-	"github.com/coldload/coldload/sinks/host"
-	"github.com/coldload/coldload/sources/file"
 	"github.com/coldload/coldload/stages"
 )
 
-// TestRandomLoads compares loads of small random checkpoints under random options with the reference, byte by byte: names, dtypes, shapes
-// and layouts too, what stays raw, and what must be refused or must fail and of which kind. More cases: -rapid.checks=5000.
+// TestRandomLoads compares loads of small random checkpoints of all tools, under random options and in all ways to come by the Outputs, with the
+// reference, byte by byte: names, dtypes, shapes and layouts too, what stays raw, and of GPTQ what must be refused or must fail and of which kind.
+// More cases: -rapid.checks=5000.
 func TestRandomLoads(t *testing.T) {
 	t.Parallel()
 	for name, draw := range map[string]func(rt *rapid.T, r *rndDraw){
@@ -45,6 +42,7 @@ func TestRandomLoads(t *testing.T) {
 			r.run(t, drawOptions(rt))
 		}))
 	}
+	t.Run("tools", rapid.MakeCheck(func(rt *rapid.T) { randomTool(t, rt) }))
 }
 
 // rndDraw draws one checkpoint. What decides its structure is drawn by rapid, so that failures shrink; values come of one seed.
@@ -391,20 +389,16 @@ func (m *rndModule) setScale(v float32) {
 
 func drawOptions(t *rapid.T) coldload.Options {
 	layouts := []stages.Layout{stages.LayoutMarlin, stages.LayoutMarlin, stages.LayoutDequant, stages.LayoutExllama, stages.LayoutRaw}
-	workers := func(name string) int { return rapid.IntRange(0, 3).Draw(t, name) }
-	return coldload.Options{
-		Layout:   rapid.SampledFrom(layouts).Draw(t, "layout"),
-		DType:    rapid.SampledFrom(append(slices.Repeat([]stages.DType{safetensors.Invalid}, 4), safetensors.F16, safetensors.F16, safetensors.BF16, safetensors.F32)).Draw(t, "dtype"),
-		NoFuse:   rapid.IntRange(0, 3).Draw(t, "no fuse") == 3,
-		NoPad:    rapid.IntRange(0, 3).Draw(t, "no pad") == 3,
-		Strict:   rapid.IntRange(0, 7).Draw(t, "strict") == 7,
-		ActOrder: rapid.IntRange(0, 5).Draw(t, "act-order") == 5,
-		Budget:   rapid.SampledFrom([]int64{0, 0, 1 << 20, 64 << 10}).Draw(t, "budget"),
-		IO:       rapid.SampledFrom([]file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread}).Draw(t, "io"),
-		Workers: coldload.Workers{
-			Index: workers("index"), Fetch: workers("fetch"), Decode: workers("decode"), Fuse: workers("fuse"), Repack: workers("repack"), Upload: workers("upload"),
-		},
-	}
+	dtypes := append(slices.Repeat([]stages.DType{safetensors.Invalid}, 4), safetensors.F16, safetensors.F16, safetensors.BF16, safetensors.F32)
+	return drawHow(t, coldload.Options{
+		Layout:      rapid.SampledFrom(layouts).Draw(t, "layout"),
+		DType:       rapid.SampledFrom(dtypes).Draw(t, "dtype"),
+		NoFuse:      rapid.IntRange(0, 3).Draw(t, "no fuse") == 3,
+		NoPad:       rapid.IntRange(0, 3).Draw(t, "no pad") == 3,
+		Strict:      rapid.IntRange(0, 7).Draw(t, "strict") == 7,
+		ActOrder:    rapid.IntRange(0, 5).Draw(t, "act-order") == 5,
+		FP8Exponent: rapid.SampledFrom([]stages.Exponent{"", stages.ExponentFused, stages.ExponentPlain}).Draw(t, "exponent"),
+	})
 }
 
 // config is config.json.
@@ -467,66 +461,16 @@ func (r *rndDraw) run(t *testing.T, opt coldload.Options) {
 	}()
 	want := rndExpect(r.c, opt)
 	r.t.Logf("spoilt: %q, refused: %v, fails: %v, warns: %v, kept: %d", r.spoilt, want.refuse, want.fails, want.warns, want.kept)
-	err := r.load(dir, opt, want)
-	if opt.DType == safetensors.F32 && (opt.Layout == stages.LayoutMarlin || opt.Layout == stages.LayoutExllama) {
-		if !errors.Is(err, coldload.ErrOptions) {
-			r.t.Fatalf("error %v, want %v", err, coldload.ErrOptions)
-		}
-		return
-	}
-	if refused, ok := errors.AsType[*stages.RefusedError](err); ok && len(want.refuse) == 0 && onlyBudget(refused) {
-		if int64(want.most) <= opt.Budget {
-			r.t.Fatalf("%v\nalthough nothing reads more than %d bytes at once", err, want.most)
-		}
-		opt.Budget = 0
-		err = r.load(dir, opt, want)
-	}
-	r.check(err, want)
+	drawChoice(r.t, &opt, want)
+	(&rndCase{dir, opt, drawWay(r.t), want}).run(r.t)
 }
 
 func onlyBudget(e *stages.RefusedError) bool {
 	return !slices.ContainsFunc(e.Faults, func(f stages.Fault) bool { return f.Code != stages.CodeBudget })
 }
 
-// load loads once, and compares the result when there is one.
-func (r *rndDraw) load(dir string, opt coldload.Options, want *rndWant) error {
-	ctx, cancel := context.WithTimeoutCause(r.t.Context(), time.Minute, errors.New("the load does not end"))
-	defer cancel()
-	sink := host.New(host.Options{})
-	res, err := coldload.Load(ctx, dir, sink, opt)
-	mem := sink.Memory()
-	if err != nil {
-		if mem != nil {
-			r.t.Error("there is a result in spite of an error")
-		}
-		return err
-	}
-	defer func() {
-		if err := mem.Close(); err != nil {
-			r.t.Error(err)
-		}
-	}()
-	if (len(res.Warnings) > 0) != want.warns {
-		r.t.Errorf("warnings %q, want any: %v", res.Warnings, want.warns)
-	}
-	kept := 0
-	for _, k := range res.Plan.Summary.Kept {
-		kept += k.Groups
-	}
-	if kept != want.kept {
-		r.t.Errorf("kept raw: %v, want %d", res.Plan.Summary.Kept, want.kept)
-	}
-	if len(want.refuse)+len(want.fails) > 0 {
-		return nil
-	}
-	for _, d := range want.compare(mem) {
-		r.t.Error(d)
-	}
-	return nil
-}
-
 // compare says how a result is not as it must be.
-func (w *rndWant) compare(mem *host.Memory) (all []string) {
+func (w *rndWant) compare(mem outputs) (all []string) {
 	for name, tensor := range mem.All() {
 		o, ok := w.outs[name]
 		if !ok {
@@ -544,46 +488,46 @@ func (w *rndWant) compare(mem *host.Memory) (all []string) {
 }
 
 // check compares how the load ended.
-func (r *rndDraw) check(err error, want *rndWant) {
+func (w *rndWant) check(t *rapid.T, err error) {
 	refused, isRefused := errors.AsType[*stages.RefusedError](err)
 	data, isData := errors.AsType[*stages.DataError](err)
 	switch {
-	case len(want.refuse) > 0:
+	case len(w.refuse) > 0:
 		if !isRefused {
-			r.t.Fatalf("error %v, want a refusal", err)
+			t.Fatalf("error %v, want a refusal", err)
 		}
-		r.checkFaults(refused, want)
-	case len(want.fails) > 0:
+		w.checkFaults(t, refused)
+	case len(w.fails) > 0:
 		if !isData || isRefused {
-			r.t.Fatalf("error %v, want a DataError about one of %v", err, want.fails)
+			t.Fatalf("error %v, want a DataError about one of %v", err, w.fails)
 		}
-		if !want.fails[data.Tensor] {
-			r.t.Errorf("error %v, want one of %v", err, want.fails)
+		if !w.fails[data.Tensor] {
+			t.Errorf("error %v, want one of %v", err, w.fails)
 		}
 		if data.File == "" {
-			r.t.Errorf("%v names no file", err)
+			t.Errorf("%v names no file", err)
 		}
 	case err != nil:
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
 // checkFaults wants every fault to be foreseen, and those of single modules to be told all. (Where one is at fault, what it belongs to is
 // not looked at any further.)
-func (r *rndDraw) checkFaults(refused *stages.RefusedError, want *rndWant) {
-	own := len(want.refuse[stages.CodeShape])+len(want.refuse[stages.CodeMember]) > 0
+func (w *rndWant) checkFaults(t *rapid.T, refused *stages.RefusedError) {
+	own := len(w.refuse[stages.CodeShape])+len(w.refuse[stages.CodeMember]) > 0
 	for _, f := range refused.Faults {
-		if len(want.refuse[f.Code]) == 0 {
-			r.t.Errorf("not foreseen: %s", f)
+		if len(w.refuse[f.Code]) == 0 {
+			t.Errorf("not foreseen: %s", f)
 		}
 	}
-	for code, names := range want.refuse {
-		if own && code != stages.CodeShape && code != stages.CodeMember || code == stages.CodeLayout && len(want.refuse) > 1 {
+	for code, names := range w.refuse {
+		if own && code != stages.CodeShape && code != stages.CodeMember || code == stages.CodeLayout && len(w.refuse) > 1 {
 			continue
 		}
 		for _, name := range names {
 			if !slices.ContainsFunc(refused.Faults, func(f stages.Fault) bool { return f.Code == code && strings.Contains(f.String(), name) }) {
-				r.t.Errorf("%v\nhas no fault %q of %s", refused, code, name)
+				t.Errorf("%v\nhas no fault %q of %s", refused, code, name)
 			}
 		}
 	}
