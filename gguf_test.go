@@ -517,7 +517,7 @@ func compareGGUF(t T, mem outputs, want map[string]host.Tensor) {
 	}
 }
 
-// TestRandomGGUF: random tensors of all types and shapes, in one file or several, under random options.
+// TestRandomGGUF: random tensors of all types and shapes, in one file or several, under random options and by all ways.
 func TestRandomGGUF(t *testing.T) {
 	types := append([]gguf.Type{gguf.F32, gguf.F16, gguf.BF16}, optest.GGUFTypes...)
 	rapid.Check(t, func(rt *rapid.T) {
@@ -556,16 +556,16 @@ func TestRandomGGUF(t *testing.T) {
 		opt := drawHow(rt, coldload.Options{
 			Layout: stages.LayoutDequant, DType: rapid.SampledFrom([]stages.DType{safetensors.F32, safetensors.F16, safetensors.BF16}).Draw(rt, "dtype"),
 		})
-		way := drawWay(rt)
-		if perFile == 0 { // there is nothing to pack
-			way = "memory"
+		want := &rndWant{outs: map[string]rndOut{}}
+		for name, x := range ggufReference(rt, dir, opt.DType) {
+			want.outs[name] = rndOut{x.DType, x.Shape, stages.LayoutRaw, x.Bytes}
 		}
-		err := rndVia[way](t.Context(), rt, dir, sums(rt, dir, opt), func(got outputs, _ *coldload.Result) {
-			compareGGUF(rt, got, ggufReference(rt, dir, opt.DType))
-		})
-		if err != nil {
-			rt.Fatal(err)
+		way := "memory" // when there is nothing to pack
+		if perFile > 0 {
+			drawChoice(rt, &opt, want)
+			way = drawWay(rt)
 		}
+		(&rndCase{dir, opt, way, want}).run(rt)
 	})
 }
 

@@ -148,8 +148,7 @@ func viaFolder(ctx context.Context, t *rapid.T, dir string, opt coldload.Options
 	}
 	sink := host.New(host.Options{})
 	if _, err := coldload.Load(ctx, to, sink, how); err != nil {
-		t.Errorf("the packed folder: %v", err)
-		return nil
+		return fmt.Errorf("the packed folder: %w", err)
 	}
 	see(sink.Memory(), packed.Result)
 	return sink.Memory().Close()
