@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -61,22 +62,20 @@ func weigh(t *testing.T) (w weight) {
 }
 
 // TestSoak does load after load in one process, in all ways of reading and all layouts, into all sinks, also such that fail and that are
-// cancelled, packs, verifications, and single modules on demand: 200 rounds with -wide. The process does not grow.
+// cancelled, packs, verifications, and single modules on demand, of GPTQ, of what padding fills up, of NVFP4 with its scans, and of GGUF: 200 rounds
+// with -wide. The process does not grow.
 func TestSoak(t *testing.T) {
 	rounds := 24
 	if *wide {
 		rounds = 200
 	}
-	src := filepath.Join(t.TempDir(), "ck")
-	if _, err := synth.Write(t.Context(), src, synth.Options{Model: "micro", ShardSize: 200 << 10}); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 2 * len(soakModes) { // what is made once is made
-		soakRound(t, src, i)
+	sources := soakSources(t)
+	for i := range 2 * len(soakModes) * len(sources) { // what is made once is made
+		sources[i%len(sources)].round(t, i/len(sources))
 	}
 	before, first := leak.Now(), weigh(t)
 	for i := range rounds {
-		soakRound(t, src, i)
+		sources[i%len(sources)].round(t, i/len(sources))
 		if t.Failed() {
 			t.Fatalf("in round %d", i)
 		}
@@ -91,9 +90,29 @@ func TestSoak(t *testing.T) {
 
 var soakModes = []file.Mode{file.ModeAuto, file.ModeMmap, file.ModePread, file.ModeDirect}
 
-// soakRound is one of every kind.
-func soakRound(t *testing.T, src string, i int) {
+// soakSource is a checkpoint of the soak, and a module that it has.
+type soakSource struct{ path, module string }
+
+// soakSources are the formats of the soak: each takes another way through the stages.
+func soakSources(t *testing.T) (all []soakSource) {
 	t.Helper()
+	for format, module := range map[synth.Format]string{synth.FormatGPTQ: "model.layers.0.self_attn.qkv_proj", synth.FormatGGUF: "blk.0.attn_q"} {
+		dir := filepath.Join(t.TempDir(), string(format))
+		if _, err := synth.Write(t.Context(), dir, synth.Options{Model: "micro", Format: format, ShardSize: 200 << 10}); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, soakSource{dir, module})
+	}
+	r := rand.New(rand.NewPCG(9, 9))
+	all = append(all, soakSource{written(t, nvDraw(r, nvKinds[0], 1, 3).build(r, 2)), "model.layers.0.self_attn.qkv_proj"},
+		soakSource{written(t, nvOdd(r, nvKinds[1], 1, 3).build(r, 2)), "model.layers.0.self_attn.qkv_proj"})
+	return all
+}
+
+// round is one of every kind.
+func (s soakSource) round(t *testing.T, i int) {
+	t.Helper()
+	src := s.path
 	layouts := []stages.Layout{stages.LayoutMarlin, stages.LayoutExllama, stages.LayoutDequant, stages.LayoutRaw}
 	opt := coldload.Options{IO: soakModes[i%len(soakModes)], Layout: layouts[i/len(soakModes)%len(layouts)], Budget: 1 << 20 << (i % 5)}
 	sink := host.New(host.Options{})
@@ -121,7 +140,7 @@ func soakRound(t *testing.T, src string, i int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := ck.Linear(t.Context(), "model.layers.0.self_attn.qkv_proj", opt)
+	m, err := ck.Linear(t.Context(), s.module, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
