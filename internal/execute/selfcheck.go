@@ -22,12 +22,25 @@ func (r *run) selfCheck() error {
 	}
 	j := &r.job
 	for range r.stage.wordsToCheck(j.Rows * (j.RowBytes &^ 3)) {
-		if err := c.CheckWord(j, rand.IntN(j.Rows), rand.IntN(j.RowBytes/4)); err != nil {
-			return fmt.Errorf("self-check: %w; the processor, its memory or a kernel of this program is wrong, or the file was written meanwhile: "+
-				"run again, also without vector instructions (COLDLOAD_CPU_DISABLE=avx2), and report it", err)
+		row, word := rand.IntN(j.Rows), rand.IntN(j.RowBytes/4)
+		if err := c.CheckWord(j, row, word); err != nil {
+			return fmt.Errorf("self-check: %s%w; %s", r.place(row, word), err, selfCheckAdvice)
 		}
 	}
 	return nil
+}
+
+const selfCheckAdvice = "the processor, its memory or a kernel of this program is wrong, or the file was written meanwhile: run again, also without " +
+	"vector instructions (COLDLOAD_CPU_DISABLE=avx2); if it comes back, report it as a bug of coldload, with this text; --no-self-check takes the result as it is"
+
+// place names the Output that the Part's word belongs to, and where in it that is.
+func (r *run) place(row, word int) string {
+	slab := r.batch.Slabs[r.part.Slab]
+	if slab.Output >= len(r.batch.Outputs) {
+		return ""
+	}
+	at := slab.Off + r.part.Dst.Off + int64(row)*r.part.Dst.Stride + 4*int64(word)
+	return fmt.Sprintf("output %s, byte %d: ", r.batch.Outputs[slab.Output].Name, at)
 }
 
 // wordsToCheck is how many words of a Part of so many bytes are looked at.
