@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,11 +15,15 @@ import (
 	"testing"
 
 	"github.com/coldload/coldload"
+	"github.com/coldload/coldload/examples/int8rows"
 	"github.com/coldload/coldload/internal/synth"
 	"github.com/coldload/coldload/internal/synth/ckpt"
+	"github.com/coldload/coldload/plan"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/sinks/discard"
+	"github.com/coldload/coldload/sinks/host"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/discover"
 )
 
 // flipper is a stage behind the last Op. It asks every Op's own check about words of what was written, once as they are and once with a bit that
@@ -178,5 +183,79 @@ func TestSelfCheckSeesEveryBit(t *testing.T) {
 	}
 	if len(checked) < 30 {
 		t.Errorf("only %d Ops were seen", len(checked))
+	}
+}
+
+// forgetful is int8rows with an Op that writes nothing but ones, and whose check says so.
+type forgetful struct{ int8rows.Format }
+
+func (f forgetful) Open(q *discover.QuantConfig) (plan.Reader, []stages.Fault) {
+	r, faults := f.Format.Open(q)
+	return forgetfulReader{r}, faults
+}
+
+type forgetfulReader struct{ plan.Reader }
+
+func (forgetfulReader) Compile(_ *plan.Group, b *plan.Builder) string {
+	b.Tall(plan.Tall{Suffix: "weight", Parts: []int{0, 1}, DType: safetensors.F32, Op: onesOp{}})
+	return ""
+}
+
+type onesOp struct{}
+
+func (onesOp) Phase() stages.Phase { return stages.PhaseDecode }
+func (onesOp) String() string      { return "write ones" }
+
+func (onesOp) Run(j *stages.Job) error {
+	for r := range j.Rows {
+		for i := range j.Row(r) {
+			j.Row(r)[i] = 1
+		}
+	}
+	return nil
+}
+
+func (onesOp) CheckWord(*stages.Job, int, int) error {
+	return &stages.MismatchError{What: "a weight", Want: "2", Got: "1"}
+}
+
+// TestSelfCheckEndsTheLoad: what it finds ends a load and a pack with the places named and what to do; nothing is committed.
+func TestSelfCheckEndsTheLoad(t *testing.T) {
+	const module = "model.layers.0.mlp.down_proj"
+	path := written(t, only(func(b *ckpt.Builder) {
+		b.Shard(single,
+			&ckpt.T{Name: module + ".codes", DType: safetensors.I8, Shape: []int64{2, 4}},
+			&ckpt.T{Name: module + ".row_scale", DType: safetensors.F32, Shape: []int64{2}},
+		).JSON("config.json", map[string]any{"model_type": "llama", "quantization_config": map[string]any{"quant_method": "int8rows"}})
+	}))
+	opt := coldload.Options{Formats: []plan.Format{forgetful{}}}
+	wanted := func(err error) {
+		t.Helper()
+		if _, ok := errors.AsType[*stages.MismatchError](err); !ok {
+			t.Fatalf("got %v", err)
+		}
+		for _, says := range []string{
+			"self-check", single, module + ".codes", "output " + module + ".weight, byte ", "a weight is 1", "must be 2", "report it", "--no-self-check",
+		} {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%v does not say %q", err, says)
+			}
+		}
+	}
+	sink := host.New(host.Options{})
+	_, err := coldload.Load(t.Context(), path, sink, opt)
+	wanted(err)
+	if sink.Memory() != nil {
+		t.Error("the sink has a result")
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	_, err = coldload.Pack(t.Context(), path, out, opt, coldload.PackOptions{})
+	wanted(err)
+	if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is there: %v", err)
+	}
+	opt.NoSelfCheck = true
+	if _, err := coldload.Pack(t.Context(), path, out, opt, coldload.PackOptions{}); err != nil {
+		t.Errorf("switched off: %v", err)
 	}
 }
