@@ -11,7 +11,7 @@ import (
 // about a microsecond, since neither it nor its source lies in a cache; repacking 1 MiB takes some hundred.
 const (
 	checkFirst = 64
-	checkEvery = 2 << 20
+	checkEvery = 3 << 20
 )
 
 // selfCheck compares a sample of what the Part's Op wrote with its source, if the Op is a Checker. Each run looks at other places.

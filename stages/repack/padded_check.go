@@ -22,9 +22,7 @@ func (p *padded) CheckWord(j *stages.Job, row, word int) error {
 	}
 	words := j.RowBytes / 4 * tileN / p.N // of a tile
 	tile, src := word/words, make([]byte, tileN*p.Bits/8)
-	for i := range src {
-		src[i] = s.tileByte(tile*tileN, row, i)
-	}
+	s.tile(src, tile*tileN, row)
 	return c.CheckWord(&stages.Job{
 		Dst: j.Row(row)[4*words*tile:][:4*words], Rows: 1, RowBytes: 4 * words, Stride: 4 * words, Scanned: j.Scanned, Warn: j.Warn,
 		Src: append([][]byte{src}, j.Src[s.inputs:]...), Inputs: j.Inputs,
@@ -80,24 +78,33 @@ func (p *Padding) member(c int) (input, column, columns int) {
 	return input, found, columns
 }
 
-// tileByte is byte i of the source that the tile at column at would have in one row by itself.
-func (s *paddedSources) tileByte(at, row, i int) byte {
-	fill := byte(s.Fill >> (8 * (i % 4)))
-	if s.Rows == 0 { // rows along the other axis
-		across := max(1, s.Columns)
-		line, unit := i/s.perRow, row*s.perRow+i%s.perRow
-		input, column, _ := s.member(at + line*across)
-		if input < 0 || unit >= s.units {
-			return fill
+// tile fills b with the source that the tile at column at would have in one row by itself.
+func (s *paddedSources) tile(b []byte, at, row int) {
+	if s.Rows == 0 { // every line of the source has columns of its own
+		across, unit := max(1, s.Columns), row*s.perRow
+		for c := 0; c < tileN; c += across {
+			input, column, _ := s.member(at + c)
+			s.put(b, c*s.Bits/8, s.perRow, input, column/across*s.units+unit, s.units-unit)
 		}
-		return s.job.Src[input][column/across*s.units+unit]
+		return
 	}
-	bits := s.Bits / s.Rows // of a column in a source row
-	line, bit := i/(tileN*bits/8), i%(tileN*bits/8)*8
-	input, column, columns := s.member(at + bit/bits)
-	unit := row*s.Rows + line
-	if input < 0 || unit >= s.units {
-		return fill
+	bits := s.Bits / s.Rows // of a column in a line
+	for c, size := 0, max(1, bits/8); c < tileN; c += 8 * size / bits {
+		input, column, columns := s.member(at + c)
+		for line := range s.Rows {
+			unit := row*s.Rows + line
+			s.put(b, (line*tileN+c)*bits/8, size, input, (unit*columns+column)*bits/8, size*max(0, s.units-unit))
+		}
 	}
-	return s.job.Src[input][(unit*columns+column)*bits/8+bit%bits/8]
+}
+
+// put fills size bytes of b, from at on, with those of an input from from on, of which there are has. The others, and all without an input, are
+// padding.
+func (s *paddedSources) put(b []byte, at, size, input, from, has int) {
+	for i := at; i < at+size; i++ {
+		b[i] = byte(s.Fill >> (8 * (i % 4)))
+	}
+	if n := min(size, has); input >= 0 && n > 0 {
+		copy(b[at:], s.job.Src[input][from:from+n])
+	}
 }
