@@ -23,7 +23,7 @@ func TestAgreesWithTheKernels(t *testing.T) {
 			if !ok {
 				t.Fatal(from, to)
 			}
-			size, all := from.Bits()/8, 1<<18
+			size, all := from.Bits()/8, 1<<16
 			if from.Bits() <= 16 {
 				all = 1 << from.Bits()
 			}
