@@ -44,7 +44,8 @@ func somewhere(n int) int {
 }
 
 const selfCheckAdvice = "the processor, its memory or a kernel of this program is wrong, or the file was written meanwhile: run again, also without " +
-	"vector instructions (COLDLOAD_CPU_DISABLE=avx2); if it comes back, report it as a bug of coldload, with this text; --no-self-check takes the result as it is"
+	"vector instructions (COLDLOAD_CPU_DISABLE=avx2); if it comes back, report it as a bug of coldload, with this text; " +
+	"--no-self-check takes the result as it is"
 
 // place names the Output that the Part's word belongs to, and where in it that is.
 func (r *run) place(row, word int) string {

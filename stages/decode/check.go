@@ -12,7 +12,8 @@ import (
 // The checks of the Ops use neither their kernels nor their tables: elements are decoded and rounded by internal/values, one by one, and codes
 // are found by the definition of their layout.
 
-// checkElements compares the elements that are in one word, or around it, of size bytes each, with those that element writes to out for the place in the row.
+// checkElements compares the elements that are in one word, or around it, of size bytes each, with those that element writes to out for the place
+// in the row.
 func checkElements(j *stages.Job, row, word, size int, element func(i int, out []byte)) error {
 	b := j.Row(row)
 	var out [8]byte

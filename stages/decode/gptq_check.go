@@ -42,8 +42,8 @@ func (op *gptqDequant) zeroOf(j *stages.Job, g, n int) int {
 	return (op.stored(n, func(bit int) uint32 { return word(bit/32) >> (bit % 32) & 1 }) + op.ZeroBias) & all
 }
 
-// stored is field i of those packed as codes are, one after the other or in planes, given the bits. Each 32 fields are a block of as many words as a field
-// has bits. Planes are the powers of two that a width is the sum of, and the largest has the low bits: of 3 bits 2 and 1.
+// stored is field i of those packed as codes are, one after the other or in planes, given the bits. Each 32 fields are a block of as many words as
+// a field has bits. Planes are the powers of two that a width is the sum of, and the largest has the low bits: of 3 bits 2 and 1.
 func (op *gptqDequant) stored(i int, bit func(at int) uint32) (field int) {
 	if !op.Planar {
 		for b := range op.Bits {

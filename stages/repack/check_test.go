@@ -71,7 +71,10 @@ func TestWrongKernelIsCaught(t *testing.T) {
 	if _, wrong := errors.AsType[*stages.MismatchError](err); !wrong || n != 1 {
 		t.Errorf("after %d parts: %v", n, err)
 	}
-	for _, says := range []string{"repack gptq 4-bit to marlin", "model.safetensors", "a.qweight", "self-check", "output joined.qweight, byte 10995", "input feature", "must be", "report it", "--no-self-check"} {
+	for _, says := range []string{
+		"repack gptq 4-bit to marlin", "model.safetensors", "a.qweight", "self-check", "output joined.qweight, byte 10995", "input feature", "must be",
+		"report it", "--no-self-check",
+	} {
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v does not say %q", err, says)
 		}
