@@ -45,8 +45,8 @@ func (ck *Checkpoint) verification(opt Options, noted bool) (*verification, erro
 			return nil, fmt.Errorf("%w: %s is not among the %d digests", ErrOptions, s.Name, len(opt.Digests))
 		}
 		if etag := ck.found.ETag(i); opt.Digests == nil && !noted && len(etag) != hex.EncodedLen(sha256.Size) {
-			return nil, fmt.Errorf("%w: the source cannot be verified: %s is not stored under its SHA-256, as the Hugging Face cache has large files; give digests",
-				ErrOptions, s.Name)
+			return nil, fmt.Errorf("%w: the source cannot be verified: %s is not stored under its SHA-256, as the Hugging Face cache has large files; "+
+				"give digests", ErrOptions, s.Name)
 		}
 	}
 	n := len(ck.found.Shards)

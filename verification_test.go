@@ -103,7 +103,8 @@ func verifyWays() map[string]coldload.Options {
 func wantMismatch(t *testing.T, err error, name, expected, found string) {
 	t.Helper()
 	data, ok := errors.AsType[*stages.DataError](err)
-	if !ok || data.File != name || !strings.Contains(data.Expected, expected) || data.Found != found || !strings.Contains(data.Problem, "is not the file") {
+	if !ok || data.File != name || !strings.Contains(data.Expected, expected) ||
+		data.Found != found || !strings.Contains(data.Problem, "is not the file") {
 		t.Errorf("error %v, want one of %s, expected %s, found %s", err, name, expected, found)
 	}
 }
@@ -232,7 +233,8 @@ func TestVerifyWhileLoading(t *testing.T) {
 		break
 	}
 	opt := coldload.Options{
-		VerifySource: true, Digests: wrong(digests, shards[len(shards)-1]), Source: src.watch, Include: []string{include}, Workers: coldload.Workers{Repack: 1},
+		VerifySource: true, Digests: wrong(digests, shards[len(shards)-1]), Source: src.watch, Include: []string{include},
+		Workers: coldload.Workers{Repack: 1},
 		Hashed: func(done, _ int64) {
 			if done <= st.Size() {
 				if src.fetched[0] != 0 {
@@ -307,7 +309,8 @@ func TestVerifyReplaced(t *testing.T) {
 	ck := openPath(t, path, coldload.Options{})
 	name := shardNames(digests)[1]
 	data, err := os.ReadFile(filepath.Join(path, name))
-	if err := errors.Join(err, os.WriteFile(filepath.Join(path, "new"), data, 0o600), os.Rename(filepath.Join(path, "new"), filepath.Join(path, name))); err != nil {
+	other := filepath.Join(path, "new")
+	if err := errors.Join(err, os.WriteFile(other, data, 0o600), os.Rename(other, filepath.Join(path, name))); err != nil {
 		t.Fatal(err)
 	}
 	_, err = ck.LoadAll(t.Context(), discard.New(), coldload.Options{VerifySource: true, Digests: digests})
@@ -385,7 +388,8 @@ func TestVerifyAlreadyPacked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(flip(filepath.Join(path, name), st.Size()-5000), os.Chtimes(filepath.Join(path, name), st.ModTime(), st.ModTime())); err != nil {
+	at := filepath.Join(path, name)
+	if err := errors.Join(flip(at, st.Size()-5000), os.Chtimes(at, st.ModTime(), st.ModTime())); err != nil {
 		t.Fatal(err)
 	}
 	found := digestsOf(t, path)[name]
@@ -395,7 +399,8 @@ func TestVerifyAlreadyPacked(t *testing.T) {
 		t.Error("it is said to be complete")
 	}
 	res, err = coldload.Pack(t.Context(), path, dir, noted, coldload.PackOptions{})
-	if !errors.Is(err, sinkfile.ErrTargetExists) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), found) || res.AlreadyComplete {
+	if !errors.Is(err, sinkfile.ErrTargetExists) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), found) ||
+		res.AlreadyComplete {
 		t.Errorf("error %v", err)
 	}
 }

@@ -29,7 +29,8 @@ func Insert(stage Processor, opt Options) *Inserted { return &Inserted{stage: st
 // from it.
 func (s *Inserted) Name() string {
 	name := s.stage.Name()
-	if slices.Contains([]string{Admission, Digest, Shards, VerifySource}, name) || slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
+	if slices.Contains([]string{Admission, Digest, Shards, VerifySource}, name) ||
+		slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
 		return name + " (inserted)"
 	}
 	return name

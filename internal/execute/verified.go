@@ -31,7 +31,8 @@ func NewVerified(shards int, order []int32, ahead int) *Verified {
 }
 
 // Admit returns when every Shard is verified that b reads, or with the cause when ctx ends. Whoever admits Batches calls it before each, in their
-// order, and calls End after the last. It waits for nobody but the one who verifies, who waits for no Batch that was asked for, and b holds no memory meanwhile.
+// order, and calls End after the last. It waits for nobody but the one who verifies, who waits for nobody while a Shard is asked for that was not
+// begun, and b holds no memory meanwhile.
 func (v *Verified) Admit(ctx context.Context, b *stages.Batch) error {
 	if v == nil {
 		return nil

@@ -245,7 +245,8 @@ func (j *judge) prelude() Verdict {
 func (j *judge) headers() Verdict {
 	const phase = "index"
 	if j.crowdedBefore() {
-		return j.before(CPU, phase, "threads waited "+seconds(j.PreludeDelayed)+" for a processor that other programs had: a quieter machine helps, more budget will not")
+		return j.before(CPU, phase,
+			"threads waited "+seconds(j.PreludeDelayed)+" for a processor that other programs had: a quieter machine helps, more budget will not")
 	}
 	if j.PreludeCPU.Seconds() < mostly*j.Prelude.Seconds() {
 		return j.before(Source, phase, "a faster or warmer place for the headers helps, more budget will not")

@@ -288,7 +288,8 @@ func TestJudge(t *testing.T) {
 			verifying(f, 0.2)
 			reading(f)
 			f.DeviceRead = 20e9
-		}, Source, "fetch", "bound by reading: 2.00 GB/s from the device, sda 97 % busy, CPU 20 %; a second device or a warmer cache helps, more workers will not"},
+		}, Source, "fetch", "bound by reading: 2.00 GB/s from the device, sda 97 % busy, CPU 20 %; " +
+			"a second device or a warmer cache helps, more workers will not"},
 		{"only hashing", func(f *Figures) {
 			verifying(f, 0.95)
 			set(f, "fetch", 0)
