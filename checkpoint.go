@@ -75,7 +75,7 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 		return unwrapRefusal(err)
 	}
 	ck.catalog = collector.Catalog
-	if ck.sums, err = newShardSums(collector.Files); err == nil {
+	if ck.sums, err = newShardSums(collector.Files, ck.opt.VerifySource); err == nil {
 		err = ck.readManifest()
 	}
 	if err != nil {

@@ -149,6 +149,7 @@ func (v *verification) hash(ctx context.Context, i int) (sum packed.Sum, err err
 			Advice: "load again when nothing writes to the checkpoint",
 		}
 	}
+	passBy(f)
 	sum, v.read[i], err = packed.HashReader(ctx, io.TeeReader(io.NewSectionReader(f, 0, s.Size), (*teller)(v)))
 	if err == nil && v.read[i] != s.Size {
 		err = errShortened()
@@ -194,9 +195,13 @@ type shardSum struct {
 	done bool
 }
 
-func newShardSums(files []*os.File) ([]shardSum, error) {
+// newShardSums is for the files that loads read. With verified they will be hashed too.
+func newShardSums(files []*os.File, verified bool) ([]shardSum, error) {
 	sums := make([]shardSum, len(files))
 	for i, f := range files {
+		if verified {
+			passBy(f)
+		}
 		st, err := f.Stat()
 		if err != nil {
 			return nil, err
