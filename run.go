@@ -120,7 +120,7 @@ func (ck *Checkpoint) wire(
 	}
 	err := pipeline.Recover("load", "stages", func() error {
 		f.before = readBy(ck.source)
-		f.verified = v.wire(f.run, p)
+		f.verified = v.wire(f.run, p) //nolint:contextcheck // it waits under the run's own context, which is made of ctx
 		f.connect(ctx, p, sink)
 		return nil
 	})

@@ -241,7 +241,7 @@ func (ck *Checkpoint) sourceSums() []packed.Sum {
 // alone verifies all Shards with nothing to load, and wants a folder that is complete already to have been made from them.
 func (v *verification) alone(ctx context.Context, dir string, opt Options, res *Result) error {
 	run := pipeline.New(ctx, opt.sideConfig())
-	v.wire(run, &plan.Plan{})
+	v.wire(run, &plan.Plan{}) //nolint:contextcheck // it waits under the run's own context, which is made of ctx
 	v.gate.End()
 	err := run.Wait()
 	res.takeFlow(run.Stats(), 0)
