@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/coldload/coldload/internal/execute"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/plan"
 	"github.com/coldload/coldload/sources/file"
@@ -23,6 +24,7 @@ type Checkpoint struct {
 	catalog *index.Catalog
 	packed  *packedFolder // nil unless coldload packed it
 	source  stages.Source
+	sums    []shardSum       // by Shard
 	budget  *pipeline.Budget // of all loads that name none of their own, together
 	closed  atomic.Bool
 }
@@ -73,7 +75,10 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 		return unwrapRefusal(err)
 	}
 	ck.catalog = collector.Catalog
-	if err := ck.readManifest(); err != nil {
+	if ck.sums, err = newShardSums(collector.Files, ck.opt.VerifySource); err == nil {
+		err = ck.readManifest()
+	}
+	if err != nil {
 		closeFiles(collector.Files)
 		return err
 	}
@@ -87,7 +92,7 @@ func (ck *Checkpoint) index(ctx context.Context, res *Result) error {
 func (ck *Checkpoint) readHeaders(ctx context.Context, found *discover.Checkpoint) (*index.Collector, *pipeline.Run) {
 	run := pipeline.New(ctx, ck.opt.indexConfig(found))
 	collector := &index.Collector{Checkpoint: found}
-	shards := pipeline.From(run, "shards", index.Shards(found), unnamed)
+	shards := pipeline.From(run, execute.Shards, index.Shards(found), unnamed)
 	headers := pipeline.Map(shards, index.Stage{Checkpoint: found}, pipeline.Workers(ck.opt.Workers.Index), pipeline.Measure(index.Work), pipeline.ItemSpans())
 	pipeline.Into(headers, collector, unnamed)
 	return collector, run

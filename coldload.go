@@ -79,14 +79,17 @@ type Options struct {
 	// NoSelfCheck leaves out the comparison of a sample of what was written with its source, which costs less than a hundredth of the
 	// processor time: see [stages.Checker].
 	NoSelfCheck bool
-	// VerifySource reads every Shard once before the load and compares its SHA-256: with Digests when there are any, else with the name under
-	// which the Hugging Face cache stores the file. A Shard that has neither is an ErrOptions for a load; a pack notes the hash in its
-	// manifest all the same.
+	// VerifySource compares the SHA-256 of every Shard: with Digests when there are any, else with the name under which the Hugging Face cache
+	// stores the file. A Shard that has neither is an ErrOptions for a load; a pack notes the hash in its manifest all the same. Shards are hashed
+	// beside the load, in the order in which it needs them and not far ahead, so that the page cache still holds what is loaded then. No Batch is
+	// read before every Shard that it is made of is verified, and the Sink commits when all are. Outputs hands on what is verified; a load of
+	// one module verifies the Shards that it reads. What a load from a Checkpoint has hashed, later ones do not hash again. Bytes, ReadInto, Float32,
+	// Int32 and Load of a Checkpoint verify nothing.
 	VerifySource bool
 	// Digests are what VerifySource compares with: the SHA-256 of every Shard in hex, by the Shard's name. See [ParseDigests].
 	Digests map[string]string
-	// Hashed is called while VerifySource reads, or the digests of a folder that was packed before are compared, with the bytes so far; from
-	// several goroutines at once.
+	// Hashed is called while VerifySource reads, beside Progress, or the digests of a folder that was packed before are compared, with the bytes
+	// so far; from several goroutines, one at a time for VerifySource.
 	Hashed func(done, total int64)
 	// Include and Exclude choose among the Outputs by their names, with the patterns of [path.Match]: made is what matches any of Include
 	// (everything when it is empty) and none of Exclude.

@@ -134,6 +134,10 @@ func (ck *Checkpoint) module(ctx context.Context, q plan.Request, opt Options) (
 }
 
 func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, sink *host.Sink, opt Options, res *Result) (*Module, error) {
+	v, err := ck.verification(opt, false)
+	if err != nil {
+		return nil, errors.Join(err, closeSink(sink))
+	}
 	p, err := res.planned(ctx, opt, func() (p *plan.Plan, err error) {
 		err = recovered(func() (err error) {
 			p, err = plan.MakeModule(ck.planInput(), opt.planOptions(nil), q)
@@ -144,7 +148,7 @@ func (ck *Checkpoint) runModule(ctx context.Context, q plan.Request, sink *host.
 	if err != nil {
 		return nil, errors.Join(notFound(err), closeSink(sink))
 	}
-	if err := ck.begin(ctx, p, sink, opt, res); err != nil {
+	if err := ck.begin(ctx, p, sink, opt, v, res); err != nil {
 		if mem := sink.Memory(); mem != nil { // it failed when all was done
 			err = errors.Join(err, mem.Close())
 		}

@@ -386,7 +386,12 @@ func TestAfterClose(t *testing.T) {
 type countingSink struct {
 	stages.Sink
 
-	closes int
+	commits, closes int
+}
+
+func (s *countingSink) Commit(ctx context.Context) error {
+	s.commits++
+	return s.Sink.Commit(ctx)
 }
 
 func (s *countingSink) Close() error {

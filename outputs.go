@@ -56,6 +56,10 @@ func (ck *Checkpoint) Outputs(ctx context.Context, opt Options) iter.Seq2[*Outpu
 
 // stream is the loop of Outputs; left says that the receiver left it.
 func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yield func(*Output, error) bool) (left bool, err error) {
+	v, err := ck.verification(opt, false)
+	if err != nil {
+		return false, err
+	}
 	p, err := ck.makePlan(ctx, nil, opt, res)
 	if err != nil {
 		return false, err
@@ -70,7 +74,7 @@ func (ck *Checkpoint) stream(ctx context.Context, opt Options, res *Result, yiel
 	if budget == ck.budget {
 		budget = pipeline.NewBudget(budget.Size())
 	}
-	f, err := ck.wire(ctx, p, out, opt, budget)
+	f, err := ck.wire(ctx, p, out, opt, v, budget)
 	if err != nil {
 		return false, err
 	}

@@ -77,7 +77,7 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	if ck.catalog.Len() == 0 {
 		return stages.Refuse(stages.Fault{Code: stages.CodeNotFound, File: ck.found.Dir, Problem: "the checkpoint has no tensors: there is nothing to pack"})
 	}
-	if err := file.Precheck(res.Dir, popt.Overwrite, ck.protected()); err != nil { // before a terabyte is hashed
+	if err := file.Precheck(res.Dir, popt.Overwrite, ck.protected()); err != nil { // before anything is read for it
 		return err
 	}
 	if ck.packed != nil {
@@ -86,7 +86,11 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 			return err
 		}
 	}
-	sources, err := ck.describeSources(ctx, opt, res.Result)
+	v, err := ck.verification(opt, true)
+	if err != nil {
+		return err
+	}
+	sources, err := ck.describeSources(ctx, opt)
 	if err != nil {
 		return err
 	}
@@ -98,8 +102,12 @@ func (ck *Checkpoint) pack(ctx context.Context, opt Options, popt PackOptions, r
 	if err != nil {
 		return err
 	}
-	opt.VerifySource, opt.Digests = false, nil // it is
-	err = ck.load(ctx, sink, opt, res.Result)
+	err = ck.loadVerified(ctx, sink, opt, v, res.Result)
+	if v != nil && errors.Is(err, file.ErrAlreadyDone) {
+		if other := v.alone(ctx, res.Dir, opt, res.Result); other != nil {
+			err = other
+		}
+	}
 	res.Notes = append(res.Notes, carried.notes...)
 	res.Resumed, res.Kept = sink.Resumed(), sink.Kept()
 	return err
@@ -125,9 +133,10 @@ func (ck *Checkpoint) packSink(opt Options, popt PackOptions, res *PackResult, s
 		return nil, err
 	}
 	key, err := json.Marshal(struct {
-		Files   []packed.File
-		Samples []packed.Sum
-	}{carried.list, sources.samples})
+		Files    []packed.File
+		Samples  []packed.Sum
+		Verified bool `json:",omitzero"` // what was not is not gone on with
+	}{carried.list, sources.samples, opt.VerifySource})
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +148,8 @@ func (ck *Checkpoint) packSink(opt Options, popt PackOptions, res *PackResult, s
 		Dir: res.Dir, Overwrite: popt.Overwrite, Protect: ck.protected(), Layout: cmp.Or(opt.Layout, stages.LayoutMarlin),
 		ShardSize: popt.ShardSize, PlainDigests: popt.PlainDigests,
 		Key: key, Origin: origin, Files: carried.files,
-		Manifest: packed.Manifest{Program: Version, Options: options, Sources: sources.list},
-		Note:     func(text string) { res.Notes = append(res.Notes, text) },
+		Manifest: packed.Manifest{Program: Version, Options: options, Sources: sources.list}, SourceSums: ck.sourceSums,
+		Note: func(text string) { res.Notes = append(res.Notes, text) },
 	}), nil
 }
 

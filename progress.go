@@ -67,7 +67,7 @@ func (w *progress) end() {
 // phases are the stages of the pipeline but for the source of Batches. The Batch that the Sink took last is not in its figures yet, but in
 // Written.
 func (w *progress) phases() []PhaseProgress {
-	stats := w.run.Stats()[1:]
+	stats := flowStats(w.run.Stats())[1:]
 	list := make([]PhaseProgress, len(stats))
 	for i, s := range stats {
 		list[i] = PhaseProgress{Name: s.Name, Bytes: s.BytesOut}

@@ -146,21 +146,29 @@ func (r *Result) takePlan(p *plan.Plan) {
 	r.Notes = p.Notes
 }
 
-// takeFlow keeps the figures of the main pipeline. Stages of the user's own follow the phases.
+// flowStats are the stages that Batches flow through, with what feeds them, of all stages of a load: the verification of the source is wired
+// before them.
+func flowStats(stats []pipeline.StageStats) []pipeline.StageStats {
+	from := slices.IndexFunc(stats, func(s pipeline.StageStats) bool { return s.Name == execute.Admission })
+	return stats[from:]
+}
+
+// takeFlow keeps the figures of the main pipeline. The verification of the source and stages of the user's own follow the phases.
 func (r *Result) takeFlow(stats []pipeline.StageStats, budgetPeak int64) {
 	r.BudgetPeak = budgetPeak
 	byName := map[string]stages.Phase{}
 	for p := stages.PhaseFetch; p <= stages.PhaseUpload; p++ {
 		byName[p.String()] = p
 	}
-	for i, s := range stats {
-		if i == 0 {
-			r.WaitBudget = s.WaitBudget // of the source of Batches
-			continue
-		}
-		if p, ok := byName[s.Name]; ok {
+	for _, s := range stats {
+		p, ok := byName[s.Name]
+		switch {
+		case s.Name == execute.Admission:
+			r.WaitBudget = s.WaitBudget
+		case s.Name == execute.Shards:
+		case ok:
 			r.Phases[p] = phaseOf(s)
-		} else {
+		default:
 			r.Phases = append(r.Phases, phaseOf(s))
 		}
 	}
@@ -187,13 +195,6 @@ func readBy(source stages.Source) Read {
 	}
 	st := s.Stats()
 	return Read{Mmap: st.MmapBytes, Pread: st.PreadBytes, Direct: st.DirectBytes}
-}
-
-// takeStage keeps the figures of a pipeline of one stage that is no phase: it follows the phases.
-func (r *Result) takeStage(stats []pipeline.StageStats) {
-	if n := len(stats); n > 0 {
-		r.Phases = append(r.Phases, phaseOf(stats[n-1]))
-	}
 }
 
 // takeWarnings keeps what the Ops found odd.

@@ -19,17 +19,23 @@ import (
 
 // load plans and runs one load into sink, which it closes.
 func (ck *Checkpoint) load(ctx context.Context, sink stages.Sink, opt Options, res *Result) error {
+	v, err := ck.verification(opt, false)
+	if err != nil {
+		return errors.Join(err, closeSink(sink))
+	}
+	return ck.loadVerified(ctx, sink, opt, v, res)
+}
+
+// loadVerified is load with a verification that was made before.
+func (ck *Checkpoint) loadVerified(ctx context.Context, sink stages.Sink, opt Options, v *verification, res *Result) error {
 	if opt.SharedBudget == nil {
 		opt.SharedBudget = ck.budget // opt is what it was opened with
 	}
 	p, err := ck.makePlan(ctx, sink, opt, res)
-	if err == nil && opt.VerifySource { // after the plan: what is refused need not be hashed
-		err = ck.verifySource(ctx, opt, res)
-	}
 	if err != nil {
 		return errors.Join(err, closeSink(sink))
 	}
-	return ck.begin(ctx, p, sink, opt, res)
+	return ck.begin(ctx, p, sink, opt, v, res)
 }
 
 // closeSink closes a sink that no Run has taken over.
@@ -46,7 +52,7 @@ func stagingOf(sink stages.Sink) func(stages.Slab) int64 {
 }
 
 // begin runs a Plan into sink, which it closes.
-func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, res *Result) error {
+func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, v *verification, res *Result) error {
 	err := pipeline.Recover(stages.PhaseUpload.String(), "begin", func() error {
 		if err := sink.Begin(ctx, p.Outputs); err != nil {
 			return err
@@ -60,7 +66,7 @@ func (ck *Checkpoint) begin(ctx context.Context, p *plan.Plan, sink stages.Sink,
 	if err != nil {
 		return errors.Join(err, closeSink(sink))
 	}
-	f, err := ck.wire(ctx, p, sink, opt, outside(ctx, opt.SharedBudget))
+	f, err := ck.wire(ctx, p, sink, opt, v, outside(ctx, opt.SharedBudget))
 	if err != nil {
 		return err
 	}
@@ -105,9 +111,11 @@ func (f *flow) end(res *Result) error {
 	return err
 }
 
-// wire connects the stages of a load that charges budget into a sink that was begun. Nothing runs yet. On error, when the user's own stage or
-// source panics as it is asked its name or pace, or who is told of the progress, the sink is closed.
-func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, budget *pipeline.Budget) (*flow, error) {
+// wire connects the stages of a load that charges budget into a sink that was begun, and v beside them. Nothing runs yet. On error, when the
+// user's own stage or source panics as it is asked its name or pace, or who is told of the progress, the sink is closed.
+func (ck *Checkpoint) wire(
+	ctx context.Context, p *plan.Plan, sink stages.Sink, opt Options, v *verification, budget *pipeline.Budget,
+) (*flow, error) {
 	ctx = charging(ctx, budget)
 	f := &flow{opt: opt, budget: budget, source: ck.source, warnings: execute.NewWarnings(0), run: pipeline.New(ctx, opt.pipelineConfig())}
 	f.exec = execute.Options{
@@ -115,6 +123,7 @@ func (ck *Checkpoint) wire(ctx context.Context, p *plan.Plan, sink stages.Sink, 
 	}
 	err := pipeline.Recover("load", "stages", func() error {
 		f.before = readBy(ck.source)
+		f.verified = v.wire(f.run, p) //nolint:contextcheck // it waits under the run's own context, which is made of ctx
 		f.connect(ctx, p, sink)
 		f.progress.tell(0)
 		return nil
@@ -132,7 +141,7 @@ func (f *flow) connect(ctx context.Context, p *plan.Plan, sink stages.Sink) {
 	workers := fetchers(ctx, f.source, opt)
 	// Some Batches wait admitted: the goroutine that makes them has to wait for a processor, while all of them repack, and the disk would too.
 	//nolint:contextcheck // the feed waits under the run's own context, which is made of ctx
-	f.stream = pipeline.From(f.run, execute.Admission, batches(f.run, p, f.source, sink, f.budget.Size(), f.exec.Scans, &f.spare),
+	f.stream = pipeline.From(f.run, execute.Admission, f.batches(p, sink),
 		pipeline.Charge(f.budget, (*stages.Batch).Cost), pipeline.Buffer(workers/2),
 		pipeline.Purposes(stages.PhaseFetch.String(), "staging", func(b *stages.Batch) int64 { return b.Staging }), unnamed)
 	f.fetch(f.source, sink, workers)
@@ -165,16 +174,18 @@ func fetchers(ctx context.Context, source stages.Source, opt Options) int {
 }
 
 // batches makes the Batches of a Plan one by one, with what source and sink hold for each beside the bytes asked for. One that needs what
-// scans find comes when they are over: it waits here, where it holds nothing. Spare ones
-// that scans can do without are passed over; spare counts the bytes of the others.
-func batches(
-	run *pipeline.Run, p *plan.Plan, source stages.Source, sink stages.Sink, budget int64, scans *execute.Scans, spare *atomic.Int64,
-) iter.Seq2[*stages.Batch, error] {
-	staging := stagingOf(sink)
-	padder, padded := source.(stages.Padder)
+// scans find comes when they are over, and one that reads a Shard which is to be verified when it is: both wait here, where they hold nothing.
+// Spare ones that scans can do without are passed over; spare counts the bytes of the others.
+func (f *flow) batches(p *plan.Plan, sink stages.Sink) iter.Seq2[*stages.Batch, error] {
+	staging, budget := stagingOf(sink), f.budget.Size()
+	padder, padded := f.source.(stages.Padder)
 	return func(yield func(*stages.Batch, error) bool) {
+		defer f.verified.End()
 		for b := range p.Batches() {
-			needed, err := scans.Admit(run.Context(), b)
+			needed, err := f.exec.Scans.Admit(f.run.Context(), b)
+			if err == nil && needed {
+				err = f.verified.Admit(f.run.Context(), b)
+			}
 			if err == nil {
 				b.Staging, err = plan.StagingOf(b, staging)
 			}
@@ -186,7 +197,7 @@ func batches(
 				continue
 			}
 			if b.Spare {
-				spare.Add(b.InBytes)
+				f.spare.Add(b.InBytes)
 			}
 			if padded {
 				// The plan has made sure of the rest only: padding that does not fit is not worth a refusal.
@@ -209,6 +220,7 @@ type flow struct {
 	run      *pipeline.Run
 	stream   pipeline.Stream[*stages.Batch]
 	warnings *execute.Warnings
+	verified *execute.Verified // nil when nothing is verified
 	progress *progress
 	spare    atomic.Int64 // bytes that scans could not do without, beyond what the plan said
 	back     func()       // gives back what the source lent

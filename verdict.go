@@ -124,9 +124,6 @@ func (r *Result) figures(opt Options) verdict.Figures {
 		WaitBudget: r.WaitBudget, Budget: opt.Budget, Packed: m.packed, Packing: m.packing,
 	}
 	for i, p := range r.Phases {
-		if p.Name == execute.VerifySource && p.Last.Before(m.begun) {
-			f.Hash, f.HashBusy = p.Last.Sub(p.First), p.Busy
-		}
 		kind, ok := kindOf(stages.Phase(i), p.Name)
 		if !ok || p.First.Before(m.begun) { // not of the flow, or never begun
 			continue
@@ -138,11 +135,13 @@ func (r *Result) figures(opt Options) verdict.Figures {
 	return f
 }
 
-// kindOf says what a phase of the flow waits for; what hashes, and stages of the user's, follow the standard ones.
+// kindOf says what a phase of the flow waits for; what verifies and hashes, and stages of the user's, follow the standard ones.
 func kindOf(p stages.Phase, name string) (kind verdict.Kind, ok bool) {
 	switch {
 	case name == execute.Digest:
 		return verdict.Computes, true
+	case name == execute.VerifySource:
+		return verdict.Verifies, true
 	case int(p) >= len(stages.Phases()):
 		return verdict.Inserted, true
 	case p == stages.PhaseFetch:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/coldload/coldload/internal/usage"
+	"github.com/coldload/coldload/internal/verdict"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -33,20 +34,18 @@ func TestCopySpeedIsTold(t *testing.T) {
 	}
 }
 
-// A phase of before the first Batch, as hashing what is packed, is not of the flow.
+// A phase of before the first Batch is not of the flow; hashing the source beside it is.
 func TestFlowPhases(t *testing.T) {
 	t.Parallel()
 	r := newJudgedResult()
 	r.meter.begun = r.start.Add(time.Second)
 	r.Phases[stages.PhaseFetch].First = r.meter.begun
-	r.Phases = append(r.Phases, Phase{Name: "verify source", First: r.start, Last: r.start.Add(time.Millisecond), Busy: 2 * time.Millisecond},
-		Phase{Name: "mine", First: r.meter.begun})
+	r.Phases = append(r.Phases, Phase{Name: "earlier", First: r.start, Last: r.start.Add(time.Millisecond), Busy: 2 * time.Millisecond},
+		Phase{Name: "verify source", First: r.meter.begun}, Phase{Name: "mine", First: r.meter.begun})
 	r.meter.flowed.DeviceRead, r.meter.flowed.DeviceWritten = 3, 5
 	f := r.figures(Options{})
-	if f.Hash != time.Millisecond || f.HashBusy != 2*time.Millisecond {
-		t.Errorf("the source was hashed for %v, %v", f.Hash, f.HashBusy)
-	}
-	if f.DeviceRead != 3 || f.DeviceWritten != 5 || len(f.Phases) != 2 || f.Phases[0].Name != "fetch" || f.Phases[1].Name != "mine" {
+	if f.DeviceRead != 3 || f.DeviceWritten != 5 || len(f.Phases) != 3 || f.Phases[0].Name != "fetch" || f.Phases[1].Name != "verify source" ||
+		f.Phases[1].Kind != verdict.Verifies || f.Phases[2].Name != "mine" {
 		t.Errorf("%+v", f.Phases)
 	}
 }

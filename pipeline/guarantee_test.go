@@ -417,6 +417,40 @@ func TestNoCommitAfterParentCancelled(t *testing.T) {
 	})
 }
 
+// TestSinkWithoutCommit runs a chain that makes nothing final beside one that does, which commits when both are over.
+func TestSinkWithoutCommit(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var l ledger
+			written := 0
+			beside := sink[*item]{write: func(context.Context, *item) error {
+				time.Sleep(time.Minute) // the other chain is over long before
+				if written++; fails && written == 3 {
+					return errBoom
+				}
+				return nil
+			}}
+			var out sink[*item]
+			r := pipeline.New(t.Context(), pipeline.Config{})
+			pipeline.Into(pipeline.From(r, "beside", l.source(3)), &beside, pipeline.NoCommit())
+			pipeline.Into(pipeline.From(r, "source", l.source(3)), &out)
+			if err := r.Wait(); errors.Is(err, errBoom) != fails || !fails && err != nil {
+				t.Errorf("error %v", err)
+			}
+			beside.check(t, 0)
+			want := 1
+			if fails {
+				want = 0
+			}
+			out.check(t, want)
+			if s := r.Stats()[1]; s.Commit != 0 || s.Items != int64(written) && !fails {
+				t.Errorf("%+v", s)
+			}
+			l.check(t)
+		})
+	}
+}
+
 // TestCommittedIsSuccess cancels during Commit, whose result then decides.
 func TestCommittedIsSuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -540,6 +574,9 @@ func TestWiringFaults(t *testing.T) {
 		}},
 		"purposes without charge": {"without Charge", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(pipeline.Map(st, id, pipeline.Purposes("a", "b", costOf)), out)
+		}},
+		"no commit of a stage": {"only for Into", func(st pipeline.Stream[*item], id pipeline.Stage[*item, *item], out *sink[*item]) {
+			pipeline.Into(pipeline.Map(st, id, pipeline.NoCommit()), out)
 		}},
 		"ordered into": {"one worker only", func(st pipeline.Stream[*item], _ pipeline.Stage[*item, *item], out *sink[*item]) {
 			pipeline.Into(st, out, pipeline.Ordered(), pipeline.Workers(2))

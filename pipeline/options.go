@@ -103,6 +103,7 @@ type options struct {
 	purpose   string
 	part      any // func(T) int64
 	partFor   string
+	noCommit  bool
 }
 
 func resolve(opts []Option) options {
@@ -147,6 +148,9 @@ func Purposes[T any](purpose, partFor string, part func(T) int64) Option {
 // SpanName names the span of the stage, whatever [Config].SpanName says; empty means none. The Commit of a sink keeps its
 // own.
 func SpanName(name string) Option { return func(o *options) { o.spanName = &name } }
+
+// NoCommit is for an [Into] whose sink makes nothing that could become final: its Commit is not called, and nothing is told of it.
+func NoCommit() Option { return func(o *options) { o.noCommit = true } }
 
 // Measure sets what an item adds to the [StageStats] of the stage: an item that the stage produced, or, for [Into],
 // one that was written and is not released yet. Without it each item counts as one and no bytes. f is called by

@@ -84,7 +84,8 @@ func (r *Run) Start() {
 //
 // The result is nil only if every sink has committed and closed without error. Otherwise it is the first cause: a
 // [StageError], a [PanicError], an [ErrWiring], or the cause of the end of the context given to [New]. Once a sink has
-// committed, the end of that context does no harm to it; with several sinks it can still stop the next one's Commit.
+// committed, the end of that context does no harm to it; with several sinks, which commit in the order of their wiring, it can still stop the next
+// one's Commit.
 func (r *Run) Wait() error {
 	r.Start()
 	return r.last.Wait()
@@ -158,6 +159,9 @@ func (r *Run) commit() error {
 	for _, s := range r.sinks {
 		if cause := context.Cause(r.ctx); cause != nil {
 			return cause
+		}
+		if s.opts.noCommit {
+			continue
 		}
 		if err := s.timedCommit(s.commit); err != nil {
 			_ = r.fail(s.node, err)

@@ -34,7 +34,7 @@ type Sink[T any] interface {
 	Write(ctx context.Context, item T) error
 
 	// Commit makes the result final. It is called at most once, and only when every Write of every sink of the Run
-	// has succeeded and nothing has cancelled the run.
+	// has succeeded and nothing has cancelled the run; never with [NoCommit].
 	Commit(ctx context.Context) error
 
 	// Close frees what the sink holds. It is called always and exactly once, after every stage of the Run has

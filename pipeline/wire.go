@@ -17,6 +17,7 @@ func From[T any](r *Run, name string, src iter.Seq2[T, error], opts ...Option) S
 	if n.opts.workers > 1 {
 		n.fault("Workers(%d): a source has one goroutine", n.opts.workers)
 	}
+	n.commitsNothing()
 	t := tollOf[T](n, nil)
 	measure := measureOf[T](n)
 	n.budgets = charges(nil, n)
@@ -85,7 +86,7 @@ func FlatMap[In, Out any](s Stream[In], st Expander[In, Out], opts ...Option) St
 }
 
 // Into ends the chain of s in sink, which the Run owns from here on: Wait closes it. An error from sink ends the run.
-// Of the options, Workers, Measure and ItemSpans are for Into. With one worker, items are written in the order of s.
+// Of the options, Workers, Measure, ItemSpans and NoCommit are for Into. With one worker, items are written in the order of s.
 func Into[T any](s Stream[T], sink Sink[T], opts ...Option) {
 	n := s.run.register(sink.Name(), opts)
 	n.sink = n.name
@@ -122,6 +123,7 @@ func Into[T any](s Stream[T], sink Sink[T], opts ...Option) {
 func transform[In, Out any](
 	s Stream[In], n *node, t toll[In], do func(context.Context, *worker[In], *outlet[Out]) error,
 ) Stream[Out] {
+	n.commitsNothing()
 	measure := measureOf[Out](n)
 	n.budgets = charges(s.edge, n)
 	out := newStream[Out](n, n.budgets)
@@ -143,6 +145,13 @@ func consume[In any](s Stream[In], n *node, t toll[In], step func(*worker[In]) f
 		w.step = step(w)
 		return w.serve
 	})
+}
+
+// commitsNothing refuses NoCommit where nothing commits.
+func (n *node) commitsNothing() {
+	if n.opts.noCommit {
+		n.fault("NoCommit: only for Into")
+	}
 }
 
 // launch has the start of the Run start the workers of the stage, each with what body returns for it.

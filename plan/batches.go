@@ -196,6 +196,20 @@ func (p *Plan) Skip(done func(stages.Slab) bool, budget int64) *Plan {
 	return &rest
 }
 
+// Shards are those in which Slabs begin, and the tensors of scans, in the order in which Batches come to them.
+func (p *Plan) Shards() []int32 {
+	var list []int32
+	seen := map[int32]bool{}
+	for i, u := range p.units {
+		if i > 0 && u.shard == p.units[i-1].shard || seen[u.shard] {
+			continue
+		}
+		seen[u.shard] = true
+		list = append(list, u.shard)
+	}
+	return list
+}
+
 // BatchCount is the number of Batches.
 func (p *Plan) BatchCount() int { return len(p.ends) }
 

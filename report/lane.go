@@ -13,7 +13,7 @@ import (
 // Sources of pipelines, which are stages too.
 const (
 	admission = execute.Admission
-	shards    = "shards" // of those that read headers and hash files
+	shards    = execute.Shards // of those that read headers and hash files
 )
 
 // laneKey is one worker of one stage, drawn as one line through time.
@@ -51,9 +51,9 @@ func inFlow(e pipeline.Event) bool {
 }
 
 // early are the stages before the plan that are no phases.
-var early = []string{shards, "index (collect)", "commit (index)", execute.VerifySource, "commit (" + execute.VerifySource + ")", execute.SampleSource, "commit (" + execute.SampleSource + ")"}
+var early = []string{shards, "index (collect)", "commit (index)", execute.SampleSource}
 
-// stageRank orders lanes as bytes meet them: the phases, admission before fetch, and what is not known before upload.
+// stageRank orders lanes as bytes meet them: the phases, verification and admission before fetch, and what is not known before upload.
 func stageRank(stage string) int {
 	for _, p := range stages.Phases() {
 		if p.String() == stage {
@@ -63,7 +63,10 @@ func stageRank(stage string) int {
 	if i := slices.Index(early, stage); i >= 0 {
 		return 10*int(stages.PhaseIndex) + 1 + i
 	}
-	if stage == admission {
+	switch stage {
+	case execute.VerifySource:
+		return 10*int(stages.PhaseFetch) - 2
+	case admission:
 		return 10*int(stages.PhaseFetch) - 1
 	}
 	return 10*int(stages.PhaseUpload) - 1

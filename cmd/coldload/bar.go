@@ -20,6 +20,9 @@ const (
 	barWindow = 5 * time.Second
 )
 
+// verifying is what the phase table calls the hashing of the source.
+const verifying = "verify source"
+
 // bar says on stderr how far a command is: bytes, rate, and the time to the very end, and the same of each phase that moves. On a terminal
 // it redraws its lines in place and leaves none behind; elsewhere it writes a line every few seconds. It is never at 100 %: when the last
 // byte is written it names what is left to do, and when that is done it is gone.
@@ -33,6 +36,7 @@ type bar struct {
 
 	mu     sync.Mutex // guards all below, and doing
 	whole  track
+	beside track // what goes on beside the load; of no bytes when nothing does
 	phases []*track
 	began  time.Time // when the first byte was about to move
 	ended  time.Time // when every byte was written
@@ -87,12 +91,16 @@ func (b *bar) load(p coldload.Progress) {
 	}
 }
 
-// step takes the progress of something that comes before, under its own name.
-func (b *bar) step(doing string) func(done, total int64) {
+// step takes the progress of something that comes before, under its own name, or that goes on beside the load, as a line like those of the phases.
+func (b *bar) step(doing, phase string) func(done, total int64) {
 	main := b.doing
 	return func(done, total int64) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
+		if b.phases != nil {
+			b.beside.name, b.beside.done, b.beside.total = phase, done, total
+			return
+		}
 		b.doing, b.whole.done, b.whole.total = doing, done, total
 		if done == total {
 			b.doing, b.whole = main, track{}
@@ -192,7 +200,7 @@ func (b *bar) draw(now time.Time, width int) string {
 func (b *bar) logLine(now time.Time) string {
 	line := b.headline(now, 0)
 	var moving []string
-	for _, p := range b.phases {
+	for _, p := range b.tracks() {
 		if p.done > 0 && b.whole.done < b.whole.total {
 			moving = append(moving, p.name+" "+report.Bytes(p.done))
 		}
@@ -215,7 +223,11 @@ func (b *bar) headline(now time.Time, width int) string {
 		if b.ended.IsZero() {
 			b.ended = now
 		}
-		return fmt.Sprintf("%s: all %s written, %s, %s", b.doing, report.Bytes(w.total), b.last, report.Duration(now.Sub(b.ended)))
+		last := b.last
+		if b.beside.done < b.beside.total {
+			last = b.beside.name + " " + b.beside.amount()
+		}
+		return fmt.Sprintf("%s: all %s written, %s, %s", b.doing, report.Bytes(w.total), last, report.Duration(now.Sub(b.ended)))
 	}
 	// Down to a whole per cent that is below 100: what is not done does not look done.
 	percent := min(99, int(float64(w.done)/float64(w.total)*100))
@@ -233,14 +245,17 @@ func (b *bar) headline(now time.Time, width int) string {
 	return line
 }
 
+// tracks are what goes on beside the load, and the phases.
+func (b *bar) tracks() []*track { return append([]*track{&b.beside}, b.phases...) }
+
 // phaseLines are the phases that have put something out, lined up.
 func (b *bar) phaseLines(now time.Time) (lines []string) {
 	names, amounts := 0, 0
-	for _, p := range b.phases {
+	for _, p := range b.tracks() {
 		p.sample(b.began, now)
 		names, amounts = max(names, utf8.RuneCountInString(p.name)), max(amounts, utf8.RuneCountInString(p.amount()))
 	}
-	for _, p := range b.phases {
+	for _, p := range b.tracks() {
 		if p.done == 0 {
 			continue
 		}

@@ -142,7 +142,7 @@ func TestBarStep(t *testing.T) {
 	t.Parallel()
 	start := time.Unix(1000, 0)
 	b := &bar{doing: "packing", start: start, began: start}
-	hashed := b.step("reading the source for its hashes")
+	hashed := b.step("reading the source for its hashes", verifying)
 	hashed(1e9, 4e9)
 	if got, want := b.headline(start.Add(time.Second), 0), "reading the source for its hashes: 1.00 GB of 4.00 GB, 25 %, 1.00 GB/s, 3 s left"; got != want {
 		t.Errorf("%q, want %q", got, want)
@@ -150,6 +150,32 @@ func TestBarStep(t *testing.T) {
 	hashed(4e9, 4e9)
 	if got, want := b.headline(start.Add(2*time.Second), 0), "packing: reading headers and planning, 2.00 s"; got != want || len(b.whole.samples) > 0 {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// What goes on beside the load has a line, and is named when all the rest is done.
+func TestBarBeside(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	b := &bar{doing: "loading", last: "committing", start: start, began: start}
+	hashed := b.step("reading the source for its hashes", verifying)
+	b.load(moved(0))
+	hashed(1e9, 10e9)
+	now := start.Add(time.Second)
+	if got := b.draw(now, 100); !strings.Contains(got, "loading: 0 B of ") || !strings.Contains(got, "\n  verify source  1.00 GB of 10.0 GB") {
+		t.Errorf("%q", got)
+	}
+	if got := b.logLine(now); !strings.Contains(got, "(verify source 1.00 GB)") {
+		t.Errorf("%q", got)
+	}
+	hashed(9e9, 10e9)
+	b.load(moved(b.whole.total))
+	if got := b.headline(now, 0); !strings.Contains(got, " written, verify source 9.00 GB of 10.0 GB, ") {
+		t.Errorf("%q", got)
+	}
+	hashed(10e9, 10e9)
+	if got := b.headline(now, 0); !strings.Contains(got, " written, committing, ") {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -106,7 +106,8 @@ func (f *planFlags) AddFlags(fs *pflag.FlagSet) {
 
 // addRunFlags is for the commands that have Batches.
 func (f *planFlags) addRunFlags(fs *pflag.FlagSet) {
-	fs.BoolVar(&f.verifySource, "verify-source", false, "read every shard in full first, for its sha256; those of the Hugging Face cache must have theirs")
+	fs.BoolVar(&f.verifySource, "verify-source", false,
+		"hash every shard while it is loaded, and use none before its sha256 is right; those of the Hugging Face cache must have theirs")
 	fs.StringVar(&f.digests, "digests", "", "`FILE` of sha256sum, with the digests that --verify-source wants the shards to have; implies it")
 	fs.BoolVar(&f.noSelfCheck, "no-self-check", false, "do not compare a sample of the result with its source, which costs less than a hundredth of the processor time")
 	fs.BoolVar(&f.traceBatches, "trace-batches", false, "also a span for each batch in each phase, linked along its way; for an exporter of traces (--trace has every step anyway)")

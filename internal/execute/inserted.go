@@ -29,7 +29,8 @@ func Insert(stage Processor, opt Options) *Inserted { return &Inserted{stage: st
 // from it.
 func (s *Inserted) Name() string {
 	name := s.stage.Name()
-	if name == Admission || name == Digest || slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
+	if slices.Contains([]string{Admission, Digest, Shards, VerifySource}, name) ||
+		slices.ContainsFunc(stages.Phases(), func(p stages.Phase) bool { return p.String() == name }) {
 		return name + " (inserted)"
 	}
 	return name
@@ -38,7 +39,10 @@ func (s *Inserted) Name() string {
 // Admission is what feeds the flow: it builds the Batches and waits until the budget has room for each.
 const Admission = "batches"
 
-// The stages of a pack that read the source before the load: every byte of it for its hash, or headers and samples.
+// Shards is what feeds the pipelines whose items are Shards.
+const Shards = "shards"
+
+// The stages that read Shards beside those that load: every byte of each for its hash, during a load, and before a pack its header and samples.
 const (
 	VerifySource = "verify source"
 	SampleSource = "sample source"

@@ -45,6 +45,8 @@ func (j *judge) processorAdvice(p *Phase) string {
 		return "other programs take the rest: a quieter machine helps, more workers will not"
 	case j.Processors > 0 && j.CPUs < float64(j.Processors):
 		return fmt.Sprintf("only %s of %d processors may be used: more of them (GOMAXPROCS, CPU affinity) help", decimal(j.CPUs), j.Processors)
+	case p.Kind == Verifies:
+		return "more processors help, or a source that need not be verified; a faster disk will not"
 	case p.Kind == Inserted:
 		return "a cheaper stage " + p.Name + " or more processors help, a faster disk will not"
 	case j.Generic && p.Kind == Computes:
@@ -103,9 +105,9 @@ func (j *judge) toDevice() bool {
 	return j.upload != nil && j.DeviceWritten > 0 && float64(j.DeviceWritten) >= mostly*float64(j.upload.BytesOut)
 }
 
-// fromDevice: most of what was read came from a device.
+// fromDevice: most of what was fetched came from a device. What was verified came first.
 func (j *judge) fromDevice() bool {
-	return j.DeviceRead >= 0 && float64(j.DeviceRead) >= mostly*float64(j.fetch.BytesIn)
+	return j.DeviceRead >= 0 && float64(j.DeviceRead-j.verified()) >= mostly*float64(j.fetch.BytesIn)
 }
 
 // fromMemory: the checkpoint lies on a device, and most of what was read did not come from there: the page cache had it. Such reading is

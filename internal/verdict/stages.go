@@ -8,9 +8,12 @@ func (j *judge) slowest() Verdict {
 	if j.fromMemory() {
 		read, work = 0, j.busiest(Fetches, Computes, Inserted)
 	}
-	switch most := max(read, write, j.used(work)); {
+	verify := j.used(j.verify)
+	switch most := max(read, write, verify, j.used(work)); {
 	case most < busy && j.budgetWaits():
 		return j.budget()
+	case j.verify != nil && verify == most:
+		return j.verifying()
 	case write == most:
 		return j.sink()
 	case read == most:
@@ -38,6 +41,21 @@ func (j *judge) budget() Verdict {
 	return verdict(Budget, j.fetch.Name, "bound by the budget: "+list(
 		"Batches waited "+percent(min(1, j.WaitBudget.Seconds()/j.window.Seconds()))+" of the time for room in it",
 		fmt.Sprintf("%s of %d fetchers had one to read", decimal(j.used(j.fetch)*float64(j.fetch.Workers)), j.fetch.Workers), j.cpu()), advice)
+}
+
+// verifying is for a load that waited for the hashes of its source: for reading it, unless they took the processors.
+func (j *judge) verifying() Verdict {
+	p := j.verify
+	by, advice := CPU, "more and smaller shards help, since each is hashed by one worker, or a source that need not be verified; a faster disk will not"
+	if j.CPU.Seconds() < mostly*p.Busy.Seconds() {
+		by, advice = Source, "a faster disk or a warmer cache helps, or a source that need not be verified; more workers will not"
+	}
+	hedge := ""
+	if j.used(p) < busy {
+		hedge = "mostly "
+	}
+	return verdict(by, p.Name, hedge+"bound by hashing the source: "+list(
+		gigabytes(float64(p.BytesIn)/j.window.Seconds()), workers(p)+" busy "+percent(j.used(p))+" of the time", j.cpu(), j.device(j.From)), advice)
 }
 
 // source is for a load that waited for reading.

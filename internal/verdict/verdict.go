@@ -46,10 +46,8 @@ type Figures struct {
 	Commit  time.Duration
 	// Index is how long headers were read in Prelude.
 	Index time.Duration
-	// Hash is how long a pack read and hashed its source in Prelude, and HashBusy how long its workers were busy with it, summed over them.
-	Hash, HashBusy time.Duration
 
-	Phases []Phase // of the flow in its order, from fetch to upload
+	Phases []Phase // of the flow in its order, from what verifies the source and fetch to upload
 
 	CPU        time.Duration // of the process in Flow, user and system; Unknown
 	System     time.Duration // what of CPU the system had; Unknown
@@ -91,6 +89,7 @@ type Kind int
 // The kinds of phases.
 const (
 	Fetches  Kind = iota // for the source
+	Verifies             // for the source too, ahead of Fetches, and then it computes
 	Computes             // for nothing
 	Inserted             // unknown: a stage of the user's
 	Uploads              // for the sink
@@ -126,7 +125,7 @@ func Judge(f Figures) Verdict {
 	switch {
 	case f.Total < shortest:
 		return plain("too short to judge: " + milliseconds(f.Total) + "; times of less than " + milliseconds(shortest) + " are mostly beginning and end")
-	case j.fetch == nil || j.fetch.BytesIn == 0:
+	case j.fetch == nil || j.fetch.BytesIn == 0 && j.verified() == 0:
 		return plain("nothing was read: there is nothing to judge")
 	case f.Prelude.Seconds() >= mostly*f.Total.Seconds():
 		return j.prelude()
@@ -145,6 +144,7 @@ type judge struct {
 	Figures
 
 	fetch, upload *Phase
+	verify        *Phase        // nil when the source was not verified
 	window        time.Duration // Flow without Commit: when the phases could work
 	cpuShare      float64       // of the processors that the process may use, in Flow; 0 when unknown
 }
@@ -155,6 +155,8 @@ func newJudge(f Figures) *judge {
 		switch p := &f.Phases[i]; p.Kind {
 		case Fetches:
 			j.fetch = p
+		case Verifies:
+			j.verify = p
 		case Uploads:
 			j.upload = p
 		case Computes, Inserted:
@@ -179,6 +181,14 @@ func (j *judge) used(p *Phase) float64 {
 		return 0
 	}
 	return j.share(p, p.Busy)
+}
+
+// verified is how many bytes were hashed to verify the source.
+func (j *judge) verified() int64 {
+	if j.verify == nil {
+		return 0
+	}
+	return j.verify.BytesIn
 }
 
 // throttled: a quota took a fifth of what the processors could have done.
@@ -223,43 +233,30 @@ func (j *judge) busiest(kinds ...Kind) (most *Phase) {
 	return most
 }
 
-// prelude is for a load that spent most of its time before the first byte: it asks what of headers, planning and hashing took longest.
+// prelude is for a load that spent most of its time before the first byte: it asks which of headers and planning took longer.
 func (j *judge) prelude() Verdict {
-	planning := j.Prelude - j.Index - j.Hash
-	switch {
-	case j.Hash > 0 && j.Hash >= max(j.Index, planning):
-		return j.hashing()
-	case j.Index >= planning:
+	if j.Index >= j.Prelude-j.Index {
 		return j.headers()
-	default:
-		return j.before(CPU, "plan", "headers and planning", "fewer or larger tensors help, a faster disk or more workers will not")
 	}
-}
-
-// hashing is for a pack that spent its time on the hashes of its source.
-func (j *judge) hashing() Verdict {
-	const phase, what = "verify source", "hashing the source"
-	if j.PreludeCPU.Seconds() < mostly*j.HashBusy.Seconds() {
-		return j.before(Source, phase, what, "a faster disk or a warmer cache helps, or a pack that does not verify its source; more budget will not")
-	}
-	return j.before(CPU, phase, what, "more processors help, or a pack that does not verify its source; a faster disk will not")
+	return j.before(CPU, "plan", "fewer or larger tensors help, a faster disk or more workers will not")
 }
 
 // headers is for a load that spent its time reading them.
 func (j *judge) headers() Verdict {
-	const phase, what = "index", "headers and planning"
+	const phase = "index"
 	if j.crowdedBefore() {
-		return j.before(CPU, phase, what, "threads waited "+seconds(j.PreludeDelayed)+" for a processor that other programs had: a quieter machine helps, more budget will not")
+		return j.before(CPU, phase,
+			"threads waited "+seconds(j.PreludeDelayed)+" for a processor that other programs had: a quieter machine helps, more budget will not")
 	}
 	if j.PreludeCPU.Seconds() < mostly*j.Prelude.Seconds() {
-		return j.before(Source, phase, what, "a faster or warmer place for the headers helps, more budget will not")
+		return j.before(Source, phase, "a faster or warmer place for the headers helps, more budget will not")
 	}
-	return j.before(CPU, phase, what, "fewer or larger tensors help, a faster disk or more workers will not")
+	return j.before(CPU, phase, "fewer or larger tensors help, a faster disk or more workers will not")
 }
 
 // before says what held up the first byte; what limited that is not known when processor time is not.
-func (j *judge) before(by, phase, what, advice string) Verdict {
-	sentence := "bound by " + what + ": " + seconds(j.Prelude) + " of " + seconds(j.Total) + " before the first byte"
+func (j *judge) before(by, phase, advice string) Verdict {
+	sentence := "bound by headers and planning: " + seconds(j.Prelude) + " of " + seconds(j.Total) + " before the first byte"
 	if j.PreludeCPU < 0 {
 		return verdict(None, phase, sentence, advice)
 	}

@@ -45,6 +45,11 @@ func computing(f *Figures) {
 	f.CPU, f.Idle = 39*time.Second, 0.02
 }
 
+// verifying has the source hashed beside the load.
+func verifying(f *Figures, used float64) {
+	f.Phases = append([]Phase{phase("verify source", Verifies, 2, used)}, f.Phases...)
+}
+
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -258,22 +263,39 @@ func TestJudge(t *testing.T) {
 			"bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 1 % of one processor; " +
 				"a faster or warmer place for the headers helps, more budget will not",
 		},
-		{"a pack that hashes its source", func(f *Figures) {
-			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 8*time.Second, time.Second, 4*time.Second, 12*time.Second
-		}, CPU, "verify source", "bound by hashing the source: 6.00 s of 10.10 s before the first byte, with 133 % of one processor; " +
-			"more processors help, or a pack that does not verify its source; a faster disk will not"},
-		{"a pack that hashes its source from a slow disk", func(f *Figures) {
-			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 5*time.Second, time.Second, 4*time.Second, 12*time.Second
-		}, Source, "verify source", "bound by hashing the source: 6.00 s of 10.10 s before the first byte, with 83 % of one processor; " +
-			"a faster disk or a warmer cache helps, or a pack that does not verify its source; more budget will not"},
-		{"a pack that reads headers for longer than it hashes", func(f *Figures) {
-			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, time.Second, 3*time.Second, 2*time.Second, 2*time.Second
-		}, Source, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 17 % of one processor; " +
-			"a faster or warmer place for the headers helps, more budget will not"},
-		{"a pack that plans for longer than it hashes", func(f *Figures) {
-			f.Prelude, f.PreludeCPU, f.Index, f.Hash, f.HashBusy = 6*time.Second, 5*time.Second, time.Second, 2*time.Second, 2*time.Second
-		}, CPU, "plan", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 83 % of one processor; " +
-			"fewer or larger tensors help, a faster disk or more workers will not"},
+		{"hashing the source", func(f *Figures) {
+			verifying(f, 0.95)
+			f.CPU, f.Idle = 20*time.Second, 0.5
+		}, CPU, "verify source", "bound by hashing the source: 1.00 GB/s, its 2 workers were busy 95 % of the time, CPU 50 %, sda 30 % busy; " +
+			"more and smaller shards help, since each is hashed by one worker, or a source that need not be verified; a faster disk will not"},
+		{"hashing one shard", func(f *Figures) {
+			verifying(f, 0.5)
+			f.CPU = 12 * time.Second
+		}, CPU, "verify source", "mostly bound by hashing the source: 1.00 GB/s, its 2 workers were busy 50 % of the time, CPU 30 %, sda 30 % busy; " +
+			"more and smaller shards help, since each is hashed by one worker, or a source that need not be verified; a faster disk will not"},
+		{"hashing the source from a slow disk", func(f *Figures) {
+			verifying(f, 0.95)
+			f.From = Device{Name: "sda", Busy: 0.97, Queue: 2}
+		}, Source, "verify source", "bound by hashing the source: 1.00 GB/s, its 2 workers were busy 95 % of the time, CPU 20 %, sda 97 % busy; " +
+			"a faster disk or a warmer cache helps, or a source that need not be verified; more workers will not"},
+		{"processors that hash the source", func(f *Figures) {
+			verifying(f, 0.95)
+			f.CPU, f.Idle = 39*time.Second, 0.02
+			f.Phases[0].Workers, f.Phases[0].Busy = 4, 38*time.Second
+		}, CPU, "verify source", "bound by the processors in verify source: CPU 98 %, verify source has 61 % of the work, sda 30 % busy; " +
+			"more processors help, or a source that need not be verified; a faster disk will not"},
+		{"what was verified is read again from a device", func(f *Figures) {
+			verifying(f, 0.2)
+			reading(f)
+			f.DeviceRead = 20e9
+		}, Source, "fetch", "bound by reading: 2.00 GB/s from the device, sda 97 % busy, CPU 20 %; " +
+			"a second device or a warmer cache helps, more workers will not"},
+		{"only hashing", func(f *Figures) {
+			verifying(f, 0.95)
+			set(f, "fetch", 0)
+			f.Phases[1].BytesIn, f.CPU = 0, 20*time.Second
+		}, CPU, "verify source", "bound by hashing the source: 1.00 GB/s, its 2 workers were busy 95 % of the time, CPU 50 %, sda 30 % busy; " +
+			"more and smaller shards help, since each is hashed by one worker, or a source that need not be verified; a faster disk will not"},
 		{"a header's computing", func(f *Figures) {
 			f.Prelude, f.PreludeCPU, f.Index = 6*time.Second, 3*time.Second, 5*time.Second
 		}, CPU, "index", "bound by headers and planning: 6.00 s of 10.10 s before the first byte, with 50 % of one processor; " +

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -52,7 +53,7 @@ func (s *Sink) complete(ctx context.Context) error {
 		return err
 	}
 	m := s.opt.Manifest
-	m.Key, m.Files = s.key, nil
+	m.Key, m.Files, m.Sources = s.key, nil, s.sources()
 	for _, f := range s.opt.Files {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -77,6 +78,17 @@ func (s *Sink) complete(ctx context.Context) error {
 		return errors.Join(err, s.disk.remove(filepath.Join(s.target.partial, packed.ManifestName)))
 	}
 	return nil
+}
+
+// sources are those of the manifest with their sums.
+func (s *Sink) sources() []packed.Source {
+	list := slices.Clone(s.opt.Manifest.Sources)
+	if s.opt.SourceSums != nil {
+		for i, sum := range s.opt.SourceSums() {
+			list[i].SHA256 = sum
+		}
+	}
+	return list
 }
 
 // publish writes the manifest and gives the folder its name.

@@ -47,6 +47,9 @@ type Options struct {
 	Origin jsontext.Value
 	// Manifest has Program, Options and Sources, which are copied to the manifest that is written.
 	Manifest packed.Manifest
+	// SourceSums is asked by Commit for the SHA-256 of the Sources of Manifest, in their order, for the manifest: they may not be known before.
+	// They are no part of what decides whether two runs do equal work. Nil for none.
+	SourceSums func() []packed.Sum
 	// Files are written at Commit, before the manifest.
 	Files []File
 	// Algorithm of the digests; default packed.BLAKE3.
