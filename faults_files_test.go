@@ -174,6 +174,12 @@ func TestPathsThatLeave(t *testing.T) {
 			b.Symlink(single, "../../../../../../etc/passwd")
 		})},
 		{name: "link to nothing", code: stages.CodeMissingShard, says: []string{single, "link"}, build: only(func(b *ckpt.Builder) { b.Symlink(single, "gone") })},
+		{name: "link with a name that is too long", code: stages.CodeShard, says: []string{single, "link", "leads nowhere"}, build: only(func(b *ckpt.Builder) {
+			b.Symlink(single, strings.Repeat("x", 300))
+		})},
+		{name: "link through a file", code: stages.CodeShard, says: []string{single, "link", "leads nowhere"}, build: only(func(b *ckpt.Builder) {
+			b.Shard("blob.safetensors", u8("a", "one")).Symlink(single, "blob.safetensors/x")
+		})},
 		{name: "link to itself", code: stages.CodeShard, says: []string{single, "link"}, build: only(func(b *ckpt.Builder) { b.Symlink(single, single) })},
 	})
 	loads(t, []row{{

@@ -276,8 +276,8 @@ func TestRealTargetGone(t *testing.T) {
 		p.nothingLooksDone(t, dir)
 	})
 	for name, remove := range map[string]func(above, dir string) error{
-		"partial removed": func(_, dir string) error { return os.RemoveAll(dir + ".partial") },
-		"all removed":     func(above, _ string) error { return os.RemoveAll(above) },
+		"partial removed": func(_, dir string) error { return removeBusy(dir + ".partial") },
+		"all removed":     func(above, _ string) error { return removeBusy(above) },
 		"partial replaced": func(_, dir string) error {
 			return errors.Join(os.Rename(dir+".partial", dir+"-else"), os.Mkdir(dir+".partial", 0o700))
 		},
@@ -296,6 +296,16 @@ func TestRealTargetGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// removeBusy removes a folder in which somebody makes files meanwhile.
+func removeBusy(path string) (err error) {
+	for range 100 {
+		if err = os.RemoveAll(path); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // TestRealOutOfMemory: a process that the kernel kills for its memory leaves what a later run goes on with; one that is refused memory says so.
