@@ -23,16 +23,7 @@ func (r *awqReader) Compile(g *Group, b *Builder) string {
 		return "not an awq module"
 	}
 	o := &awqOutputs{g: g, b: b, spec: spec, m: g.First(), groups: g.First().K / spec.span(g.First())}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutExllama:
-		return "the exllama layout is made of GPTQ codes"
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: because("the exllama layout is made of GPTQ codes"), dequant: o.dequant, raw: o.raw})
 }
 
 // marlin makes what the Marlin kernels read: codes, scales, zero points.
@@ -45,11 +36,12 @@ func (o *awqOutputs) marlin() string {
 	if reason != "" {
 		return reason
 	}
-	perm, groups := repack.Single, s.groups(o.spec.group)
-	if groups > 1 {
-		perm = repack.Grouped
-	}
+	perm, groups := s.scaleOrder(o.spec.group)
 	scalesOp, err := repack.MarlinScales(o.spec.scales, scales, perm)
+	if err != nil {
+		return err.Error()
+	}
+	biasOp, err := marlinBias(o.spec.bias, bias)
 	if err != nil {
 		return err.Error()
 	}
@@ -62,14 +54,7 @@ func (o *awqOutputs) marlin() string {
 	zeros.Rows, zeros.Cols = groups, s.N/8
 	o.b.Tiles(&s, zeros, repack.Padding{Bits: 4, Rows: 1})
 	o.b.TileFloats(&s, "scales", awqScales, []int64{groups, s.N}, scales, scalesOp)
-	if bias == safetensors.Invalid {
-		return ""
-	}
-	biasOp, err := repack.MarlinScales(o.spec.bias, bias, repack.Single)
-	if err != nil {
-		return err.Error()
-	}
-	o.b.TileFloats(&s, "bias", awqBias, []int64{s.N}, bias, biasOp)
+	o.b.tileBias(&s, "bias", awqBias, bias, biasOp)
 	return ""
 }
 

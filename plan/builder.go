@@ -25,6 +25,26 @@ type Builder struct {
 // Layout is the one to compile for.
 func (b *Builder) Layout() stages.Layout { return b.layout }
 
+// layouts are how the Outputs of a Group are made in each layout that can be asked for. Each says why they are not, or nothing.
+type layouts struct{ marlin, exllama, dequant, raw func() string }
+
+// because is a layout that is never made.
+func because(reason string) func() string { return func() string { return reason } }
+
+// inLayout makes the Outputs in the layout asked for.
+func (b *Builder) inLayout(l layouts) string {
+	switch b.Layout() {
+	case stages.LayoutMarlin:
+		return l.marlin()
+	case stages.LayoutExllama:
+		return l.exllama()
+	case stages.LayoutDequant:
+		return l.dequant()
+	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain: // the last two are kinds of the others, which nobody asks for
+	}
+	return l.raw()
+}
+
 // DType is what the user asked floating-point Outputs to be; safetensors.Invalid keeps them.
 func (b *Builder) DType() stages.DType { return b.c.opt.DType }
 

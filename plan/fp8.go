@@ -325,14 +325,5 @@ func (r *fp8Reader) Compile(g *Group, b *Builder) string {
 		return "not an FP8 module"
 	}
 	o := &fp8Outputs{r: r, g: g, b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutExllama:
-		return "the exllama kernels have no FP8 weights"
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: because("the exllama kernels have no FP8 weights"), dequant: o.dequant, raw: o.raw})
 }

@@ -32,10 +32,7 @@ func (o *fp8Outputs) marlin() string {
 	if reason != "" {
 		return reason
 	}
-	perm, groups := repack.Single, s.groups(group)
-	if groups > 1 {
-		perm = repack.Grouped
-	}
+	perm, groups := s.scaleOrder(group)
 	var members []repack.Member
 	if s.joined {
 		members = s.members
@@ -47,11 +44,9 @@ func (o *fp8Outputs) marlin() string {
 	if err != nil {
 		return err.Error()
 	}
-	var bias stages.Op
-	if o.spec.bias != safetensors.Invalid {
-		if bias, err = repack.MarlinScales(o.spec.bias, to, repack.Single); err != nil {
-			return err.Error()
-		}
+	bias, err := marlinBias(o.spec.bias, to)
+	if err != nil {
+		return err.Error()
 	}
 	words := func(m *Module) int64 { return 16 * m.N }
 	o.b.Tiles(&s, Grid{
@@ -71,9 +66,7 @@ func (o *fp8Outputs) marlin() string {
 			return rows * elementBytes(o.spec.scales)
 		},
 	})
-	if bias != nil {
-		o.b.TileFloats(&s, "bias", fp8Bias, []int64{s.N}, to, bias)
-	}
+	o.b.tileBias(&s, "bias", fp8Bias, to, bias)
 	o.inputScale()
 	return ""
 }

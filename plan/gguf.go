@@ -140,16 +140,12 @@ func (ggufReader) Compile(g *Group, b *Builder) string {
 		return "not a GGUF module"
 	}
 	o := ggufOutputs{b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutMarlin, stages.LayoutMarlinPlain:
-		return "the Marlin kernels have no GGUF blocks (use --layout dequant, or a checkpoint in one of the formats that they have)"
-	case stages.LayoutExllama, stages.LayoutExllamaV2:
-		return "the exllama kernels have no GGUF blocks"
-	case stages.LayoutRaw:
-	}
-	return o.raw()
+	return b.inLayout(layouts{
+		marlin:  because("the Marlin kernels have no GGUF blocks (use --layout dequant, or a checkpoint in one of the formats that they have)"),
+		exllama: because("the exllama kernels have no GGUF blocks"),
+		dequant: o.dequant,
+		raw:     o.raw,
+	})
 }
 
 // ggufOutputs makes the Output of one Module.

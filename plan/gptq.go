@@ -322,14 +322,5 @@ func (r *gptqReader) Compile(g *Group, b *Builder) string {
 		return "not a gptq module"
 	}
 	o := &gptqOutputs{r: r, g: g, b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutExllama:
-		return o.exllama()
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: o.exllama, dequant: o.dequant, raw: o.raw})
 }

@@ -79,28 +79,18 @@ func (o *gptqOutputs) orderSides() []int {
 
 // marlinScales adds the permuted scales and bias.
 func (o *gptqOutputs) marlinScales(s *tileShape, to stages.DType) string {
-	perm, groups := repack.Single, s.groups(o.spec.group)
-	if groups > 1 {
-		perm = repack.Grouped
-	}
+	perm, groups := s.scaleOrder(o.spec.group)
 	scales, err := repack.MarlinScales(o.spec.scales, to, perm)
 	if err != nil {
 		return err.Error()
 	}
-	bias := stages.Op(nil)
-	biasTo := o.b.DType()
-	if keeps(biasTo) {
-		biasTo = o.spec.bias
-	}
-	if o.spec.bias != safetensors.Invalid {
-		if bias, err = repack.MarlinScales(o.spec.bias, biasTo, repack.Single); err != nil {
-			return err.Error()
-		}
+	biasTo := o.b.wanted(o.spec.bias)
+	bias, err := marlinBias(o.spec.bias, biasTo)
+	if err != nil {
+		return err.Error()
 	}
 	o.b.TileFloats(s, o.r.Parts()[gptqScales], gptqScales, []int64{groups, s.N}, to, scales)
-	if bias != nil {
-		o.b.TileFloats(s, o.r.Parts()[gptqBias], gptqBias, []int64{s.N}, biasTo, bias)
-	}
+	o.b.tileBias(s, o.r.Parts()[gptqBias], gptqBias, biasTo, bias)
 	return ""
 }
 

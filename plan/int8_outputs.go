@@ -22,16 +22,7 @@ func (*int8Reader) Compile(g *Group, b *Builder) string {
 		return "not a module of int-quantized"
 	}
 	o := &int8Outputs{g: g, b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutExllama, stages.LayoutExllamaV2:
-		return "exllama is made of gptq checkpoints only"
-	case stages.LayoutRaw, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: because("exllama is made of gptq checkpoints only"), dequant: o.dequant, raw: o.raw})
 }
 
 // marlin makes what the Marlin kernels of weights alone read: signed codes become their unsigned ones, 128 larger.
@@ -45,11 +36,9 @@ func (o *int8Outputs) marlin() string {
 	if err != nil {
 		return err.Error()
 	}
-	var bias stages.Op
-	if biasTo != safetensors.Invalid {
-		if bias, err = repack.MarlinScales(o.spec.bias, biasTo, repack.Single); err != nil {
-			return err.Error()
-		}
+	bias, err := marlinBias(o.spec.bias, biasTo)
+	if err != nil {
+		return err.Error()
 	}
 	words := func(m *Module) int64 { return 16 * m.N }
 	o.b.Tiles(&s, Grid{
@@ -57,9 +46,7 @@ func (o *int8Outputs) marlin() string {
 		Op: repack.SignedRowsMarlin(), Rows: s.K / 16, Cols: 4 * s.N, Width: words, Source: words, Whole: true,
 	}, repack.Padding{Bits: 128, Fill: 0x8080_8080})
 	o.spec.addMarlinScales(o.b, &s, int8Scale, scalesTo, scales)
-	if bias != nil {
-		o.b.TileFloats(&s, "bias", int8Bias, []int64{s.N}, biasTo, bias)
-	}
+	o.b.tileBias(&s, "bias", int8Bias, biasTo, bias)
 	o.inputScale()
 	return ""
 }

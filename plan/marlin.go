@@ -168,6 +168,29 @@ func (s *tileShape) groups(group int64) int64 {
 	return (s.K + group - 1) / group
 }
 
+// scaleOrder is how the kernels order scales that span group input features, and how many groups they have.
+func (s *tileShape) scaleOrder(group int64) (repack.Permutation, int64) {
+	if n := s.groups(group); n > 1 {
+		return repack.Grouped, n
+	}
+	return repack.Single, 1
+}
+
+// marlinBias is the Op that puts a bias into the kernels' order; nil when from says that there is none.
+func marlinBias(from, to stages.DType) (stages.Op, error) {
+	if from == safetensors.Invalid {
+		return nil, nil
+	}
+	return repack.MarlinScales(from, to, repack.Single)
+}
+
+// tileBias adds a bias with the Op of marlinBias.
+func (b *Builder) tileBias(s *tileShape, suffix string, part int, to stages.DType, op stages.Op) {
+	if op != nil {
+		b.TileFloats(s, suffix, part, []int64{s.N}, to, op)
+	}
+}
+
 // padded is the shape of a Group that is filled up to n output and k input features. The members lie one after the other, or each at the
 // beginning of an equal share of the output features; gate and up that are halves of one member have a share each. It is how a format pads that
 // has extents of its own.

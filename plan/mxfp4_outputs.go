@@ -122,16 +122,7 @@ func compileMXFP4(g *Group, b *Builder) string {
 		return "not an MXFP4 module"
 	}
 	o := &mxfp4Outputs{g: g, b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutExllama:
-		return "the exllama kernels have no MXFP4 weights"
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutRaw, stages.LayoutExllamaV2, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: because("the exllama kernels have no MXFP4 weights"), dequant: o.dequant, raw: o.raw})
 }
 
 // marlin makes what the Marlin kernels read. They take MXFP4 with activations in BF16 alone.
@@ -150,11 +141,9 @@ func (o *mxfp4Outputs) marlin() string {
 	if err != nil {
 		return err.Error()
 	}
-	var bias stages.Op
-	if o.spec.bias != safetensors.Invalid {
-		if bias, err = repack.MarlinScales(o.spec.bias, safetensors.BF16, repack.Single); err != nil {
-			return err.Error()
-		}
+	bias, err := marlinBias(o.spec.bias, safetensors.BF16)
+	if err != nil {
+		return err.Error()
 	}
 	words, bytes := func(m *Module) int64 { return 8 * m.N }, func(m *Module) int64 { return m.N }
 	o.b.Tiles(&s, Grid{
@@ -165,9 +154,7 @@ func (o *mxfp4Outputs) marlin() string {
 		Suffix: "scales", Part: mxfp4Scales, DType: safetensors.F8E8M0, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
 		Op: repack.MXFP4MarlinScales(), Rows: s.K / decode.MXFP4Group, Cols: s.N, Width: bytes, Source: bytes, Whole: true,
 	}, repack.Padding{Bits: 8})
-	if bias != nil {
-		o.b.TileFloats(&s, "bias", mxfp4Bias, []int64{s.N}, safetensors.BF16, bias)
-	}
+	o.b.tileBias(&s, "bias", mxfp4Bias, safetensors.BF16, bias)
 	return ""
 }
 

@@ -147,16 +147,7 @@ func (r *nvfp4Reader) Compile(g *Group, b *Builder) string {
 		return "not an NVFP4 module"
 	}
 	o := &nvfp4Outputs{r: r, g: g, b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutExllama, stages.LayoutExllamaV2:
-		return "the exllama kernels have no FP4 weights"
-	case stages.LayoutRaw, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: because("the exllama kernels have no FP4 weights"), dequant: o.dequant, raw: o.raw})
 }
 
 // nvfp4ModelOpt is the Reader of ModelOpt's Modules, whose codes are called .weight as everything is.

@@ -33,14 +33,9 @@ func (o *nvfp4Outputs) marlin() string {
 	codes, err := repack.RowsMarlin(4)
 	scales, err2 := repack.NVFP4MarlinScales(act, scanned)
 	global, err3 := repack.NVFP4MarlinGlobal(act, o.r.divisor, scanned)
-	for _, err := range []error{err, err2, err3} {
+	bias, err4 := marlinBias(o.spec.bias, act)
+	for _, err := range []error{err, err2, err3, err4} {
 		if err != nil {
-			return err.Error()
-		}
-	}
-	var bias stages.Op
-	if o.spec.bias != safetensors.Invalid {
-		if bias, err = repack.MarlinScales(o.spec.bias, act, repack.Single); err != nil {
 			return err.Error()
 		}
 	}
@@ -65,9 +60,7 @@ func (o *nvfp4Outputs) marlin() string {
 	}
 	o.b.Tiles(&tiles, s, repack.Padding{Bits: 8})
 	o.b.Grid(o.shared(t))
-	if bias != nil {
-		o.b.TileFloats(&tiles, "bias", nvfp4Bias, []int64{tiles.N}, act, bias)
-	}
+	o.b.tileBias(&tiles, "bias", nvfp4Bias, act, bias)
 	o.input()
 	return ""
 }

@@ -231,14 +231,5 @@ func (r *packReader) Compile(g *Group, b *Builder) string {
 		return "not a module of compressed-tensors"
 	}
 	o := &packOutputs{g: g, b: b, spec: spec, m: g.First()}
-	switch b.Layout() {
-	case stages.LayoutMarlin:
-		return o.marlin()
-	case stages.LayoutDequant:
-		return o.dequant()
-	case stages.LayoutExllama, stages.LayoutExllamaV2:
-		return "exllama is made of gptq checkpoints only"
-	case stages.LayoutRaw, stages.LayoutMarlinPlain:
-	}
-	return o.raw()
+	return b.inLayout(layouts{marlin: o.marlin, exllama: because("exllama is made of gptq checkpoints only"), dequant: o.dequant, raw: o.raw})
 }

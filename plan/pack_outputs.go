@@ -44,14 +44,13 @@ func (o *packOutputs) marlin() string {
 		op, err = repack.RowsMarlinActOrder(int(o.spec.bits), int(o.groups()))
 	}
 	scales, err2 := o.spec.marlinScales(&s, o.spec.scales, scalesTo)
-	for _, err := range []error{err, err2} {
+	bias, err3 := marlinBias(o.spec.bias, biasTo)
+	for _, err := range []error{err, err2, err3} {
 		if err != nil {
 			return err.Error()
 		}
 	}
-	if reason := o.marlinBias(&s, biasTo); reason != "" {
-		return reason
-	}
+	o.b.tileBias(&s, "bias", packBias, biasTo, bias)
 	width := func(m *Module) int64 { return m.N * o.spec.bits / 2 * 4 }
 	o.b.Tiles(&s, Grid{
 		Suffix: "qweight", Part: packCodes, DType: safetensors.I32, Layout: stages.LayoutMarlin, Kind: stages.KindRepacked,
@@ -92,10 +91,7 @@ func (p packParams) addMarlinScales(b *Builder, s *tileShape, part int, to stage
 
 // marlinScales is the Op for Marlin's scales. One scale for a tensor is what one scale for all of an FP8 weight is, without its factor.
 func (p packParams) marlinScales(s *tileShape, from, to stages.DType) (stages.Op, error) {
-	perm := repack.Single
-	if s.groups(p.group) > 1 {
-		perm = repack.Grouped
-	}
+	perm, _ := s.scaleOrder(p.group)
 	if !p.whole {
 		return repack.RowsMarlinScales(from, to, perm)
 	}
@@ -129,19 +125,6 @@ func (o *packOutputs) marlinZerosEnd() string {
 			return fmt.Sprintf("zero points of %d output features end within a word, which is not padded", m.N)
 		}
 	}
-	return ""
-}
-
-// marlinBias adds the permuted bias, if there is one.
-func (o *packOutputs) marlinBias(s *tileShape, to stages.DType) string {
-	if o.spec.bias == safetensors.Invalid {
-		return ""
-	}
-	op, err := repack.MarlinScales(o.spec.bias, to, repack.Single)
-	if err != nil {
-		return err.Error()
-	}
-	o.b.TileFloats(s, "bias", packBias, []int64{s.N}, to, op)
 	return ""
 }
 
