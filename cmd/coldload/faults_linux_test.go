@@ -437,6 +437,9 @@ func TestRealClocks(t *testing.T) {
 		if code != exitDone {
 			t.Errorf("exit code %d, %s", code, stderr)
 		}
+		if d := differing(shardsOf(ckpt.Tree(t, dir)), shardsOf(p.want)); len(d) > 0 {
+			t.Errorf("%q differ", d)
+		}
 	})
 	t.Run("files", func(t *testing.T) {
 		for _, year := range []int{1903, 1970, 2100} {
@@ -503,4 +506,7 @@ func TestRealKill(t *testing.T) {
 	}
 	p.goesOn(t, dir)
 	t.Logf("%d of 25 were killed", killed)
+	if killed < 3 {
+		t.Error("too few: the test does not see what it is for")
+	}
 }
