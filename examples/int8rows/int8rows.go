@@ -93,3 +93,15 @@ func (op dequant) Run(j *stages.Job) error {
 	}
 	return nil
 }
+
+// CheckWord compares one weight with its source: a sample of what Run has written is looked at while a load runs. It reads the format by its
+// definition, and so shares nothing with Run that could be wrong in the same way.
+func (dequant) CheckWord(j *stages.Job, row, word int) error {
+	scale := math.Float32frombits(binary.LittleEndian.Uint32(j.Src[rowScale][4*row:]))
+	want := scale * float32(int8(j.Src[codes][row*(j.RowBytes/4)+word]))
+	got := math.Float32frombits(binary.LittleEndian.Uint32(j.Row(row)[4*word:]))
+	if got != want {
+		return &stages.MismatchError{What: fmt.Sprintf("weight of output %d, input %d", row, word), Want: fmt.Sprint(want), Got: fmt.Sprint(got)}
+	}
+	return nil
+}

@@ -49,6 +49,9 @@ func checkInput(b *stages.Batch, in *stages.Input) error {
 	if in.Range < 0 || in.Range >= len(b.Ranges) {
 		return fmt.Errorf("%s: range %d of a batch with %d ranges", in.Tensor, in.Range, len(b.Ranges))
 	}
+	if r := b.Ranges[in.Range]; in.Extent.Shard != r.Shard || in.Extent.Off != r.Off+in.Off {
+		return fmt.Errorf("%s: bytes from %d on of shard %d, taken from %d on of shard %d", in.Tensor, in.Extent.Off, in.Extent.Shard, r.Off+in.Off, r.Shard)
+	}
 	size := int64(len(b.Views.Bytes(in.Range)))
 	if in.Off < 0 || in.Extent.Len < 0 || in.Off > size || in.Extent.Len > size-in.Off {
 		return fmt.Errorf("%s: %d bytes at %d lie outside of the %d bytes fetched", in.Tensor, in.Extent.Len, in.Off, size)

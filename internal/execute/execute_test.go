@@ -117,21 +117,23 @@ func TestAnOpSeesItsRectangleAndSources(t *testing.T) {
 func TestProcessRefusesWhatLiesOutside(t *testing.T) {
 	ok := []stages.Input{input("x", 7, 0, 0, 32)}
 	cases := map[string]stages.Part{
-		"negative offset":    {Dst: stages.Rect{Off: -1, RowBytes: 4, Stride: 4, Rows: 1}},
-		"one byte too far":   {Dst: stages.Flat(9, 8)},
-		"last row too far":   {Dst: stages.Rect{Off: 0, RowBytes: 4, Stride: 5, Rows: 4}},
-		"rows overlap":       {Dst: stages.Rect{Off: 0, RowBytes: 4, Stride: 3, Rows: 2}},
-		"offset overflow":    {Dst: stages.Rect{Off: 1 << 62, RowBytes: 1 << 62, Stride: 1 << 62, Rows: 1}},
-		"rows overflow":      {Dst: stages.Rect{Off: 0, RowBytes: 1, Stride: 1 << 62, Rows: 1 << 62}},
-		"row bytes too long": {Dst: stages.Flat(0, 17)},
-		"negative rows":      {Dst: stages.Rect{Rows: -1}},
-		"no such slab":       {Slab: 1, Dst: stages.Flat(0, 1)},
-		"negative slab":      {Slab: -2, Dst: stages.Flat(0, 1)},
-		"source too long":    {Slab: stages.NoSlab, Inputs: []stages.Input{ok[0], input("y", 7, 0, 1, 32)}},
-		"source overflow":    {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 0, 1<<62, 1<<62)}},
-		"source negative":    {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 0, -1, 2)}},
-		"negative length":    {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 0, 1, -1)}},
-		"no such range":      {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 1, 0, 1)}},
+		"negative offset":         {Dst: stages.Rect{Off: -1, RowBytes: 4, Stride: 4, Rows: 1}},
+		"one byte too far":        {Dst: stages.Flat(9, 8)},
+		"last row too far":        {Dst: stages.Rect{Off: 0, RowBytes: 4, Stride: 5, Rows: 4}},
+		"rows overlap":            {Dst: stages.Rect{Off: 0, RowBytes: 4, Stride: 3, Rows: 2}},
+		"offset overflow":         {Dst: stages.Rect{Off: 1 << 62, RowBytes: 1 << 62, Stride: 1 << 62, Rows: 1}},
+		"rows overflow":           {Dst: stages.Rect{Off: 0, RowBytes: 1, Stride: 1 << 62, Rows: 1 << 62}},
+		"row bytes too long":      {Dst: stages.Flat(0, 17)},
+		"negative rows":           {Dst: stages.Rect{Rows: -1}},
+		"no such slab":            {Slab: 1, Dst: stages.Flat(0, 1)},
+		"negative slab":           {Slab: -2, Dst: stages.Flat(0, 1)},
+		"source too long":         {Slab: stages.NoSlab, Inputs: []stages.Input{ok[0], input("y", 7, 0, 1, 32)}},
+		"source overflow":         {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 0, 1<<62, 1<<62)}},
+		"source negative":         {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 0, -1, 2)}},
+		"negative length":         {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 0, 1, -1)}},
+		"source of elsewhere":     {Slab: stages.NoSlab, Inputs: []stages.Input{{Tensor: "y", Extent: stages.Extent{Shard: 7, Off: 4, Len: 4}}}},
+		"source of another shard": {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 8, 0, 0, 4)}},
+		"no such range":           {Slab: stages.NoSlab, Inputs: []stages.Input{input("y", 7, 1, 0, 1)}},
 	}
 	for name, p := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -180,7 +182,7 @@ func TestProcessNeedsTheSources(t *testing.T) {
 
 func TestErrorsNameOpTensorAndFile(t *testing.T) {
 	plain := errors.New("boom")
-	two := []stages.Input{input("x", 7, 0, 0, 1), input("y", 8, 0, 1, 1)}
+	two := []stages.Input{input("x", 7, 0, 0, 1), input("y", 8, 1, 1, 1)}
 	cases := map[string]struct {
 		err    error
 		inputs []stages.Input
@@ -197,6 +199,7 @@ func TestErrorsNameOpTensorAndFile(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			b, v := batch(stages.Part{Op: repack(func(*stages.Job) error { return c.err }), Dst: stages.Flat(0, 1), Inputs: c.inputs})
+			b.Ranges, v.bytes = append(b.Ranges, stages.Extent{Shard: 8, Len: 32}), append(v.bytes, v.bytes[0])
 			_, err := execute.Stage(stages.PhaseRepack, execute.Options{FileName: fileName}).Process(t.Context(), b)
 			if err == nil || err.Error() != c.want || !errors.Is(err, c.err) {
 				t.Errorf("got %v, want %s", err, c.want)

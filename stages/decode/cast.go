@@ -9,6 +9,7 @@ import (
 
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/internal/convert/rows"
+	"github.com/coldload/coldload/internal/values"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -106,8 +107,7 @@ func (c *cast) run(j *stages.Job, dst []byte, off, n int) error {
 // CheckWord casts one element or two again, each by itself.
 func (c *cast) CheckWord(j *stages.Job, row, word int) error {
 	return checkElements(j, row, word, c.toSize, func(i int, out []byte) {
-		at := (row*j.RowBytes/c.toSize + i) * c.fromSize
-		c.kernel(out, j.Src[0][at:at+c.fromSize])
+		values.Put(out, c.to, values.Of(c.from, j.Src[0][(row*j.RowBytes/c.toSize+i)*c.fromSize:]))
 	})
 }
 

@@ -1,24 +1,20 @@
 package decode
 
-import (
-	"encoding/binary"
-
-	"github.com/coldload/coldload/stages"
-)
+import "github.com/coldload/coldload/stages"
 
 // CheckWord computes the weights in one word again, each by itself.
 func (op *rowsDequant) CheckWord(j *stages.Job, row, word int) error {
-	size := op.to.Bits() / 8
-	return checkElements(j, row, word, size, func(k int, out []byte) {
+	inputs := j.RowBytes / (op.to.Bits() / 8)
+	return checkWeights(j, row, word, op.to, func(k int) float32 {
 		g := k / op.Group
 		if op.ActOrder {
-			g = int(binary.LittleEndian.Uint32(j.Src[len(j.Src)-1][4*k:]))
+			g = int(wordAt(j.Src[len(j.Src)-1], k))
 		}
 		scale := row*op.Groups + g
 		if op.OneScale {
 			scale = 0
 		}
-		op.weight(out, j.Src[rowsScales], scale, op.difference(j, row, k, g, j.RowBytes/size))
+		return valueAt(op.scales, j.Src[rowsScales], scale) * float32(op.difference(j, row, k, g, inputs))
 	})
 }
 
@@ -37,5 +33,5 @@ func (op *rowsDequant) difference(j *stages.Job, n, k, g, inputs int) int {
 
 // field is the i-th of those in a word, counted from any multiple of their number in a word.
 func (op *rowsDequant) field(b []byte, word, i int) int {
-	return int(binary.LittleEndian.Uint32(b[4*word:])>>(i*op.Bits%32)) & (1<<op.Bits - 1)
+	return int(wordAt(b, word)>>(i*op.Bits%32)) & (1<<op.Bits - 1)
 }

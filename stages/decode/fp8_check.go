@@ -1,26 +1,25 @@
 package decode
 
 import (
-	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
 // CheckWord computes the weights in one word again, each by itself.
 func (op *fp8Dequant) CheckWord(j *stages.Job, row, word int) error {
-	size := op.to.Bits() / 8
-	k := j.RowBytes / size
-	_, c := op.blocks.Grid(int64(j.Rows), int64(k))
-	return checkElements(j, row, word, size, func(i int, out []byte) {
-		block := 0
-		if op.blocks.Rows > 0 {
-			block = row / int(op.blocks.Rows) * int(c)
-		}
+	k := j.RowBytes / (op.to.Bits() / 8)
+	row0, columns := 0, 1 // of the scales: the row's blocks, and how many there are beside each other
+	if op.blocks.Cols > 0 {
+		columns = (k + int(op.blocks.Cols) - 1) / int(op.blocks.Cols)
+	}
+	if op.blocks.Rows > 0 {
+		row0 = row / int(op.blocks.Rows) * columns
+	}
+	return checkWeights(j, row, word, op.to, func(i int) float32 {
+		block := row0
 		if op.blocks.Cols > 0 {
 			block += i / int(op.blocks.Cols)
 		}
-		scale, scaleBytes := [1]float32{}, op.scales.Bits()/8
-		op.toF32(asBytes(scale[:]), j.Src[1][block*scaleBytes:(block+1)*scaleBytes])
-		w := [1]float32{convert.E4M3ToF32(j.Src[0][row*k+i]) * scale[0]}
-		op.fromF32(out, asBytes(w[:]))
+		return valueAt(safetensors.F8E4M3, j.Src[0], row*k+i) * valueAt(op.scales, j.Src[1], block)
 	})
 }

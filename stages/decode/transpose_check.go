@@ -1,6 +1,9 @@
 package decode
 
-import "github.com/coldload/coldload/stages"
+import (
+	"github.com/coldload/coldload/internal/values"
+	"github.com/coldload/coldload/stages"
+)
 
 // CheckWord turns the elements in one word again, each by itself.
 func (op transposed) CheckWord(j *stages.Job, row, word int) error {
@@ -9,10 +12,10 @@ func (op transposed) CheckWord(j *stages.Job, row, word int) error {
 		if len(j.Src) > 1 {
 			src, at = j.Src[k], row*op.size
 		}
-		if op.cast == nil {
+		if op.from == op.to {
 			copy(out, src[at:at+op.size])
 			return
 		}
-		op.cast.kernel(out, src[at:at+op.size])
+		values.Put(out, op.to, values.Of(op.from, src[at:]))
 	})
 }

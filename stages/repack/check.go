@@ -4,8 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/coldload/coldload/internal/values"
 	"github.com/coldload/coldload/stages"
 )
+
+// The checks of the Ops use neither their kernels nor their tables: places are found by the definition of the layout, and values are computed by
+// internal/values, one by one.
 
 // marlinElement is which weight field f of a word of a row of tiles holds, k counted from the row's first input feature: the inverse of what
 // the kernels do, by the definition of the layout. Source: LAYOUTS C1.1 and C1.2.
@@ -97,12 +101,15 @@ func (p Permutation) source(i int) int {
 
 // one casts one element.
 func (c *scaleCast) one(src []byte, i int) uint16 {
-	size := c.from.Bits() / 8
+	return rounded(c.to, values.Of(c.from, src[i*c.from.Bits()/8:]))
+}
+
+// rounded is a value as an element of F16 or BF16.
+func rounded(to stages.DType, v float64) uint16 {
 	var out [2]byte
-	if c.from == c.to {
-		copy(out[:], src[i*size:])
-	} else {
-		c.cast(out[:], src[i*size:(i+1)*size])
-	}
+	values.Put(out[:], to, v)
 	return binary.LittleEndian.Uint16(out[:])
 }
+
+// evensFirst is the field of a word of eight in which some layouts have the i-th: the even ones, then the odd ones. Source: LAYOUTS A2.
+func evensFirst(i int) int { return i%8/2 + i%2*4 }

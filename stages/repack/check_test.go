@@ -55,7 +55,7 @@ func TestWrongKernelIsCaught(t *testing.T) {
 		for n < 1000 && err == nil {
 			n++
 			b := &stages.Batch{
-				Slabs: []stages.Slab{{Len: int64(len(src))}}, Dst: [][]byte{make([]byte, len(src))}, Views: plain(src),
+				Slabs: []stages.Slab{{Off: 1 << 40, Len: int64(len(src))}}, Outputs: []stages.Output{{Name: "joined.qweight"}}, Dst: [][]byte{make([]byte, len(src))}, Views: plain(src),
 				Ranges: []stages.Extent{{Shard: 3, Len: int64(len(src))}},
 				Parts: []stages.Part{{
 					Op: op, Dst: stages.Rect{RowBytes: 8 * columns, Stride: 8 * columns, Rows: rows},
@@ -71,7 +71,10 @@ func TestWrongKernelIsCaught(t *testing.T) {
 	if _, wrong := errors.AsType[*stages.MismatchError](err); !wrong || n != 1 {
 		t.Errorf("after %d parts: %v", n, err)
 	}
-	for _, says := range []string{"repack gptq 4-bit to marlin", "model.safetensors", "a.qweight", "self-check", "input feature", "must be"} {
+	for _, says := range []string{
+		"repack gptq 4-bit to marlin", "model.safetensors", "a.qweight", "self-check", "output joined.qweight, byte 10995", "input feature", "must be",
+		"report it", "--no-self-check",
+	} {
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v does not say %q", err, says)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/coldload/coldload/internal/values"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -29,34 +30,46 @@ func compareFP4Scales(j *stages.Job, row, word int, change func(byte) byte) erro
 
 // CheckWord compares four scales with those of the file, by the definition of their values.
 func (op *nvfp4MarlinScales) CheckWord(j *stages.Job, row, word int) error {
-	shift, err := op.shift(op, j)
-	if err != nil {
-		return err
-	}
+	exponent := 7 + op.factorOf(j)
 	return compareFP4Scales(j, row, word, func(c byte) byte {
-		if b := s0e5m3(c, shift); c < nanE4M3 && b >= leastS0E5M3 {
-			return b
+		v := math.Ldexp(values.Of(safetensors.F8E4M3, []byte{c}), exponent)
+		if v < 2 {
+			return 0
 		}
-		return 0
+		return byte(rounded(safetensors.F16, v) >> 7) // the five bits of the exponent and the first three of the fraction
 	})
+}
+
+// factorOf is the logarithm of the factor: as large as it can be for the largest scale to stay below 448.
+func (f *nvfp4Factor) factorOf(j *stages.Job) (shift int) {
+	var peak byte
+	if f.scanned {
+		peak = byte(j.Scanned)
+	}
+	for _, src := range j.Src[1:] {
+		peak, _ = peakBytes(src, peak) // all are positive, and of such numbers the larger has the larger byte
+	}
+	if peak > 0 {
+		for largest := 2 * values.Of(safetensors.F8E4M3, []byte{peak}); largest <= 448; largest *= 2 {
+			shift++
+		}
+	}
+	return shift
 }
 
 // CheckWord computes the scale of the tensor again.
 func (op *nvfp4MarlinGlobal) CheckWord(j *stages.Job, _, _ int) error {
-	shift, err := op.shift(op, j)
-	if err != nil {
-		return err
-	}
-	global, exponent := float64(math.Float32frombits(binary.LittleEndian.Uint32(j.Src[0]))), 7
+	global, exponent := values.Of(safetensors.F32, j.Src[0]), 7
 	if op.divisor {
 		global = float64(1 / float32(global))
 	}
 	if op.act == safetensors.BF16 {
 		exponent = 119
 	}
-	must := math.Float32bits(float32(math.Ldexp(global, exponent-shift)))
-	if got := binary.LittleEndian.Uint32(j.Dst); got != must {
-		return mismatch("the scale of the tensor", must, got)
+	var out [4]byte
+	values.Put(out[:], safetensors.F32, math.Ldexp(global, exponent-op.factorOf(j)))
+	if is, must := binary.LittleEndian.Uint32(j.Dst), binary.LittleEndian.Uint32(out[:]); is != must {
+		return mismatch("the scale of the tensor", must, is)
 	}
 	return nil
 }

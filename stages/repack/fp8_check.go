@@ -1,10 +1,9 @@
 package repack
 
 import (
-	"encoding/binary"
 	"math"
 
-	"github.com/coldload/coldload/internal/convert"
+	"github.com/coldload/coldload/internal/values"
 	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
@@ -34,25 +33,20 @@ func (op *fp8MarlinScales) CheckWord(j *stages.Job, row, word int) error {
 
 // one is the scale of group g and output feature n of a member that has columns of them; 0 behind its last group.
 func (op *fp8MarlinScales) one(src []byte, columns, g, n int) uint16 {
-	blocks, _ := op.blocks.Grid(int64(columns), 1)
+	each := columns // output features to a block
+	if op.blocks.Rows > 0 {
+		each = int(op.blocks.Rows)
+	}
 	size := op.from.Bits() / 8
-	groups := len(src) / size / int(blocks)
+	groups := len(src) / size / ((columns + each - 1) / each)
 	if g >= groups {
 		return 0
 	}
-	if n /= max(1, int(op.blocks.Rows)); op.blocks.Rows <= 0 {
-		n = 0
-	}
-	at := (n*groups + g) * size
-	var wide [4]byte
 	var out [2]byte
-	op.toF32(wide[:], src[at:at+size])
-	op.fromF32(out[:], wide[:])
-	value := convert.F16ToF32(binary.LittleEndian.Uint16(out[:]))
-	if op.to == safetensors.BF16 {
-		value = convert.BF16ToF32(binary.LittleEndian.Uint16(out[:]))
+	values.Put(out[:], op.to, values.Of(op.from, src[(n/each*groups+g)*size:]))
+	value := values.Of(op.to, out[:])
+	if op.factor != 1 { // by as much as the exponents of to are larger than those of F8_E4M3
+		value = math.Ldexp(value, map[stages.DType]int{safetensors.F16: 15 - 7, safetensors.BF16: 127 - 7}[op.to])
 	}
-	binary.LittleEndian.PutUint32(wide[:], math.Float32bits(value*op.factor))
-	op.fromF32(out[:], wide[:])
-	return binary.LittleEndian.Uint16(out[:])
+	return rounded(op.to, value)
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/coldload/coldload/internal/nibbles"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -13,7 +12,7 @@ func (op marlinZeros) CheckWord(j *stages.Job, row, word int) error {
 	return compareZeros(j, row, word, func(n int) uint32 {
 		field := n % 8
 		if op.EvensFirst {
-			field = int(nibbles.FieldOf[field])
+			field = evensFirst(n)
 		}
 		w := binary.LittleEndian.Uint32(j.Src[0][row*j.RowBytes+n/8*4:])
 		if op.OneLess {
