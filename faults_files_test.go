@@ -1,7 +1,9 @@
 package coldload_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -174,6 +176,12 @@ func TestPathsThatLeave(t *testing.T) {
 			b.Symlink(single, "../../../../../../etc/passwd")
 		})},
 		{name: "link to nothing", code: stages.CodeMissingShard, says: []string{single, "link"}, build: only(func(b *ckpt.Builder) { b.Symlink(single, "gone") })},
+		{name: "link with a name that is too long", code: stages.CodeShard, says: []string{single, "link", "leads nowhere"}, build: only(func(b *ckpt.Builder) {
+			b.Symlink(single, strings.Repeat("x", 300))
+		})},
+		{name: "link through a file", code: stages.CodeShard, says: []string{single, "link", "leads nowhere"}, build: only(func(b *ckpt.Builder) {
+			b.Shard("blob.safetensors", u8("a", "one")).Symlink(single, "blob.safetensors/x")
+		})},
 		{name: "link to itself", code: stages.CodeShard, says: []string{single, "link"}, build: only(func(b *ckpt.Builder) { b.Symlink(single, single) })},
 	})
 	loads(t, []row{{
@@ -222,6 +230,7 @@ func TestHeaderFaults(t *testing.T) {
 		h("no whole bytes", `{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}`, "xx", "whole number of bytes"),
 		h("product overflows", `{"a":{"dtype":"U8","shape":[9223372036854775807,9223372036854775807],"data_offsets":[0,4]}}`, "four", "too large"),
 		h("product overflows beside 0", `{"a":{"dtype":"U8","shape":[9223372036854775807,4,0],"data_offsets":[0,0]}}`, "", "too large"),
+		h("rank of a million", `{"a":{"dtype":"U8","shape":[`+strings.Repeat("1,", 1_000_000)+`4],"data_offsets":[0,4]}}`, "four", "a", "too many dimensions", "at most 64"),
 		h("bits overflow", `{"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,4]}}`, "four", "too large"),
 		h("offset above 2^63", `{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,18446744073709551615]}}`, "four", "a"),
 		h("unknown dtype", `{"a":{"dtype":"I3","shape":[4],"data_offsets":[0,4]}}`, "four", "dtype", "I3"),
@@ -256,6 +265,40 @@ func TestHeaderFaults(t *testing.T) {
 		h("not UTF-8", "{\"\xff\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", "four", "UTF-8"),
 		h("zero size inside another tensor", `{`+good+`,"b":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}}`, "four", "overlap"),
 	})
+}
+
+// TestCutAnywhere: whichever file of a checkpoint ends too early, and wherever, or goes on, it is refused, and the file is named.
+func TestCutAnywhere(t *testing.T) {
+	b := ckpt.New(t)
+	pair(b)
+	dir := b.AutoIndex().JSON("config.json", map[string]any{"model_type": "llama", "num_hidden_layers": 2}).Write()
+	for _, name := range []string{shard1, shard2, index, "config.json"} {
+		path := filepath.Join(dir, name)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(data []byte) {
+			t.Helper()
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := openAndPlan(t, dir)
+			if refused, ok := errors.AsType[*stages.RefusedError](err); !ok || !strings.Contains(refused.Error(), name) {
+				t.Errorf("%s of %d bytes instead of %d: %v", name, len(data), len(whole), err)
+			}
+		}
+		for n := range len(bytes.TrimSpace(whole)) {
+			check(whole[:n])
+		}
+		check(append(whole, 'x'))
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := openAndPlan(t, dir); err != nil {
+		t.Errorf("the whole files: %v", err)
+	}
 }
 
 // TestOddFilesThatLoad has the other half of SAFETENSORS 5.

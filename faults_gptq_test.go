@@ -86,6 +86,15 @@ func f16Scales(m *ckpt.Module, at int, bits uint16) ckpt.T {
 	return t
 }
 
+// bombs are n entries of dynamic, with their number in each pattern.
+func bombs(pattern string, n int) map[string]any {
+	entries := make(map[string]any, n)
+	for i := range n {
+		entries[fmt.Sprintf(pattern, i)] = map[string]any{}
+	}
+	return entries
+}
+
 func TestQuantConfigFaults(t *testing.T) {
 	c := func(name string, code stages.Code, key string, value any, says ...string) row {
 		return row{name: name, code: code, says: append(says, "config.json"), build: gptqWith("llama", map[string]any{key: value}, o(ckpt.GPTQOptions{}))}
@@ -123,6 +132,10 @@ func TestQuantConfigFaults(t *testing.T) {
 		c("dynamic of marlin", stages.CodeUnsupported, "dynamic", map[string]any{`x`: map[string]any{"is_marlin_format": true}}, `dynamic: "x"`, "is_marlin_format"),
 		c("dynamic with other bits than the shapes", stages.CodeShape, "dynamic", map[string]any{`.*o_proj`: map[string]any{"bits": 8}}, "`bits` in", `dynamic: ".*o_proj"`),
 		c("dynamic with other groups than the shapes", stages.CodeShape, "dynamic", map[string]any{`.*o_proj`: map[string]any{"group_size": 32}}, `dynamic: ".*o_proj"`),
+		c("dynamic with a pattern of 5000 bytes", stages.CodeConfig, "dynamic", map[string]any{strings.Repeat("(a?)*", 1000): map[string]any{}}, "dynamic", "5000 bytes", "4096"),
+		c("dynamic with repetitions of repetitions", stages.CodeConfig, "dynamic", bombs("((a{1,30}){1,30}x|y)*%d", 1000), "dynamic", "cannot be used", "bytes of memory"),
+		c("dynamic with classes", stages.CodeConfig, "dynamic", bombs(strings.Repeat(`\w`, 100)+"%d", 100), "dynamic", "cannot be used", "bytes of memory"),
+		c("dynamic with too many patterns", stages.CodeConfig, "dynamic", bombs(`-:.*\.layer%d\..*`, 50_000), "dynamic", "cannot be used", "bytes of memory"),
 		c("dynamic with a back-reference", stages.CodeConfig, "dynamic", map[string]any{`(a)\1`: map[string]any{}}, "dynamic", "cannot be used"),
 		{
 			name: "dynamic says a quantised module is not", code: stages.CodeConfig, says: []string{single, oProj, "not quantised", ".weight", ".qweight"},

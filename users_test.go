@@ -63,6 +63,12 @@ func TestUsersFiles(t *testing.T) {
 			b.Shard(shard1, u8("a", "one")).Shard(shard2, u8("a", "two"), u8("c", "x")).Index(map[string]string{"a": shard1, "c": shard2})
 		})},
 		{name: "wrong shard", code: stages.CodeWrongShard, says: []string{"a", "it in " + shard2, "it in " + shard1}, build: indexed(func(w map[string]string) { w["a"] = shard2 })},
+		{name: "missing shard of a quantised model", code: stages.CodeMissingShard, says: []string{shard2, "missing"}, build: only(func(b *ckpt.Builder) {
+			b.Shard(shard1, usersLinear(usersAttn+"o_proj", 4)).JSON("config.json", usersConfig("llama", nil))
+			weights := b.WeightMap()
+			weights[usersMLP+"down_proj.qweight"] = shard2
+			b.Index(weights)
+		})},
 		{name: "single file that disagrees with the index", code: stages.CodeAmbiguous, says: []string{single, index}, build: only(func(b *ckpt.Builder) {
 			b.Shard(shard1, u8("a", "one")).Shard(shard2, u8("c", "x")).AutoIndex().Shard(single, u8("z", "other"))
 		})},

@@ -131,7 +131,7 @@ func (config *compressedConfig) readGroups(c *ConfigReader) (readers []*scoped) 
 	}
 	format := c.Text("", "format")
 	for _, m := range groups.Members() {
-		g, faults := compressedReadGroup(c.where, groups, m, format)
+		g, faults := compressedReadGroup(c, groups, m, format)
 		if len(faults) == 0 {
 			readers = append(readers, &scoped{Reader: g.format.open(g), covers: config.scope(g)})
 			faults = slices.Concat(g.Faults(), g.weights.Faults())
@@ -160,12 +160,12 @@ func compressedNothing(c *ConfigReader, key string) {
 
 // compressedReadGroup reads what all formats share of one entry of config_groups; format is the whole checkpoint's, which the entry's own goes
 // before.
-func compressedReadGroup(where string, groups *discover.Object, m discover.Member, format string) (*compressedGroup, []stages.Fault) {
+func compressedReadGroup(c *ConfigReader, groups *discover.Object, m discover.Member, format string) (*compressedGroup, []stages.Fault) {
 	o, f := groups.Nested(m)
 	if f != nil {
 		return nil, []stages.Fault{*f}
 	}
-	g := &compressedGroup{ConfigReader: NewConfigReader(o, fmt.Sprintf("%s: config_groups: %q", where, m.Key))}
+	g := &compressedGroup{ConfigReader: c.nested(o, fmt.Sprintf("%s: config_groups: %q", c.where, m.Key))}
 	g.only(compressedGroupKeys)
 	if g.Has("output_activations") {
 		g.Unsupported("output_activations", "quantised", "weights and input activations")
@@ -213,13 +213,9 @@ func compressedReadTargets(c *ConfigReader, key string) (t compressedTargets) {
 			t.names[entry] = true
 			t.class = t.class || !strings.Contains(entry, ".")
 		default:
-			re, err := pyRegexp(pattern)
-			if err != nil {
-				c.add(stages.CodeConfig, fmt.Sprintf("`%s`: the pattern %q cannot be used: %v", key, entry, err),
-					"a regular expression without look-around and back-references", "", "rewrite the pattern")
-				continue
+			if re, ok := c.pattern(key, entry, pattern); ok {
+				patterns = append(patterns, re)
 			}
-			patterns = append(patterns, re)
 		}
 	}
 	t.patterns = newAlike(patterns)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -14,14 +15,20 @@ import (
 // ConfigReader takes values out of a quantisation config and collects what is wrong with them, so that a Format states its keys and
 // nothing else.
 type ConfigReader struct {
-	o      *discover.Object
-	where  string
-	faults []stages.Fault
+	o        *discover.Object
+	where    string
+	faults   []stages.Fault
+	patterns *patterns // of the whole config
 }
 
 // NewConfigReader reads o, which where names in messages.
 func NewConfigReader(o *discover.Object, where string) *ConfigReader {
-	return &ConfigReader{o: o, where: where}
+	return &ConfigReader{o: o, where: where, patterns: &patterns{}}
+}
+
+// nested reads an object of the same config.
+func (r *ConfigReader) nested(o *discover.Object, where string) *ConfigReader {
+	return &ConfigReader{o: o, where: where, patterns: r.patterns}
 }
 
 // Faults are those found so far.
@@ -68,6 +75,20 @@ func (r *ConfigReader) object(key string) (*discover.Object, bool) {
 	return o, ok && f == nil
 }
 
+// pattern compiles one of the patterns that a key holds; entry is how the config writes it. ok is false when it cannot be used: a Fault says why,
+// but for those after the one that was too much.
+func (r *ConfigReader) pattern(key, entry, pattern string) (re *regexp.Regexp, ok bool) {
+	if r.patterns.full() {
+		return nil, false
+	}
+	re, err := r.patterns.compile(pattern)
+	if err != nil {
+		r.add(stages.CodeConfig, fmt.Sprintf("`%s`: the pattern %.80q cannot be used: %.200s", key, entry, err),
+			"a name, or a regular expression without look-around and back-references", "", "rewrite the pattern")
+	}
+	return re, err == nil
+}
+
 // only refuses every key that says something and is known neither by its meaning nor as one that is read over: what it changes cannot be seen in the
 // tensors. Null, false and what is empty say nothing.
 func (r *ConfigReader) only(known []string, over ...string) {
@@ -109,6 +130,9 @@ func (r *ConfigReader) Unsupported(key string, found any, supported string) {
 }
 
 func (r *ConfigReader) add(code stages.Code, problem, expected, found, advice string) {
+	if len(r.faults) > mostFaults { // one more than are told, so that it is seen that there are more
+		return
+	}
 	r.faults = append(r.faults, stages.Fault{
 		Code: code, File: r.where, Problem: problem, Expected: expected, Found: found, Advice: cmp.Or(advice, generalAdvice[code]),
 	})

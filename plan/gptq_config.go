@@ -153,10 +153,8 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 	if !negative {
 		pattern = strings.TrimPrefix(pattern, "+:")
 	}
-	re, err := pyRegexp(pattern)
-	if err != nil {
-		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: the pattern %q cannot be used: %v", m.Key, err),
-			"a regular expression without look-around and back-references", "", "rewrite the pattern")
+	re, ok := c.pattern("dynamic", m.Key, pattern)
+	if !ok {
 		return gptqOverride{}, false
 	}
 	o := gptqOverride{re: re, where: fmt.Sprintf("%s: dynamic: %q", c.where, m.Key), negative: negative, params: base}
@@ -168,7 +166,7 @@ func gptqReadOverride(c *ConfigReader, dynamic *discover.Object, m discover.Memb
 		c.add(stages.CodeConfig, fmt.Sprintf("`dynamic`: %q is no object", m.Key), "an object of overrides", string(m.Value), "")
 		return o, false
 	}
-	sub := NewConfigReader(values, o.where)
+	sub := c.nested(values, o.where)
 	o.params = gptqReadParams(sub, base)
 	gptqSameStorage(c, sub)
 	sub.only(gptqParamKeys, gptqOverKeys...)

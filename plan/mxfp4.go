@@ -71,13 +71,9 @@ func (mxfp4) Open(q *discover.QuantConfig) (Reader, []stages.Fault) {
 		c.faults = append(c.faults, *f)
 	}
 	for _, entry := range list {
-		pattern, err := pyRegexp(entry)
-		if err != nil {
-			c.add(stages.CodeConfig, "`modules_to_not_convert`: the entry "+entry+" cannot be used: "+err.Error(),
-				"a name, or a regular expression without look-around and back-references", "", "rewrite the entry")
-			continue
+		if pattern, ok := c.pattern("modules_to_not_convert", entry, entry); ok {
+			r.dense = append(r.dense, mxfp4Dense{entry, pattern})
 		}
-		r.dense = append(r.dense, mxfp4Dense{entry, pattern})
 	}
 	return r, c.Faults()
 }

@@ -4,9 +4,53 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 )
+
+const (
+	mostPatternText = 4096    // bytes of one pattern
+	mostPatterns    = 8 << 20 // bytes that all patterns of a config take; two thousand usual ones take 4 MB
+)
+
+// patterns compiles the patterns of one config. A repetition or a class of a few bytes compiles to kilobytes, and every name is matched with
+// every pattern: so it is bounded what all of them take.
+type patterns struct{ bytes int64 }
+
+// full reports that there were too many, or too large ones.
+func (p *patterns) full() bool { return p.bytes > mostPatterns }
+
+func (p *patterns) compile(pattern string) (*regexp.Regexp, error) {
+	if len(pattern) > mostPatternText {
+		return nil, fmt.Errorf("it has %d bytes, more than %d", len(pattern), mostPatternText)
+	}
+	re, err := pyRegexp(pattern)
+	if err != nil {
+		return nil, err
+	}
+	if p.bytes += patternBytes(re); p.full() {
+		return nil, fmt.Errorf("with it the patterns of this config take more than %d bytes of memory", mostPatterns)
+	}
+	return re, nil
+}
+
+// patternBytes is about what a pattern takes: its steps, and the ranges of its classes.
+func patternBytes(re *regexp.Regexp) (n int64) {
+	const step, char = 40, 4
+	tree, err := syntax.Parse(re.String(), syntax.Perl)
+	if err != nil { // it was compiled: it cannot be
+		return mostPatterns + 1
+	}
+	prog, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return mostPatterns + 1
+	}
+	for i := range prog.Inst {
+		n += step + char*int64(len(prog.Inst[i].Rune))
+	}
+	return n
+}
 
 // pyRegexp compiles a pattern of Python's re for matching from the start of a name, as re.match does. The two syntaxes agree in nearly
 // everything; what Go would take for something else is translated, or refused by name.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -75,5 +76,24 @@ func TestPyRegexp(t *testing.T) {
 		if _, err := pyRegexp(pattern); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: error %v, want %q", pattern, err, says)
 		}
+	}
+}
+
+// TestPatternsAreBounded: usual lists of patterns fit, and after the one that is too much nothing is compiled any more, and one Fault says so.
+func TestPatternsAreBounded(t *testing.T) {
+	var usual patterns
+	for i := range 2000 {
+		if _, err := usual.compile(fmt.Sprintf(`.*model\.layers\.%d\.mlp\.experts\.\d+\.(gate|up|down)_proj$`, i)); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	c := NewConfigReader(nil, "config.json")
+	for range 1000 {
+		if _, ok := c.pattern("dynamic", "+:x", `((x{1,30}){1,30}y|z)*`); ok && c.patterns.full() {
+			t.Fatal("the pattern that was too much is used")
+		}
+	}
+	if f := c.Faults(); len(f) != 1 || !strings.Contains(f[0].Problem, "bytes of memory") || c.patterns.bytes > mostPatterns+1<<20 {
+		t.Errorf("%d bytes of patterns, faults %v", c.patterns.bytes, f)
 	}
 }

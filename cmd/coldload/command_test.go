@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,10 +12,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/coldload/coldload/internal/cpu"
+	"github.com/coldload/coldload/internal/synth/ckpt"
+	"github.com/coldload/coldload/safetensors"
 	"github.com/coldload/coldload/stages"
 )
 
@@ -162,6 +166,25 @@ func TestFailureJSON(t *testing.T) {
 				t.Errorf("stderr: %q", r.err)
 			}
 		})
+	}
+}
+
+// TestJSONSteersNoTerminal: what a config or a header says is in the object as it is, and reaches a terminal that shows the object as escapes.
+func TestJSONSteersNoTerminal(t *testing.T) {
+	const evil = "\u009b2J\u202e\u2028\x7f\U000e0001\ufffd é😀"
+	src := ckpt.New(t).Shard("model.safetensors", ckpt.T{Name: "a\u202e\u200b", DType: safetensors.U8, Shape: []int64{1}, Data: []byte("x")}).
+		JSON("config.json", map[string]any{"quantization_config": map[string]any{"quant_method": evil}}).Write()
+	for _, args := range [][]string{{"plan", src, "--json"}, {"load", src, "--json"}} {
+		r := command(t, args...)
+		if i := strings.IndexFunc(r.out, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }); i >= 0 {
+			t.Errorf("%v: %q", args[0], r.out[i:])
+		}
+		r.object(t)
+	}
+	b, err := encode(evil)
+	var back string
+	if err != nil || json.Unmarshal(b, &back) != nil || back != evil || !strings.Contains(string(b), "é😀") {
+		t.Errorf("%s, %v", b, err)
 	}
 }
 

@@ -69,8 +69,17 @@ type checker struct {
 
 func (c *checker) add(entry, format string, args ...any) {
 	if len(c.faults) < maxFaults {
-		c.faults = append(c.faults, fault(entry, fmt.Sprintf(format, args...)))
+		c.faults = append(c.faults, fault(clip(entry), clip(fmt.Sprintf(format, args...))))
 	}
+}
+
+// clip is the beginning of a text from the file, which may be of any length.
+func clip(s string) string {
+	const most = 300
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
 // inOrder asks for ascending names, which are unique then.

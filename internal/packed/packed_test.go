@@ -308,6 +308,8 @@ func TestManifestRefuses(t *testing.T) {
 		"a shard as a file":   {`"name":"config.json"`, `"name":"model-00001-of-00002.safetensors"`, "not a name that another file"},
 		"the manifest itself": {`"name":"config.json"`, `"name":"coldload.json"`, "not a name that another file"},
 		"no list":             {`"files": [`, `"files": {"x": [`, "is not a list"},
+		"a long name":         {`"name":"t.0.0"`, `"name":"` + strings.Repeat("n", 1<<19) + `"`, "a name that cannot be"},
+		"many dims":           {`[2500]`, `[2500` + strings.Repeat(",1", 1<<18) + `]`, "outputs[0]"},
 		"no program":          {`"program_version": "v1"`, `"program_version": ""`, "not a version"},
 	} {
 		if !strings.Contains(good, c.from) {
@@ -317,6 +319,9 @@ func TestManifestRefuses(t *testing.T) {
 		re, ok := errors.AsType[*stages.RefusedError](err)
 		if !ok || !strings.Contains(fmt.Sprint(err)+string(re.Faults[0].Code), c.want) {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
+		}
+		if n := len(err.Error()); n > 100<<10 {
+			t.Errorf("%s: a message of %d bytes", name, n)
 		}
 	}
 	if err := read(append(signed(good), ' ')); err == nil {

@@ -314,7 +314,7 @@ func hasSize(path string, n int64) bool {
 // acquire takes the lock, and reads the journal that it is. The holder before may have removed the file that was opened, and made the
 // target complete.
 func (t *target) acquire() error {
-	for {
+	for range acquireTries {
 		f, made, err := openJournal(t.state)
 		switch {
 		case errors.Is(err, errNoJournal):
@@ -350,7 +350,11 @@ func (t *target) acquire() error {
 		}
 		return nil
 	}
+	return &TargetError{Path: t.state, Err: errors.New("no file can be made there"), Advice: "choose another folder"}
 }
+
+// acquireTries is how often the journal may be gone meanwhile. There are folders in which a file can never be made, and that is all they say: /proc.
+const acquireTries = 1000
 
 // errNoJournal is a name that is taken by something else.
 var errNoJournal = errors.New("no journal")

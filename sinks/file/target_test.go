@@ -217,6 +217,21 @@ func TestLockOfARemovedFile(t *testing.T) {
 	}
 }
 
+// TestNoFileCanBeMade is a folder in which making a file says that there is none: the folder is refused, and nobody waits for the file.
+func TestNoFileCanBeMade(t *testing.T) {
+	const above = "/proc/self"
+	if _, err := os.Stat(above); err != nil {
+		t.Skip(err)
+	}
+	tg, err := resolve(&disk{}, above+"/out", false, nil)
+	if err == nil {
+		err = tg.acquire()
+	}
+	if !errors.Is(err, ErrTarget) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestDiskFullWhileWriting is a disk that could not be allocated beforehand. It has room for what is missing, so no figures are given: they
 // would not be why.
 func TestDiskFullWhileWriting(t *testing.T) {

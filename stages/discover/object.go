@@ -52,7 +52,7 @@ func parseObject(file string, data []byte) (*Object, error) {
 
 // split reads the members of raw, which is a valid object.
 func (o *Object) split() error {
-	dec := jsontext.NewDecoder(bytes.NewReader(o.raw))
+	dec := jsontext.NewDecoder(bytes.NewReader(o.raw), jsontext.AllowDuplicateNames(true)) // there are none: parseObject has seen to it
 	if _, err := dec.ReadToken(); err != nil {
 		return err
 	}
@@ -192,16 +192,23 @@ func list[T any](o *Object, key, want string) (all []T, ok bool, f *stages.Fault
 	if !ok {
 		return nil, false, nil
 	}
-	items, err := decode[[]jsontext.Value](v)
-	if err != nil {
+	dec := jsontext.NewDecoder(bytes.NewReader(v))
+	if t, err := dec.ReadToken(); err != nil || t.Kind() != '[' {
 		return nil, false, o.Wrong(key, want)
 	}
-	all = make([]T, len(items))
-	for i, item := range items {
-		// A null would decode to a zero.
-		if all[i], err = decode[T](item); err != nil || item.Kind() == 'n' {
+	for dec.PeekKind() != ']' {
+		item, err := dec.ReadValue()
+		if err != nil || item.Kind() == 'n' { // a null would decode to a zero
 			return nil, false, o.Wrong(key, want)
 		}
+		if len(all) == maxCount {
+			return nil, false, o.Wrong(key, fmt.Sprintf("at most %d values", maxCount))
+		}
+		one, err := decode[T](item)
+		if err != nil {
+			return nil, false, o.Wrong(key, want)
+		}
+		all = append(all, one)
 	}
 	return all, true, nil
 }

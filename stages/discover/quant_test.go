@@ -3,6 +3,7 @@ package discover
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/coldload/coldload/stages"
@@ -138,6 +139,13 @@ func TestObject(t *testing.T) {
 		if v, ok, f := o.Strings(key); v != nil || ok || f == nil || f.Code != stages.CodeConfig {
 			t.Errorf("%s: %q %v %v", key, v, ok, f)
 		}
+	}
+	long, err := parseObject("f.json", []byte(`{"list":[0`+strings.Repeat(",0", maxCount)+`]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, ok, f := long.Ints("list"); v != nil || ok || f == nil || f.Expected != "at most 1048576 values" {
+		t.Errorf("long list: %d values, %v %v", len(v), ok, f)
 	}
 	q := QuantConfig{Object: o}
 	d, ok, f := q.Object.Object("dynamic")

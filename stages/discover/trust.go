@@ -176,6 +176,8 @@ func (t *trust) fault(code stages.Code, name string, err error) (f stages.Fault,
 		f.Problem, f.Advice = "may not be read by this user", "change its permissions"
 	case errors.Is(err, syscall.ELOOP):
 		f.Problem = "is a link that leads back to itself"
+	case errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.ENOTDIR):
+		f.Problem = "is a link that leads nowhere"
 	default:
 		return stages.Fault{}, false
 	}
