@@ -91,17 +91,17 @@ func (b *bar) load(p coldload.Progress) {
 	}
 }
 
-// step takes the progress of something that comes before, under its own name, or that goes on beside the load, as a line like those of the phases.
-func (b *bar) step(doing, phase string) func(done, total int64) {
+// hashing takes the progress of hashing the source, which comes before the load or goes on beside it, as a line like those of the phases.
+func (b *bar) hashing() func(done, total int64) {
 	main := b.doing
 	return func(done, total int64) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.phases != nil {
-			b.beside.name, b.beside.done, b.beside.total = phase, done, total
+			b.beside.name, b.beside.done, b.beside.total = verifying, done, total
 			return
 		}
-		b.doing, b.whole.done, b.whole.total = doing, done, total
+		b.doing, b.whole.done, b.whole.total = "reading the source for its hashes", done, total
 		if done == total {
 			b.doing, b.whole = main, track{}
 		}

@@ -142,7 +142,7 @@ func TestBarStep(t *testing.T) {
 	t.Parallel()
 	start := time.Unix(1000, 0)
 	b := &bar{doing: "packing", start: start, began: start}
-	hashed := b.step("reading the source for its hashes", verifying)
+	hashed := b.hashing()
 	hashed(1e9, 4e9)
 	if got, want := b.headline(start.Add(time.Second), 0), "reading the source for its hashes: 1.00 GB of 4.00 GB, 25 %, 1.00 GB/s, 3 s left"; got != want {
 		t.Errorf("%q, want %q", got, want)
@@ -158,7 +158,7 @@ func TestBarBeside(t *testing.T) {
 	t.Parallel()
 	start := time.Now()
 	b := &bar{doing: "loading", last: "committing", start: start, began: start}
-	hashed := b.step("reading the source for its hashes", verifying)
+	hashed := b.hashing()
 	b.load(moved(0))
 	hashed(1e9, 10e9)
 	now := start.Add(time.Second)

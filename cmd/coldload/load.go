@@ -127,7 +127,7 @@ func load(ctx context.Context, e *env, o *loadFlags, path string, start time.Tim
 	bar := startBar(e, o.quiet, "loading", "committing")
 	if bar != nil {
 		opt.Progress = bar.load
-		opt.Hashed = bar.step("reading the source for its hashes", verifying)
+		opt.Hashed = bar.hashing()
 	}
 	res, err := coldload.Load(ctx, path, sink, opt)
 	bar.stop()

@@ -104,7 +104,7 @@ func runPack(ctx context.Context, e *env, o *packFlags, path, dir string) error 
 	bar := startBar(e, o.quiet, "packing", "making it durable")
 	if bar != nil {
 		opt.Progress = bar.load
-		opt.Hashed = bar.step("reading the source for its hashes", verifying)
+		opt.Hashed = bar.hashing()
 	}
 	res, err := coldload.Pack(ctx, path, dir, opt, popt)
 	bar.stop()

@@ -19,7 +19,7 @@ func (op *ggufDequant) CheckWord(j *stages.Job, row, word int) error {
 func ggufElement(t gguf.Type, b []byte, e int) float32 {
 	low := func(q []byte) int { return int(q[e%16] >> (e / 16 * 4) & 15) } // of blocks of 32
 	half := func(at int) float32 { return valueAt(safetensors.F16, b[at:], 0) }
-	switch t { //nolint:exhaustive // those that are processed
+	switch t {
 	case gguf.Q4_0:
 		return half(0) * float32(low(b[2:])-8)
 	case gguf.Q8_0:
