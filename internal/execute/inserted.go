@@ -36,7 +36,7 @@ func (s *Inserted) Name() string {
 	return name
 }
 
-// Admission is what feeds the flow: it builds the Batches and waits until the budget has room for each.
+// Admission is what feeds the flow: it builds the Batches and waits for what each needs first, and until the budget has room for it.
 const Admission = "batches"
 
 // Shards is what feeds the pipelines whose items are Shards.
