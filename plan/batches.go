@@ -200,12 +200,11 @@ func (p *Plan) Skip(done func(stages.Slab) bool, budget int64) *Plan {
 func (p *Plan) Shards() []int32 {
 	var list []int32
 	seen := map[int32]bool{}
-	for i, u := range p.units {
-		if i > 0 && u.shard == p.units[i-1].shard || seen[u.shard] {
-			continue
+	for _, u := range p.units {
+		if !seen[u.shard] {
+			seen[u.shard] = true
+			list = append(list, u.shard)
 		}
-		seen[u.shard] = true
-		list = append(list, u.shard)
 	}
 	return list
 }
