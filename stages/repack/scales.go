@@ -127,10 +127,14 @@ func (op *marlinScales) Run(j *stages.Job) error {
 	if j.Stride == j.RowBytes { // whole blocks next to each other are one row
 		rows, n = 1, rows*n
 	}
-	tmp := borrow(2 * castBlock)
-	defer scratch.Put(tmp)
+	var tmp []byte
+	if op.from != op.to {
+		borrowed := borrow(2 * castBlock)
+		defer scratch.Put(borrowed)
+		tmp = *borrowed
+	}
 	for r := range rows {
-		if err := op.permute(j, r*n, j.Dst[r*j.Stride:][:2*n], j.Src[0][r*n*size:(r+1)*n*size], *tmp, stream); err != nil {
+		if err := op.permute(j, r*n, j.Dst[r*j.Stride:][:2*n], j.Src[0][r*n*size:(r+1)*n*size], tmp, stream); err != nil {
 			return err
 		}
 	}
@@ -141,7 +145,7 @@ func (op *marlinScales) Run(j *stages.Job) error {
 // cache. Stores past the caches end with it, which takes as long as some kilobytes do.
 const castBlock = 8192
 
-// permute handles one row, the first scale of which is first, block by block through tmp.
+// permute handles one row, the first scale of which is first, block by block: through tmp, of castBlock elements, where there is a cast.
 func (op *marlinScales) permute(j *stages.Job, first int, dst, src, tmp []byte, stream bool) error {
 	size := op.from.Bits() / 8
 	for len(dst) > 0 {
