@@ -40,6 +40,7 @@ func decodeFP4() {
 			}
 		}
 	}
+	tables.turnedFP4()
 }
 
 type fp4Tables struct {

@@ -12744,6 +12744,1598 @@ fp4By16ToF32AVX2NTBlock:
 	VZEROUPPER
 	RET
 
+DATA fp4FirstPairs<>+0(SB)/4, $0x00000000
+DATA fp4FirstPairs<>+4(SB)/4, $0x00000010
+DATA fp4FirstPairs<>+8(SB)/4, $0x00000001
+DATA fp4FirstPairs<>+12(SB)/4, $0x00000011
+DATA fp4FirstPairs<>+16(SB)/4, $0x00000002
+DATA fp4FirstPairs<>+20(SB)/4, $0x00000012
+DATA fp4FirstPairs<>+24(SB)/4, $0x00000003
+DATA fp4FirstPairs<>+28(SB)/4, $0x00000013
+DATA fp4FirstPairs<>+32(SB)/4, $0x00000004
+DATA fp4FirstPairs<>+36(SB)/4, $0x00000014
+DATA fp4FirstPairs<>+40(SB)/4, $0x00000005
+DATA fp4FirstPairs<>+44(SB)/4, $0x00000015
+DATA fp4FirstPairs<>+48(SB)/4, $0x00000006
+DATA fp4FirstPairs<>+52(SB)/4, $0x00000016
+DATA fp4FirstPairs<>+56(SB)/4, $0x00000007
+DATA fp4FirstPairs<>+60(SB)/4, $0x00000017
+GLOBL fp4FirstPairs<>(SB), RODATA|NOPTR, $64
+
+DATA fp4SecondPairs<>+0(SB)/4, $0x00000008
+DATA fp4SecondPairs<>+4(SB)/4, $0x00000018
+DATA fp4SecondPairs<>+8(SB)/4, $0x00000009
+DATA fp4SecondPairs<>+12(SB)/4, $0x00000019
+DATA fp4SecondPairs<>+16(SB)/4, $0x0000000a
+DATA fp4SecondPairs<>+20(SB)/4, $0x0000001a
+DATA fp4SecondPairs<>+24(SB)/4, $0x0000000b
+DATA fp4SecondPairs<>+28(SB)/4, $0x0000001b
+DATA fp4SecondPairs<>+32(SB)/4, $0x0000000c
+DATA fp4SecondPairs<>+36(SB)/4, $0x0000001c
+DATA fp4SecondPairs<>+40(SB)/4, $0x0000000d
+DATA fp4SecondPairs<>+44(SB)/4, $0x0000001d
+DATA fp4SecondPairs<>+48(SB)/4, $0x0000000e
+DATA fp4SecondPairs<>+52(SB)/4, $0x0000001e
+DATA fp4SecondPairs<>+56(SB)/4, $0x0000000f
+DATA fp4SecondPairs<>+60(SB)/4, $0x0000001f
+GLOBL fp4SecondPairs<>(SB), RODATA|NOPTR, $64
+
+// func fp4TurnedToBF16AVX512(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·fp4TurnedToBF16AVX512(SB), NOSPLIT, $0-48
+	MOVQ      dst+0(FP), R8
+	MOVQ      src+8(FP), SI
+	MOVQ      scales+16(FP), R9
+	MOVQ      groups+24(FP), R10
+	MOVQ      blocks+32(FP), R11
+	MOVQ      dstStride+40(FP), R12
+	LEAQ      (R12)(R12*2), R13
+	VMOVDQU64 fp4Values<>+0(SB), Z31
+	MOVL      $0xaaaaaaaa, AX
+	KMOVD     AX, K1
+
+fp4TurnedToBF16AVX512Group:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToBF16AVX512Line:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToBF16AVX512Block:
+	VMOVDQU64 (SI), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPERMPS   Z31, Z0, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVDQU32 Z1, (DI)
+	VPSRLD    $0x04, Z0, Z1
+	VPSRLD    $0x14, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVDQU32 Z1, (DI)(R12*1)
+	VPSRLD    $0x08, Z0, Z1
+	VPSRLD    $0x18, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVDQU32 Z1, (DI)(R12*2)
+	VPSRLD    $0x0c, Z0, Z1
+	VPSRLD    $0x1c, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVDQU32 Z1, (DI)(R13*1)
+	ADDQ      $0x00000040, SI
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000040, DI
+	DECQ      CX
+	JNZ       fp4TurnedToBF16AVX512Block
+	LEAQ      (R8)(R12*4), R8
+	DECQ      BX
+	JNZ       fp4TurnedToBF16AVX512Line
+	MOVQ      DX, R9
+	DECQ      R10
+	JNZ       fp4TurnedToBF16AVX512Group
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToBF16AVX2(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4TurnedToBF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         groups+24(FP), R10
+	MOVQ         blocks+32(FP), R11
+	MOVQ         dstStride+40(FP), R12
+	LEAQ         (R12)(R12*2), R13
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y15
+	VPBROADCASTD sign<>+0(SB), Y14
+
+fp4TurnedToBF16AVX2Group:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToBF16AVX2Line:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToBF16AVX2Block:
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x10, Y0, Y2
+	VPERMPS  Y15, Y0, Y3
+	VPSLLD   $0x1c, Y0, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, (DI)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x10, Y0, Y2
+	VPERMPS  Y15, Y0, Y3
+	VPSLLD   $0x1c, Y0, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, 32(DI)
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x04, Y0, Y1
+	VPSRLD   $0x14, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, (DI)(R12*1)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x04, Y0, Y1
+	VPSRLD   $0x14, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, 32(DI)(R12*1)
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x08, Y0, Y1
+	VPSRLD   $0x18, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, (DI)(R12*2)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x08, Y0, Y1
+	VPSRLD   $0x18, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, 32(DI)(R12*2)
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x0c, Y0, Y1
+	VPSRLD   $0x1c, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, (DI)(R13*1)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x0c, Y0, Y1
+	VPSRLD   $0x1c, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVDQU  Y3, 32(DI)(R13*1)
+	ADDQ     $0x00000040, SI
+	ADDQ     $0x00000080, DX
+	ADDQ     $0x00000040, DI
+	DECQ     CX
+	JNZ      fp4TurnedToBF16AVX2Block
+	LEAQ     (R8)(R12*4), R8
+	DECQ     BX
+	JNZ      fp4TurnedToBF16AVX2Line
+	MOVQ     DX, R9
+	DECQ     R10
+	JNZ      fp4TurnedToBF16AVX2Group
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF16AVX512(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX512F
+TEXT ·fp4TurnedToF16AVX512(SB), NOSPLIT, $0-48
+	MOVQ      dst+0(FP), R8
+	MOVQ      src+8(FP), SI
+	MOVQ      scales+16(FP), R9
+	MOVQ      groups+24(FP), R10
+	MOVQ      blocks+32(FP), R11
+	MOVQ      dstStride+40(FP), R12
+	LEAQ      (R12)(R12*2), R13
+	VMOVDQU64 fp4Values<>+0(SB), Z31
+
+fp4TurnedToF16AVX512Group:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF16AVX512Line:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF16AVX512Block:
+	VMOVDQU64 (SI), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPERMPS   Z31, Z0, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVDQU32 Z1, (DI)
+	VPSRLD    $0x04, Z0, Z1
+	VPSRLD    $0x14, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVDQU32 Z1, (DI)(R12*1)
+	VPSRLD    $0x08, Z0, Z1
+	VPSRLD    $0x18, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVDQU32 Z1, (DI)(R12*2)
+	VPSRLD    $0x0c, Z0, Z1
+	VPSRLD    $0x1c, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVDQU32 Z1, (DI)(R13*1)
+	ADDQ      $0x00000040, SI
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000040, DI
+	DECQ      CX
+	JNZ       fp4TurnedToF16AVX512Block
+	LEAQ      (R8)(R12*4), R8
+	DECQ      BX
+	JNZ       fp4TurnedToF16AVX512Line
+	MOVQ      DX, R9
+	DECQ      R10
+	JNZ       fp4TurnedToF16AVX512Group
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF16AVX2(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C
+TEXT ·fp4TurnedToF16AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         groups+24(FP), R10
+	MOVQ         blocks+32(FP), R11
+	MOVQ         dstStride+40(FP), R12
+	LEAQ         (R12)(R12*2), R13
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y15
+	VPBROADCASTD sign<>+0(SB), Y14
+
+fp4TurnedToF16AVX2Group:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF16AVX2Line:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF16AVX2Block:
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x10, Y0, Y2
+	VPERMPS     Y15, Y0, Y3
+	VPSLLD      $0x1c, Y0, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, (DI)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x10, Y0, Y2
+	VPERMPS     Y15, Y0, Y3
+	VPSLLD      $0x1c, Y0, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, 32(DI)
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x04, Y0, Y1
+	VPSRLD      $0x14, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, (DI)(R12*1)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x04, Y0, Y1
+	VPSRLD      $0x14, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, 32(DI)(R12*1)
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x08, Y0, Y1
+	VPSRLD      $0x18, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, (DI)(R12*2)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x08, Y0, Y1
+	VPSRLD      $0x18, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, 32(DI)(R12*2)
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x0c, Y0, Y1
+	VPSRLD      $0x1c, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, (DI)(R13*1)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x0c, Y0, Y1
+	VPSRLD      $0x1c, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVDQU     Y1, 32(DI)(R13*1)
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000080, DX
+	ADDQ        $0x00000040, DI
+	DECQ        CX
+	JNZ         fp4TurnedToF16AVX2Block
+	LEAQ        (R8)(R12*4), R8
+	DECQ        BX
+	JNZ         fp4TurnedToF16AVX2Line
+	MOVQ        DX, R9
+	DECQ        R10
+	JNZ         fp4TurnedToF16AVX2Group
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF32AVX512(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX512F
+TEXT ·fp4TurnedToF32AVX512(SB), NOSPLIT, $0-48
+	MOVQ      dst+0(FP), R8
+	MOVQ      src+8(FP), SI
+	MOVQ      scales+16(FP), R9
+	MOVQ      groups+24(FP), R10
+	MOVQ      blocks+32(FP), R11
+	MOVQ      dstStride+40(FP), R12
+	LEAQ      (R12)(R12*2), R13
+	VMOVDQU64 fp4Values<>+0(SB), Z31
+	VMOVDQU64 fp4FirstPairs<>+0(SB), Z30
+	VMOVDQU64 fp4SecondPairs<>+0(SB), Z29
+
+fp4TurnedToF32AVX512Group:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF32AVX512Line:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF32AVX512Block:
+	VMOVDQU64 (SI), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPERMPS   Z31, Z0, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVDQU32 Z1, (DI)
+	VMOVDQU32 Z3, 64(DI)
+	VPSRLD    $0x04, Z0, Z1
+	VPSRLD    $0x14, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVDQU32 Z1, (DI)(R12*1)
+	VMOVDQU32 Z3, 64(DI)(R12*1)
+	VPSRLD    $0x08, Z0, Z1
+	VPSRLD    $0x18, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVDQU32 Z1, (DI)(R12*2)
+	VMOVDQU32 Z3, 64(DI)(R12*2)
+	VPSRLD    $0x0c, Z0, Z1
+	VPSRLD    $0x1c, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVDQU32 Z1, (DI)(R13*1)
+	VMOVDQU32 Z3, 64(DI)(R13*1)
+	ADDQ      $0x00000040, SI
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000080, DI
+	DECQ      CX
+	JNZ       fp4TurnedToF32AVX512Block
+	LEAQ      (R8)(R12*4), R8
+	DECQ      BX
+	JNZ       fp4TurnedToF32AVX512Line
+	MOVQ      DX, R9
+	DECQ      R10
+	JNZ       fp4TurnedToF32AVX512Group
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF32AVX2(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX2
+TEXT ·fp4TurnedToF32AVX2(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         groups+24(FP), R10
+	MOVQ         blocks+32(FP), R11
+	MOVQ         dstStride+40(FP), R12
+	LEAQ         (R12)(R12*2), R13
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y15
+	VPBROADCASTD sign<>+0(SB), Y14
+
+fp4TurnedToF32AVX2Group:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF32AVX2Line:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF32AVX2Block:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x10, Y0, Y2
+	VPERMPS    Y15, Y0, Y3
+	VPSLLD     $0x1c, Y0, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, (DI)
+	VMOVDQU    Y4, 32(DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x10, Y0, Y2
+	VPERMPS    Y15, Y0, Y3
+	VPSLLD     $0x1c, Y0, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, 64(DI)
+	VMOVDQU    Y4, 96(DI)
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPSRLD     $0x14, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, (DI)(R12*1)
+	VMOVDQU    Y4, 32(DI)(R12*1)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPSRLD     $0x14, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, 64(DI)(R12*1)
+	VMOVDQU    Y4, 96(DI)(R12*1)
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x08, Y0, Y1
+	VPSRLD     $0x18, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, (DI)(R12*2)
+	VMOVDQU    Y4, 32(DI)(R12*2)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x08, Y0, Y1
+	VPSRLD     $0x18, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, 64(DI)(R12*2)
+	VMOVDQU    Y4, 96(DI)(R12*2)
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x0c, Y0, Y1
+	VPSRLD     $0x1c, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, (DI)(R13*1)
+	VMOVDQU    Y4, 32(DI)(R13*1)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x0c, Y0, Y1
+	VPSRLD     $0x1c, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVDQU    Y3, 64(DI)(R13*1)
+	VMOVDQU    Y4, 96(DI)(R13*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000080, DX
+	ADDQ       $0x00000080, DI
+	DECQ       CX
+	JNZ        fp4TurnedToF32AVX2Block
+	LEAQ       (R8)(R12*4), R8
+	DECQ       BX
+	JNZ        fp4TurnedToF32AVX2Line
+	MOVQ       DX, R9
+	DECQ       R10
+	JNZ        fp4TurnedToF32AVX2Group
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToBF16AVX512NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·fp4TurnedToBF16AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ      dst+0(FP), R8
+	MOVQ      src+8(FP), SI
+	MOVQ      scales+16(FP), R9
+	MOVQ      groups+24(FP), R10
+	MOVQ      blocks+32(FP), R11
+	MOVQ      dstStride+40(FP), R12
+	LEAQ      (R12)(R12*2), R13
+	VMOVDQU64 fp4Values<>+0(SB), Z31
+	MOVL      $0xaaaaaaaa, AX
+	KMOVD     AX, K1
+
+fp4TurnedToBF16AVX512NTGroup:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToBF16AVX512NTLine:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToBF16AVX512NTBlock:
+	VMOVDQU64 (SI), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPERMPS   Z31, Z0, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVNTDQ  Z1, (DI)
+	VPSRLD    $0x04, Z0, Z1
+	VPSRLD    $0x14, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVNTDQ  Z1, (DI)(R12*1)
+	VPSRLD    $0x08, Z0, Z1
+	VPSRLD    $0x18, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVNTDQ  Z1, (DI)(R12*2)
+	VPSRLD    $0x0c, Z0, Z1
+	VPSRLD    $0x1c, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VPSRLD    $0x10, Z1, Z1
+	VPBLENDMW Z2, Z1, K1, Z1
+	VMOVNTDQ  Z1, (DI)(R13*1)
+	ADDQ      $0x00000040, SI
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000040, DI
+	DECQ      CX
+	JNZ       fp4TurnedToBF16AVX512NTBlock
+	LEAQ      (R8)(R12*4), R8
+	DECQ      BX
+	JNZ       fp4TurnedToBF16AVX512NTLine
+	MOVQ      DX, R9
+	DECQ      R10
+	JNZ       fp4TurnedToBF16AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToBF16AVX2NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4TurnedToBF16AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         groups+24(FP), R10
+	MOVQ         blocks+32(FP), R11
+	MOVQ         dstStride+40(FP), R12
+	LEAQ         (R12)(R12*2), R13
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y15
+	VPBROADCASTD sign<>+0(SB), Y14
+
+fp4TurnedToBF16AVX2NTGroup:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToBF16AVX2NTLine:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToBF16AVX2NTBlock:
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x10, Y0, Y2
+	VPERMPS  Y15, Y0, Y3
+	VPSLLD   $0x1c, Y0, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, (DI)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x10, Y0, Y2
+	VPERMPS  Y15, Y0, Y3
+	VPSLLD   $0x1c, Y0, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, 32(DI)
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x04, Y0, Y1
+	VPSRLD   $0x14, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, (DI)(R12*1)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x04, Y0, Y1
+	VPSRLD   $0x14, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, 32(DI)(R12*1)
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x08, Y0, Y1
+	VPSRLD   $0x18, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, (DI)(R12*2)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x08, Y0, Y1
+	VPSRLD   $0x18, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, 32(DI)(R12*2)
+	VMOVDQU  (SI), Y0
+	VPSRLD   $0x0c, Y0, Y1
+	VPSRLD   $0x1c, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   (DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   64(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, (DI)(R13*1)
+	VMOVDQU  32(SI), Y0
+	VPSRLD   $0x0c, Y0, Y1
+	VPSRLD   $0x1c, Y0, Y2
+	VPERMPS  Y15, Y1, Y3
+	VPSLLD   $0x1c, Y1, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y3, Y3
+	VMULPS   32(DX), Y3, Y3
+	VPERMPS  Y15, Y2, Y4
+	VPSLLD   $0x1c, Y2, Y5
+	VPAND    Y14, Y5, Y5
+	VPXOR    Y5, Y4, Y4
+	VMULPS   96(DX), Y4, Y4
+	VPSRLD   $0x10, Y3, Y3
+	VPBLENDW $0xaa, Y4, Y3, Y3
+	VMOVNTDQ Y3, 32(DI)(R13*1)
+	ADDQ     $0x00000040, SI
+	ADDQ     $0x00000080, DX
+	ADDQ     $0x00000040, DI
+	DECQ     CX
+	JNZ      fp4TurnedToBF16AVX2NTBlock
+	LEAQ     (R8)(R12*4), R8
+	DECQ     BX
+	JNZ      fp4TurnedToBF16AVX2NTLine
+	MOVQ     DX, R9
+	DECQ     R10
+	JNZ      fp4TurnedToBF16AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF16AVX512NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·fp4TurnedToF16AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ      dst+0(FP), R8
+	MOVQ      src+8(FP), SI
+	MOVQ      scales+16(FP), R9
+	MOVQ      groups+24(FP), R10
+	MOVQ      blocks+32(FP), R11
+	MOVQ      dstStride+40(FP), R12
+	LEAQ      (R12)(R12*2), R13
+	VMOVDQU64 fp4Values<>+0(SB), Z31
+
+fp4TurnedToF16AVX512NTGroup:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF16AVX512NTLine:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF16AVX512NTBlock:
+	VMOVDQU64 (SI), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPERMPS   Z31, Z0, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVNTDQ  Z1, (DI)
+	VPSRLD    $0x04, Z0, Z1
+	VPSRLD    $0x14, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVNTDQ  Z1, (DI)(R12*1)
+	VPSRLD    $0x08, Z0, Z1
+	VPSRLD    $0x18, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVNTDQ  Z1, (DI)(R12*2)
+	VPSRLD    $0x0c, Z0, Z1
+	VPSRLD    $0x1c, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPS2PH $0x00, Z2, Y2
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y2, Z2
+	VPSLLD    $0x10, Z2, Z2
+	VPORD     Z2, Z1, Z1
+	VMOVNTDQ  Z1, (DI)(R13*1)
+	ADDQ      $0x00000040, SI
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000040, DI
+	DECQ      CX
+	JNZ       fp4TurnedToF16AVX512NTBlock
+	LEAQ      (R8)(R12*4), R8
+	DECQ      BX
+	JNZ       fp4TurnedToF16AVX512NTLine
+	MOVQ      DX, R9
+	DECQ      R10
+	JNZ       fp4TurnedToF16AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF16AVX2NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX2, F16C, MMX+
+TEXT ·fp4TurnedToF16AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         groups+24(FP), R10
+	MOVQ         blocks+32(FP), R11
+	MOVQ         dstStride+40(FP), R12
+	LEAQ         (R12)(R12*2), R13
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y15
+	VPBROADCASTD sign<>+0(SB), Y14
+
+fp4TurnedToF16AVX2NTGroup:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF16AVX2NTLine:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF16AVX2NTBlock:
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x10, Y0, Y2
+	VPERMPS     Y15, Y0, Y3
+	VPSLLD      $0x1c, Y0, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, (DI)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x10, Y0, Y2
+	VPERMPS     Y15, Y0, Y3
+	VPSLLD      $0x1c, Y0, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, 32(DI)
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x04, Y0, Y1
+	VPSRLD      $0x14, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, (DI)(R12*1)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x04, Y0, Y1
+	VPSRLD      $0x14, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, 32(DI)(R12*1)
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x08, Y0, Y1
+	VPSRLD      $0x18, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, (DI)(R12*2)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x08, Y0, Y1
+	VPSRLD      $0x18, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, 32(DI)(R12*2)
+	VMOVDQU     (SI), Y0
+	VPSRLD      $0x0c, Y0, Y1
+	VPSRLD      $0x1c, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      (DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      64(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, (DI)(R13*1)
+	VMOVDQU     32(SI), Y0
+	VPSRLD      $0x0c, Y0, Y1
+	VPSRLD      $0x1c, Y0, Y2
+	VPERMPS     Y15, Y1, Y3
+	VPSLLD      $0x1c, Y1, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y3, Y3
+	VMULPS      32(DX), Y3, Y3
+	VPERMPS     Y15, Y2, Y4
+	VPSLLD      $0x1c, Y2, Y5
+	VPAND       Y14, Y5, Y5
+	VPXOR       Y5, Y4, Y4
+	VMULPS      96(DX), Y4, Y4
+	VCVTPS2PH   $0x00, Y3, X3
+	VCVTPS2PH   $0x00, Y4, X4
+	VPUNPCKLWD  X4, X3, X1
+	VPUNPCKHWD  X4, X3, X2
+	VINSERTI128 $0x01, X2, Y1, Y1
+	VMOVNTDQ    Y1, 32(DI)(R13*1)
+	ADDQ        $0x00000040, SI
+	ADDQ        $0x00000080, DX
+	ADDQ        $0x00000040, DI
+	DECQ        CX
+	JNZ         fp4TurnedToF16AVX2NTBlock
+	LEAQ        (R8)(R12*4), R8
+	DECQ        BX
+	JNZ         fp4TurnedToF16AVX2NTLine
+	MOVQ        DX, R9
+	DECQ        R10
+	JNZ         fp4TurnedToF16AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF32AVX512NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·fp4TurnedToF32AVX512NT(SB), NOSPLIT, $0-48
+	MOVQ      dst+0(FP), R8
+	MOVQ      src+8(FP), SI
+	MOVQ      scales+16(FP), R9
+	MOVQ      groups+24(FP), R10
+	MOVQ      blocks+32(FP), R11
+	MOVQ      dstStride+40(FP), R12
+	LEAQ      (R12)(R12*2), R13
+	VMOVDQU64 fp4Values<>+0(SB), Z31
+	VMOVDQU64 fp4FirstPairs<>+0(SB), Z30
+	VMOVDQU64 fp4SecondPairs<>+0(SB), Z29
+
+fp4TurnedToF32AVX512NTGroup:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF32AVX512NTLine:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF32AVX512NTBlock:
+	VMOVDQU64 (SI), Z0
+	VPSRLD    $0x10, Z0, Z2
+	VPERMPS   Z31, Z0, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVNTDQ  Z1, (DI)
+	VMOVNTDQ  Z3, 64(DI)
+	VPSRLD    $0x04, Z0, Z1
+	VPSRLD    $0x14, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVNTDQ  Z1, (DI)(R12*1)
+	VMOVNTDQ  Z3, 64(DI)(R12*1)
+	VPSRLD    $0x08, Z0, Z1
+	VPSRLD    $0x18, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVNTDQ  Z1, (DI)(R12*2)
+	VMOVNTDQ  Z3, 64(DI)(R12*2)
+	VPSRLD    $0x0c, Z0, Z1
+	VPSRLD    $0x1c, Z0, Z2
+	VPERMPS   Z31, Z1, Z1
+	VPERMPS   Z31, Z2, Z2
+	VMULPS    (DX), Z1, Z1
+	VMULPS    64(DX), Z2, Z2
+	VMOVDQA64 Z1, Z3
+	VPERMT2PS Z2, Z30, Z1
+	VPERMT2PS Z2, Z29, Z3
+	VMOVNTDQ  Z1, (DI)(R13*1)
+	VMOVNTDQ  Z3, 64(DI)(R13*1)
+	ADDQ      $0x00000040, SI
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000080, DI
+	DECQ      CX
+	JNZ       fp4TurnedToF32AVX512NTBlock
+	LEAQ      (R8)(R12*4), R8
+	DECQ      BX
+	JNZ       fp4TurnedToF32AVX512NTLine
+	MOVQ      DX, R9
+	DECQ      R10
+	JNZ       fp4TurnedToF32AVX512NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func fp4TurnedToF32AVX2NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·fp4TurnedToF32AVX2NT(SB), NOSPLIT, $0-48
+	MOVQ         dst+0(FP), R8
+	MOVQ         src+8(FP), SI
+	MOVQ         scales+16(FP), R9
+	MOVQ         groups+24(FP), R10
+	MOVQ         blocks+32(FP), R11
+	MOVQ         dstStride+40(FP), R12
+	LEAQ         (R12)(R12*2), R13
+	VMOVDQU      fp4Magnitudes<>+0(SB), Y15
+	VPBROADCASTD sign<>+0(SB), Y14
+
+fp4TurnedToF32AVX2NTGroup:
+	MOVQ $0x00000008, BX
+
+fp4TurnedToF32AVX2NTLine:
+	MOVQ R8, DI
+	MOVQ R9, DX
+	MOVQ R11, CX
+
+fp4TurnedToF32AVX2NTBlock:
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x10, Y0, Y2
+	VPERMPS    Y15, Y0, Y3
+	VPSLLD     $0x1c, Y0, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, (DI)
+	VMOVNTDQ   Y4, 32(DI)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x10, Y0, Y2
+	VPERMPS    Y15, Y0, Y3
+	VPSLLD     $0x1c, Y0, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, 64(DI)
+	VMOVNTDQ   Y4, 96(DI)
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPSRLD     $0x14, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, (DI)(R12*1)
+	VMOVNTDQ   Y4, 32(DI)(R12*1)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x04, Y0, Y1
+	VPSRLD     $0x14, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, 64(DI)(R12*1)
+	VMOVNTDQ   Y4, 96(DI)(R12*1)
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x08, Y0, Y1
+	VPSRLD     $0x18, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, (DI)(R12*2)
+	VMOVNTDQ   Y4, 32(DI)(R12*2)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x08, Y0, Y1
+	VPSRLD     $0x18, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, 64(DI)(R12*2)
+	VMOVNTDQ   Y4, 96(DI)(R12*2)
+	VMOVDQU    (SI), Y0
+	VPSRLD     $0x0c, Y0, Y1
+	VPSRLD     $0x1c, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     (DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     64(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, (DI)(R13*1)
+	VMOVNTDQ   Y4, 32(DI)(R13*1)
+	VMOVDQU    32(SI), Y0
+	VPSRLD     $0x0c, Y0, Y1
+	VPSRLD     $0x1c, Y0, Y2
+	VPERMPS    Y15, Y1, Y3
+	VPSLLD     $0x1c, Y1, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y3, Y3
+	VMULPS     32(DX), Y3, Y3
+	VPERMPS    Y15, Y2, Y4
+	VPSLLD     $0x1c, Y2, Y5
+	VPAND      Y14, Y5, Y5
+	VPXOR      Y5, Y4, Y4
+	VMULPS     96(DX), Y4, Y4
+	VUNPCKLPS  Y4, Y3, Y1
+	VUNPCKHPS  Y4, Y3, Y2
+	VPERM2I128 $0x20, Y2, Y1, Y3
+	VPERM2I128 $0x31, Y2, Y1, Y4
+	VMOVNTDQ   Y3, 64(DI)(R13*1)
+	VMOVNTDQ   Y4, 96(DI)(R13*1)
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000080, DX
+	ADDQ       $0x00000080, DI
+	DECQ       CX
+	JNZ        fp4TurnedToF32AVX2NTBlock
+	LEAQ       (R8)(R12*4), R8
+	DECQ       BX
+	JNZ        fp4TurnedToF32AVX2NTLine
+	MOVQ       DX, R9
+	DECQ       R10
+	JNZ        fp4TurnedToF32AVX2NTGroup
+	SFENCE
+	VZEROUPPER
+	RET
+
 DATA ggufFP4Values<>+0(SB)/4, $0x00000000
 DATA ggufFP4Values<>+4(SB)/4, $0x3f000000
 DATA ggufFP4Values<>+8(SB)/4, $0x3f800000

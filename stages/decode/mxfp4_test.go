@@ -380,25 +380,3 @@ func FuzzMXFP4DequantTurned(f *testing.F) {
 		}
 	})
 }
-
-// BenchmarkMXFP4DequantTurned decodes an expert of gpt-oss, 5760 x 2880. "x-memcpy" is the ratio to a copy of as many bytes as are written.
-func BenchmarkMXFP4DequantTurned(b *testing.B) {
-	const n, k = 5760, 2880
-	c := randomMXFP4(rand.New(rand.NewPCG(4, 5)), n, k)
-	for _, to := range fp8Floats {
-		b.Run(to.String(), func(b *testing.B) {
-			row := n * to.Bits() / 8
-			dst := cputest.Memory(b, k*row)
-			op, err := MXFP4DequantTurned(to)
-			if err != nil {
-				b.Fatal(err)
-			}
-			j := &stages.Job{Dst: dst, Rows: k, RowBytes: row, Stride: row, Src: [][]byte{c.codes, c.scales}, Inputs: make([]stages.Input, 2)}
-			cputest.Ratio(b, len(dst), func() {
-				if err := op.Run(j); err != nil {
-					b.Fatal(err)
-				}
-			})
-		})
-	}
-}

@@ -28,10 +28,21 @@ type mxfp4Turned struct{ fp4 }
 
 func (op *mxfp4Turned) String() string { return "dequantise MXFP4 to input-major " + op.to.String() }
 
-// mxfp4Tile is the memory in which a tile is gathered and decoded, before it is written turned. A tile is tileRows output features and tileColumns
-// input features, which the first-level cache holds.
+const (
+	turnedBlock   = 32  // output features that the kernels decode at a time, with a word of the codes of each
+	turnedColumns = 512 // input features whose codes are transposed at a time
+)
+
+// mxfp4Tile is the memory of one Run. Workers reuse it from module to module; the caches hold it.
+//
+// Where there is a kernel, the codes of tileRows output features and turnedColumns input features are transposed before they are decoded: they are a quarter
+// of the weights. Else tileRows by tileColumns of them are gathered and decoded, and the weights are transposed.
 type mxfp4Tile struct {
 	fp4Job
+
+	apart   [tileRows * turnedColumns / 2]byte // codes whose output features are Inputs of their own
+	words   [tileRows * turnedColumns / 2]byte // codes, turned
+	factors [tileRows * turnedColumns / MXFP4Group]float32
 
 	tile    stages.Job
 	inputs  [2]stages.Input
@@ -63,18 +74,39 @@ func (op *mxfp4Turned) Run(j *stages.Job) error {
 	}()
 	t.fp4, t.global, t.divisor = &op.fp4, 1, 1
 	t.inputs = [2]stages.Input{fp4Codes: j.Inputs[0], fp4Scales: j.Inputs[len(j.Inputs)/2]}
-	for first := 0; first < n; first += tileRows {
-		for at := 0; at < k; at += tileColumns {
-			rows, cols := min(tileRows, n-first), min(tileColumns, k-at)
-			t.gather(j, first, rows, at, cols)
-			if err := t.rows(); err != nil {
-				if e, ok := errors.AsType[*stages.DataError](err); ok {
-					e.Found += fmt.Sprintf(", among the outputs whose codes begin at byte %d of the file", t.inputs[fp4Codes].Extent.Off)
-				}
+	stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream
+	for first, rows := 0, 0; first < n; first += rows {
+		rows = min(tileRows, n-first)
+		if rows > turnedBlock {
+			rows -= rows % turnedBlock
+		}
+		for at := 0; at < k; at += turnedColumns {
+			cols := min(turnedColumns, k-at)
+			if t.turned(j, first, rows, at, cols, stream) {
+				continue
+			}
+			if err := t.decodeAndTurn(j, first, rows, at, cols, stream); err != nil {
 				return err
 			}
-			transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size, !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream)
 		}
+	}
+	return nil
+}
+
+// decodeAndTurn makes the weights of some output and input features tile by tile: it decodes them as they lie, and transposes what comes out. It is the
+// reference for turned.
+func (t *mxfp4Tile) decodeAndTurn(j *stages.Job, first, rows, at, cols int, stream bool) error {
+	size := t.to.Bits() / 8
+	for end := at + cols; at < end; at += tileColumns {
+		cols := min(tileColumns, end-at)
+		t.gather(j, first, rows, at, cols)
+		if err := t.rows(); err != nil {
+			if e, ok := errors.AsType[*stages.DataError](err); ok {
+				e.Found += fmt.Sprintf(", among the outputs whose codes begin at byte %d of the file", t.inputs[fp4Codes].Extent.Off)
+			}
+			return err
+		}
+		transpose(j.Dst[at*j.Stride+first*size:], t.weights[:], j.Stride, cols*size, rows, cols, size, stream)
 	}
 	return nil
 }

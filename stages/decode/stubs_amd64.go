@@ -400,6 +400,84 @@ func fp4By16ToF32AVX512NT(dst *byte, src *byte, scales *float32, global float32,
 //go:noescape
 func fp4By16ToF32AVX2NT(dst *byte, src *byte, scales *float32, global float32, rows int, blocks int, dstStride int)
 
+// fp4TurnedToBF16AVX512 decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+//
+//go:noescape
+func fp4TurnedToBF16AVX512(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToBF16AVX2 decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+//
+//go:noescape
+func fp4TurnedToBF16AVX2(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF16AVX512 decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+//
+//go:noescape
+func fp4TurnedToF16AVX512(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF16AVX2 decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+//
+//go:noescape
+func fp4TurnedToF16AVX2(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF32AVX512 decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+//
+//go:noescape
+func fp4TurnedToF32AVX512(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF32AVX2 decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+//
+//go:noescape
+func fp4TurnedToF32AVX2(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToBF16AVX512NT decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4TurnedToBF16AVX512NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToBF16AVX2NT decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4TurnedToBF16AVX2NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF16AVX512NT decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4TurnedToF16AVX512NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF16AVX2NT decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4TurnedToF16AVX2NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF32AVX512NT decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4TurnedToF32AVX512NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
+// fp4TurnedToF32AVX2NT decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.
+// src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.
+// dst and dstStride are multiples of 64.
+//
+//go:noescape
+func fp4TurnedToF32AVX2NT(dst *byte, src *byte, scales *float32, groups int, blocks int, dstStride int)
+
 // q4_0BlocksAVX512 computes the values of blocks of 18 bytes: 32 of each.
 //
 //go:noescape
