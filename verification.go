@@ -89,13 +89,13 @@ func (v *verification) wire(run *pipeline.Run, p *plan.Plan) *execute.Verified {
 
 func (v *verification) connect(run *pipeline.Run, order []int32) {
 	v.gate = execute.NewVerified(len(v.read), order, v.workers)
-	shards := pipeline.From(run, execute.Shards, func(yield func(int, error) bool) {
+	shards := pipeline.From(run, execute.Shards, func(yield func(unverified, error) bool) {
 		for {
 			i, ok, err := v.gate.Next(run.Context())
 			if err != nil {
-				yield(0, err)
+				yield(unverified{}, err)
 			}
-			if err != nil || !ok || !yield(i, nil) {
+			if err != nil || !ok || !yield(unverified{i, v.ck.found.Shards[i].Name}, nil) {
 				return
 			}
 		}
@@ -106,14 +106,26 @@ func (v *verification) connect(run *pipeline.Run, order []int32) {
 // Name is what the report calls it.
 func (*verification) Name() string { return execute.VerifySource }
 
-// work counts what was read of Shard i.
-func (v *verification) work(i int) pipeline.Work { return pipeline.Work{Items: 1, BytesIn: v.read[i]} }
+// unverified is a Shard on its way to be hashed.
+type unverified struct {
+	shard int
+	name  string
+}
 
-// Write hashes Shard i and compares.
-func (v *verification) Write(ctx context.Context, i int) error {
+// ItemName names it in errors.
+func (u unverified) ItemName() string { return u.name }
+
+// work counts what was read of a Shard.
+func (v *verification) work(u unverified) pipeline.Work {
+	return pipeline.Work{Items: 1, BytesIn: v.read[u.shard]}
+}
+
+// Write hashes a Shard and compares.
+func (v *verification) Write(ctx context.Context, u unverified) error {
+	i := u.shard
 	sum, err := v.ck.sums[i].get(ctx, func() (packed.Sum, error) { return v.hash(ctx, i) })
 	if err != nil {
-		return fmt.Errorf("%s: %w", v.ck.found.Shards[i].Name, err)
+		return err
 	}
 	if v.read[i] == 0 {
 		v.tell(v.ck.found.Shards[i].Size) // another load has hashed it

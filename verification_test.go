@@ -104,7 +104,7 @@ func wantMismatch(t *testing.T, err error, name, expected, found string) {
 	t.Helper()
 	data, ok := errors.AsType[*stages.DataError](err)
 	if !ok || data.File != name || !strings.Contains(data.Expected, expected) ||
-		data.Found != found || !strings.Contains(data.Problem, "is not the file") {
+		data.Found != found || !strings.HasPrefix(err.Error(), "verify source: "+name+": is not the file") {
 		t.Errorf("error %v, want one of %s, expected %s, found %s", err, name, expected, found)
 	}
 }

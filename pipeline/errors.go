@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 )
 
 // Errors that callers may branch on with [errors.Is].
@@ -38,8 +39,14 @@ type StageError struct {
 	Err   error  // what went wrong; never nil
 }
 
-// Error returns "stage: item: cause".
-func (e *StageError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Stage, e.Item, e.Err) }
+// Error returns "stage: item: cause", with the item once where the cause begins with it.
+func (e *StageError) Error() string {
+	cause := e.Err.Error()
+	if !strings.HasPrefix(cause, e.Item+": ") {
+		cause = e.Item + ": " + cause
+	}
+	return e.Stage + ": " + cause
+}
 
 // Unwrap returns the cause.
 func (e *StageError) Unwrap() error { return e.Err }

@@ -360,3 +360,17 @@ func TestNilItems(t *testing.T) {
 	}
 	l.check(t)
 }
+
+// TestStageErrorNamesTheItemOnce: a cause that begins with the item's name is not given it again.
+func TestStageErrorNamesTheItemOnce(t *testing.T) {
+	for cause, want := range map[string]string{
+		"cut short":              "fetch: a.safetensors: cut short",
+		"a.safetensors: is cut":  "fetch: a.safetensors: is cut",
+		"a.safetensors is cut":   "fetch: a.safetensors: a.safetensors is cut",
+		"b: a.safetensors: both": "fetch: a.safetensors: b: a.safetensors: both",
+	} {
+		if got := (&pipeline.StageError{Stage: "fetch", Item: "a.safetensors", Err: errors.New(cause)}).Error(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
