@@ -23,6 +23,15 @@ func actOrder() {
 	}
 	t.bytes = bytesTable("spreadBytes", bytes)
 	t.qwords = qwordsTable("spreadQwords", []uint64{0, 4, 1, 5, 2, 6, 3, 7})
+	for pair := range uint32(2) {
+		var columns []uint32
+		for h := range uint32(2) {
+			for lane := range uint32(4) {
+				columns = append(columns, 4*lane+2*pair+h, 16+4*lane+2*pair+h)
+			}
+		}
+		t.columns[pair] = dwordsTable(fmt.Sprintf("rowsColumns%d", pair), columns)
+	}
 	for _, bits := range []int{4, 8} {
 		for _, wide := range []bool{true, false} {
 			k := &actOrderKernel{bits: bits, wide: wide, r: ys, width: 32, level: "AVX2", actOrderTables: t}
@@ -32,6 +41,7 @@ func actOrder() {
 			k.spread()
 			for _, nt := range []bool{false, true} {
 				k.tiles(nt)
+				k.packedRows(nt)
 			}
 		}
 	}
@@ -40,6 +50,8 @@ func actOrder() {
 type actOrderTables struct {
 	bytes  Mem // of a lane with two columns and the two eight further: their bytes b side by side, for b = 0..3
 	qwords Mem // brings the columns eight further beside theirs
+
+	columns [2]Mem // which dwords of two registers, of the even and the odd qwords of lines, are 16 columns side by side
 }
 
 // actOrderKernel emits those of one width.
@@ -258,4 +270,106 @@ func (k *actOrderKernel) halves(a, b, spare VecPhysical, off, gap int) {
 	VPERM2I128(U8(0x31), b, a, a)
 	k.put(spare, at(RDI, off))
 	k.put(a, at(RDI, off+gap))
+}
+
+// packedRows emits the kernel that makes the packed rows of a strip for exllama: of every column a dword, whose bytes are of the lines in rowBytes.
+func (k *actOrderKernel) packedRows(nt bool) {
+	name := suffix(fmt.Sprintf("packedRows%d%s", k.bits, k.level), nt)
+	doc := []string{
+		fmt.Sprintf("%s makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: %d for each, which begin features bytes behind it.", name, 32/k.bits),
+	}
+	k.put = unaligned256
+	if k.wide {
+		k.put = unaligned512
+	}
+	if nt {
+		doc, k.put = append(doc, "dst and stride are multiples of 64."), nonTemporal
+	}
+	function(name, "func(dst, strip *byte, features *uint32, rows, stride int)", doc...)
+	Load(Param("dst"), RDI)
+	Load(Param("strip"), RSI)
+	Load(Param("features"), RDX)
+	Load(Param("rows"), RCX)
+	Load(Param("stride"), R8)
+	last := len(k.r) - 1
+	mask := k.r[last]
+	VPBROADCASTD(dword("lowNibbles", 0x0F0F0F0F), mask)
+	if k.wide {
+		k.move(k.columns[0], k.r[last-1])
+		k.move(k.columns[1], k.r[last-2])
+	}
+	loop(name+"Row", RCX, func() {
+		if k.wide {
+			x := k.words(0, mask, k.r[:6])
+			for j := range 4 { // columns 16j to 16j+15
+				even, odd := x[j/2], x[2+j/2]
+				if j%2 == 0 {
+					VMOVDQA64(even, k.r[6])
+					VPERMT2D(odd, k.r[last-1], k.r[6])
+					k.put(k.r[6], at(RDI, 64*j))
+					continue
+				}
+				VPERMT2D(odd, k.r[last-2], even)
+				k.put(even, at(RDI, 64*j))
+			}
+		} else {
+			k.narrowRows(mask)
+		}
+		ADDQ(U32(uint32(4*32/k.bits)), RDX)
+		ADDQ(R8, RDI)
+	})
+	leave(nt)
+}
+
+// words puts the codes of a packed row together, of a part of its lines that begins half bytes into them: x[0] and x[1] are of the even qwords, columns
+// 16j + 8h + c for j = 0 and 1, and 2 and 3, in the order of the lines; x[2] and x[3] of the odd ones.
+func (k *actOrderKernel) words(half int, mask VecPhysical, r []VecPhysical) [4]VecPhysical {
+	rowBytes := [][]int{{0}, {1}, {2}, {3}}
+	if k.bits == 4 {
+		rowBytes = [][]int{{0, 2}, {4, 6}, {1, 3}, {5, 7}}
+	}
+	for b, features := range rowBytes {
+		k.move(k.line(features[0], half), r[b])
+		if k.bits == 8 {
+			continue
+		}
+		upper := k.line(features[1], half)
+		if k.wide {
+			VPTERNLOGD(U8(0xE2), upper, mask, r[b]) // mask ? r : upper
+			continue
+		}
+		VPAND(mask, r[b], r[b])
+		VPANDN(upper, mask, r[4])
+		VPOR(r[4], r[b], r[b])
+	}
+	a, b, c, d, t, u := r[0], r[1], r[2], r[3], r[4], r[5]
+	VPUNPCKLBW(b, a, t)
+	VPUNPCKHBW(b, a, a)
+	VPUNPCKLBW(d, c, u)
+	VPUNPCKHBW(d, c, c)
+	VPUNPCKLWD(u, t, b)
+	VPUNPCKHWD(u, t, t)
+	VPUNPCKLWD(c, a, d)
+	VPUNPCKHWD(c, a, a)
+	return [4]VecPhysical{b, t, d, a}
+}
+
+// narrowRows: of each half of the lines, the columns 16j + 8h to 16j + 8h + 3 become lane h of a register; those of the other half belong behind them.
+func (k *actOrderKernel) narrowRows(mask VecPhysical) {
+	var halves [2][4]VecPhysical // by j
+	for half := range 2 {
+		r := k.r[6*half : 6*half+6]
+		x, free := k.words(32*half, mask, r), r[2] // which is not among x
+		for pair := range 2 {
+			even, odd := x[pair], x[2+pair]
+			VPUNPCKLDQ(odd, even, free)
+			VPUNPCKHDQ(odd, even, even)
+			VPERMQ(U8(0xD8), free, odd)
+			VPERMQ(U8(0xD8), even, even)
+			halves[half][2*pair], halves[half][2*pair+1] = odd, even
+		}
+	}
+	for j := range 4 {
+		k.halves(halves[0][j], halves[1][j], k.r[12], 64*j, 32)
+	}
 }

@@ -112,11 +112,31 @@ func (o *order) lines() []uint32 {
 	return list
 }
 
+// strips spreads a packed weight, I32 [words, n] of whole strips, and calls take with each of them and its first column.
+func (a actOrder) strips(codes []byte, n, words int, take func(c int, strip []byte)) {
+	size := words * a.spread()
+	most := max(1, stripsBytes/max(1, size))
+	strips := borrow(min(most, n/tileN) * size)
+	defer scratch.Put(strips)
+	for c := 0; c < n; c += most * tileN {
+		m := min(most, (n-c)/tileN)
+		for w := 0; w < words; w += stripAhead {
+			rows := min(stripAhead, words-w)
+			for s := range m {
+				spreadStrip((*strips)[s*size+w*a.spread():][:rows*a.spread()], codes[4*(w*n+c+s*tileN):], 4*n, a.bits)
+			}
+		}
+		for s := range m {
+			take(c+s*tileN, (*strips)[s*size:(s+1)*size])
+		}
+	}
+}
+
 // repackStrip repacks a spread strip, which is of the columns from c to c+tileN, with its input features in the order of lines.
 func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, lines []uint32) {
-	t := tileColumn{dst: j.Dst[2*a.bits*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: a.bits}
+	t := sortedColumn{dst: j.Dst[2*a.bits*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: a.bits}
 	t.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(t.dst) == 0 && t.stride%cpu.Line == 0
-	t.repack()
+	t.tiles()
 }
 
 // spreadRows spreads packed rows of a tile, which begin stride bytes apart, to a strip. It is the reference.
@@ -136,19 +156,19 @@ func spreadRows(strip, src []byte, stride, bits int) {
 	}
 }
 
-// tileColumn is a column of tiles to make of a spread strip.
-type tileColumn struct {
-	dst      []byte // the first tile, and the others stride bytes apart
+// sortedColumn is a column of tiles, or of packed rows, to make of a spread strip.
+type sortedColumn struct {
+	dst      []byte // the first tile or row, and the others stride bytes apart
 	stride   int
-	rows     int // of tiles
+	rows     int // of tiles, or packed ones
 	strip    []byte
-	features []uint32 // where the lines begin that the tiles take, tileK for each: order.lines
+	features []uint32 // where the lines begin that they take, as many for each: order.lines
 	bits     int
-	stream   bool // the tiles go past the caches
+	stream   bool // they go past the caches
 }
 
-// generic is the reference.
-func (t *tileColumn) generic() {
+// tilesGeneric makes tiles of Marlin's, which take tileK lines each. It is the reference.
+func (t *sortedColumn) tilesGeneric() {
 	for i := range t.rows {
 		tile, features := t.dst[i*t.stride:][:2*t.bits*tileN], t.features[i*tileK:(i+1)*tileK]
 		for q := range 8 { // the feature is 2(q/2) + q%2, or 8 more

@@ -214,12 +214,11 @@ func wantFrame(t *testing.T, framed []byte, rows, size, stride int) {
 	}
 }
 
-// checkStrips spreads packed rows, and makes tiles of them in a random order, as every kind of processor, and compares with codes moved one by
-// one.
+// checkStrips spreads packed rows, and makes tiles and exllama's rows of them in a random order, and compares with codes moved one by one.
 func checkStrips(t *testing.T, r *rand.Rand, bits, tiles, gap, shift int, atEnd bool) {
 	t.Helper()
 	k, per := tiles*tileK, 32/bits
-	words, size := k/per, 2*bits*tileN
+	words := k / per
 	src := random(r.Uint64(), words*tileRow)
 	perm := r.Perm(k)
 	rows, o := make([]int32, k), &order{perm: make([]int32, k)}
@@ -237,24 +236,38 @@ func checkStrips(t *testing.T, r *rand.Rand, bits, tiles, gap, shift int, atEnd 
 	}
 	strip := cputest.Guarded(t, make([]byte, k*lineBytes), atEnd)
 	spreadStrip(strip, cputest.Guarded(t, wide, atEnd), tileRow+gap, bits)
+	shuffled := make([]byte, len(sorted))
+	exllamaRow(shuffled, sorted, bits)
 	for _, stream := range []bool{false, true} {
-		stride := size + 64*(gap%3)
-		if !stream {
-			stride = size + gap
-		}
-		framed, dst := canaries((tiles-1)*stride + size)
-		if !stream {
-			framed = cputest.AlignedCopy(framed, shift)
-			dst = framed[64 : len(framed)-64]
-		}
-		(&tileColumn{dst: dst, stride: stride, rows: tiles, strip: strip, features: o.lines(), bits: bits, stream: stream}).repack()
-		for i := range tiles {
-			if !bytes.Equal(dst[i*stride:][:size], want[i*size:(i+1)*size]) {
-				t.Fatalf("bits=%d, tile %d of %d, stream %v: differs", bits, i, tiles, stream)
-			}
-		}
-		wantFrame(t, framed, tiles, size, stride)
+		c := sortedColumn{strip: strip, features: o.lines(), bits: bits, stream: stream}
+		c.rows = tiles
+		checkSorted(t, &c, (*sortedColumn).tiles, want, gap, shift)
+		c.rows = words
+		checkSorted(t, &c, (*sortedColumn).packedRows, shuffled, gap, shift)
 	}
+}
+
+// checkSorted wants c to make the rows of want, and to write nothing else.
+func checkSorted(t *testing.T, c *sortedColumn, make func(*sortedColumn), want []byte, gap, shift int) {
+	t.Helper()
+	size := len(want) / c.rows
+	c.stride = size + 64*(gap%3)
+	if !c.stream {
+		c.stride = size + gap
+	}
+	framed, dst := canaries((c.rows-1)*c.stride + size)
+	if !c.stream {
+		framed = cputest.AlignedCopy(framed, shift)
+		dst = framed[64 : len(framed)-64]
+	}
+	c.dst = dst
+	make(c)
+	for i := range c.rows {
+		if !bytes.Equal(dst[i*c.stride:][:size], want[i*size:(i+1)*size]) {
+			t.Fatalf("bits=%d, row %d of %d, %d bytes each, stream %v: differs", c.bits, i, c.rows, size, c.stream)
+		}
+	}
+	wantFrame(t, framed, c.rows, size, c.stride)
 }
 
 // TestStripKernels: every number of tiles, in rows that lie apart, against pages that cannot be touched.
@@ -298,10 +311,10 @@ func TestSpreadIsTheOrder(t *testing.T) {
 	}
 }
 
-// TestTilesTrustNobody: a strip that is too short, or too few features, are refused before a kernel runs.
-func TestTilesTrustNobody(t *testing.T) {
+// TestSortedColumnsTrustNobody: a strip that is too short, or too few features, are refused before a kernel runs.
+func TestSortedColumnsTrustNobody(t *testing.T) {
 	for mask := range cputest.Masks() {
-		for name, c := range map[string]tileColumn{
+		for name, c := range map[string]sortedColumn{
 			"strip": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 15*lineBytes), features: make([]uint32, 16), bits: 4},
 			"lines": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 16*lineBytes), features: make([]uint32, 15), bits: 4},
 			"dst":   {dst: make([]byte, 511), stride: 512, rows: 1, strip: make([]byte, 16*lineBytes), features: make([]uint32, 16), bits: 4},
@@ -311,15 +324,22 @@ func TestTilesTrustNobody(t *testing.T) {
 				for i := range c.features {
 					c.features[i] = uint32(i * lineBytes)
 				}
-				defer func() {
-					if recover() == nil {
-						t.Error("no panic")
-					}
-				}()
-				c.repack()
+				panics(t, c.tiles)
+				c.rows, c.stride = 2, tileRow
+				panics(t, c.packedRows)
 			})
 		}
 	}
+}
+
+func panics(t *testing.T, f func()) {
+	t.Helper()
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	f()
 }
 
 // FuzzStripKernels: any number of tiles, gap between the rows and alignment.
@@ -345,9 +365,12 @@ func TestActOrderTakesSeveralStrips(t *testing.T) {
 		for _, bits := range []int{4, 8} {
 			const k, n = 1024, 704
 			codes, g := codesOf(r, k, n, bits), balancedGroups(r, k, 8)
-			want := slowMarlin(permuteRows(codes, n, slowPerm(g)), n, bits)
+			sorted := permuteRows(codes, n, slowPerm(g))
+			want, shuffled := slowMarlin(sorted, n, bits), slowExllama(sorted, n, bits)
 			t.Run(mask, func(t *testing.T) {
-				sources.WantRows(t, mustOp(t)(GPTQMarlinActOrder(bits, 8)), k/16, want, optest.PackRows(codes, n, bits, false), gptqInts(g))
+				q := optest.PackRows(codes, n, bits, false)
+				sources.WantRows(t, mustOp(t)(GPTQMarlinActOrder(bits, 8)), k/16, want, q, gptqInts(g))
+				sources.WantRows(t, mustOp(t)(GPTQExllama(bits, 8)), k*bits/32, shuffled, q, gptqInts(g))
 			})
 		}
 	}

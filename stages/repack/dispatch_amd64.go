@@ -181,22 +181,35 @@ func spreadStrip(strip, src []byte, stride, bits int) {
 	}
 }
 
-type tilesKernel func(dst, strip *byte, features *uint32, tiles, stride int)
+// stripKernel makes the tiles or the packed rows of a spread strip.
+type stripKernel func(dst, strip *byte, features *uint32, rows, stride int)
 
 // tilesKernels are the kernels for 4 bits and for 8: AVX2 or AVX-512; normal stores or non-temporal.
-var tilesKernels = [2][2][2]tilesKernel{
+var tilesKernels = [2][2][2]stripKernel{
 	{{tiles4AVX2, tiles4AVX2NT}, {tiles4AVX512, tiles4AVX512NT}},
 	{{tiles8AVX2, tiles8AVX2NT}, {tiles8AVX512, tiles8AVX512NT}},
 }
 
-// repack is generic.
-func (t *tileColumn) repack() {
+// packedRowsKernels are the same for packed rows.
+var packedRowsKernels = [2][2][2]stripKernel{
+	{{packedRows4AVX2, packedRows4AVX2NT}, {packedRows4AVX512, packedRows4AVX512NT}},
+	{{packedRows8AVX2, packedRows8AVX2NT}, {packedRows8AVX512, packedRows8AVX512NT}},
+}
+
+// tiles is tilesGeneric.
+func (t *sortedColumn) tiles() { t.run(&tilesKernels, tileK, 2*t.bits*tileN, t.tilesGeneric) }
+
+// packedRows is packedRowsGeneric.
+func (t *sortedColumn) packedRows() { t.run(&packedRowsKernels, 32/t.bits, tileRow, t.packedRowsGeneric) }
+
+// run makes rows of so many features and bytes each by the kernel for this processor, or by generic.
+func (t *sortedColumn) run(kernels *[2][2][2]stripKernel, features, bytes int, generic func()) {
 	if !cpu.X86.AVX2 || t.rows == 0 {
-		t.generic()
+		generic()
 		return
 	}
-	_, _ = t.strip[len(t.features)*lineBytes-1], t.features[t.rows*tileK-1] // the kernels trust these bounds
-	_ = t.dst[(t.rows-1)*t.stride:][:2*t.bits*tileN]
+	_, _ = t.strip[len(t.features)*lineBytes-1], t.features[t.rows*features-1] // the kernels trust these bounds
+	_ = t.dst[(t.rows-1)*t.stride:][:bytes]
 	wide, stream := 0, 0
 	if cpu.X86.AVX512 {
 		wide = 1
@@ -204,9 +217,9 @@ func (t *tileColumn) repack() {
 	if t.stream {
 		stream = 1
 	}
-	kernel, most := tilesKernels[t.bits/8][wide][stream], cpu.MaxCall/(tileK*lineBytes)
+	kernel, most := kernels[t.bits/8][wide][stream], cpu.MaxCall/(features*lineBytes)
 	for i := 0; i < t.rows; i += most {
-		kernel(&t.dst[i*t.stride], &t.strip[0], &t.features[i*tileK], min(most, t.rows-i), t.stride)
+		kernel(&t.dst[i*t.stride], &t.strip[0], &t.features[i*features], min(most, t.rows-i), t.stride)
 	}
 }
 

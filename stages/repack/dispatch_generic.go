@@ -18,7 +18,9 @@ func single(dst, src []byte) { singleRow(dst, src) }
 
 func spreadStrip(strip, src []byte, stride, bits int) { spreadRows(strip, src, stride, bits) }
 
-func (t *tileColumn) repack() { t.generic() }
+func (t *sortedColumn) tiles() { t.tilesGeneric() }
+
+func (t *sortedColumn) packedRows() { t.packedRowsGeneric() }
 
 func transpose(dst, src []byte, stride, _, _ int) { transposeRows(dst, src, stride) }
 

@@ -44,6 +44,10 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
+	if a := (actOrder{bits: op.bits}); op.bits != 2 && j.RowBytes%tileRow == 0 && per*j.Rows <= mostFeatures {
+		op.sort(a, j, o)
+		return nil
+	}
 	borrowed := borrow(j.RowBytes)
 	defer scratch.Put(borrowed)
 	tmp := *borrowed
@@ -53,9 +57,43 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	})
 }
 
+// sort makes the packed rows strip by strip, so that every code is read from memory once.
+func (op gptqExllama) sort(a actOrder, j *stages.Job, o *order) {
+	lines, n := o.lines(), j.RowBytes/4
+	stream := op.past(j)
+	a.strips(j.Src[0], n, j.Rows, func(c int, strip []byte) {
+		t := sortedColumn{dst: j.Dst[4*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: op.bits, stream: stream}
+		t.packedRows()
+	})
+}
+
+// packedRowsGeneric makes packed rows as exllama shuffles them, which take 32/bits lines each. It is the reference.
+func (t *sortedColumn) packedRowsGeneric() {
+	per := 32 / t.bits
+	for i := range t.rows {
+		row, features := t.dst[i*t.stride:][:tileRow], t.features[i*per:(i+1)*per]
+		for n := range tileN {
+			word, at := uint32(0), 8*(n%8)+n/8%2+2*(n/16)
+			for f, line := range features {
+				code := uint32(t.strip[int(line)+at]) & (1<<t.bits - 1)
+				word |= code << (t.bits * f)
+			}
+			if t.bits == 4 {
+				word = exllama4(word)
+			}
+			binary.LittleEndian.PutUint32(row[4*n:], word)
+		}
+	}
+}
+
+// past says that what j makes goes past the caches.
+func (gptqExllama) past(j *stages.Job) bool {
+	return !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+}
+
 // shuffle writes every row from what row returns for it.
 func (op gptqExllama) shuffle(j *stages.Job, row func(int) []byte) error {
-	stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	stream := op.past(j)
 	if op.bits == 3 {
 		if j.Rows%3 != 0 {
 			return fmt.Errorf("%s: %d rows are no whole blocks of 32 codes", op, j.Rows)

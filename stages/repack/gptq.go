@@ -94,23 +94,8 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	words := j.Rows * op.bits / 2 // of a column of codes
-	size := words * op.spread()
-	most := max(1, stripsBytes/max(1, size))
-	strips, lines := borrow(min(most, n/tileN)*size), o.lines()
-	defer scratch.Put(strips)
-	for c := 0; c < n; c += most * tileN {
-		m := min(most, n/tileN-c/tileN)
-		for w := 0; w < words; w += stripAhead {
-			rows := min(stripAhead, words-w)
-			for s := range m {
-				spreadStrip((*strips)[s*size+w*op.spread():][:rows*op.spread()], j.Src[0][4*(w*n+c+s*tileN):], 4*n, op.bits)
-			}
-		}
-		for s := range m {
-			op.repackStrip(j, c+s*tileN, (*strips)[s*size:(s+1)*size], lines)
-		}
-	}
+	lines := o.lines()
+	op.strips(j.Src[0], n, j.Rows*op.bits/2, func(c int, strip []byte) { op.repackStrip(j, c, strip, lines) })
 	return nil
 }
 

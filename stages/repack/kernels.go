@@ -11,7 +11,8 @@ import "cmp"
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
 //	spread                      BW           AVX2   spreadRows
-//	tiles                       BW           AVX2   tileColumn.generic
+//	tiles                       BW           AVX2   sortedColumn.tilesGeneric
+//	packedRows                  BW           AVX2   sortedColumn.packedRowsGeneric
 //	transpose                   F            AVX2   transposeRows
 //	permutations                BW           AVX2   groupedRow, singleRow
 //	transposeScales             BW           AVX2   scaleStrips.generic

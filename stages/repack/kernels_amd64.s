@@ -3360,6 +3360,42 @@ DATA spreadQwords<>+48(SB)/8, $0x0000000000000003
 DATA spreadQwords<>+56(SB)/8, $0x0000000000000007
 GLOBL spreadQwords<>(SB), RODATA|NOPTR, $64
 
+DATA rowsColumns0<>+0(SB)/4, $0x00000000
+DATA rowsColumns0<>+4(SB)/4, $0x00000010
+DATA rowsColumns0<>+8(SB)/4, $0x00000004
+DATA rowsColumns0<>+12(SB)/4, $0x00000014
+DATA rowsColumns0<>+16(SB)/4, $0x00000008
+DATA rowsColumns0<>+20(SB)/4, $0x00000018
+DATA rowsColumns0<>+24(SB)/4, $0x0000000c
+DATA rowsColumns0<>+28(SB)/4, $0x0000001c
+DATA rowsColumns0<>+32(SB)/4, $0x00000001
+DATA rowsColumns0<>+36(SB)/4, $0x00000011
+DATA rowsColumns0<>+40(SB)/4, $0x00000005
+DATA rowsColumns0<>+44(SB)/4, $0x00000015
+DATA rowsColumns0<>+48(SB)/4, $0x00000009
+DATA rowsColumns0<>+52(SB)/4, $0x00000019
+DATA rowsColumns0<>+56(SB)/4, $0x0000000d
+DATA rowsColumns0<>+60(SB)/4, $0x0000001d
+GLOBL rowsColumns0<>(SB), RODATA|NOPTR, $64
+
+DATA rowsColumns1<>+0(SB)/4, $0x00000002
+DATA rowsColumns1<>+4(SB)/4, $0x00000012
+DATA rowsColumns1<>+8(SB)/4, $0x00000006
+DATA rowsColumns1<>+12(SB)/4, $0x00000016
+DATA rowsColumns1<>+16(SB)/4, $0x0000000a
+DATA rowsColumns1<>+20(SB)/4, $0x0000001a
+DATA rowsColumns1<>+24(SB)/4, $0x0000000e
+DATA rowsColumns1<>+28(SB)/4, $0x0000001e
+DATA rowsColumns1<>+32(SB)/4, $0x00000003
+DATA rowsColumns1<>+36(SB)/4, $0x00000013
+DATA rowsColumns1<>+40(SB)/4, $0x00000007
+DATA rowsColumns1<>+44(SB)/4, $0x00000017
+DATA rowsColumns1<>+48(SB)/4, $0x0000000b
+DATA rowsColumns1<>+52(SB)/4, $0x0000001b
+DATA rowsColumns1<>+56(SB)/4, $0x0000000f
+DATA rowsColumns1<>+60(SB)/4, $0x0000001f
+GLOBL rowsColumns1<>(SB), RODATA|NOPTR, $64
+
 // func spread4AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·spread4AVX512(SB), NOSPLIT, $0-40
@@ -3510,6 +3546,60 @@ tiles4AVX512Tile:
 	VZEROUPPER
 	RET
 
+// func packedRows4AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·packedRows4AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VMOVDQU32    rowsColumns0<>+0(SB), Z30
+	VMOVDQU32    rowsColumns1<>+0(SB), Z29
+
+packedRows4AVX512Row:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       8(DX), R9
+	VPTERNLOGD $0xe2, (SI)(R9*1), Z31, Z0
+	MOVL       16(DX), R11
+	VMOVDQU32  (SI)(R11*1), Z1
+	MOVL       24(DX), R13
+	VPTERNLOGD $0xe2, (SI)(R13*1), Z31, Z1
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z2
+	MOVL       12(DX), R10
+	VPTERNLOGD $0xe2, (SI)(R10*1), Z31, Z2
+	MOVL       20(DX), R12
+	VMOVDQU32  (SI)(R12*1), Z3
+	MOVL       28(DX), AX
+	VPTERNLOGD $0xe2, (SI)(AX*1), Z31, Z3
+	VPUNPCKLBW Z1, Z0, Z4
+	VPUNPCKHBW Z1, Z0, Z0
+	VPUNPCKLBW Z3, Z2, Z5
+	VPUNPCKHBW Z3, Z2, Z2
+	VPUNPCKLWD Z5, Z4, Z1
+	VPUNPCKHWD Z5, Z4, Z4
+	VPUNPCKLWD Z2, Z0, Z3
+	VPUNPCKHWD Z2, Z0, Z0
+	VMOVDQA64  Z1, Z6
+	VPERMT2D   Z3, Z30, Z6
+	VMOVDQU32  Z6, (DI)
+	VPERMT2D   Z3, Z29, Z1
+	VMOVDQU32  Z1, 64(DI)
+	VMOVDQA64  Z4, Z6
+	VPERMT2D   Z0, Z30, Z6
+	VMOVDQU32  Z6, 128(DI)
+	VPERMT2D   Z0, Z29, Z4
+	VMOVDQU32  Z4, 192(DI)
+	ADDQ       $0x00000020, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows4AVX512Row
+	VZEROUPPER
+	RET
+
 // func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·tiles4AVX512NT(SB), NOSPLIT, $0-40
@@ -3589,6 +3679,61 @@ tiles4AVX512NTTile:
 	ADDQ       R8, DI
 	DECQ       CX
 	JNZ        tiles4AVX512NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func packedRows4AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·packedRows4AVX512NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VMOVDQU32    rowsColumns0<>+0(SB), Z30
+	VMOVDQU32    rowsColumns1<>+0(SB), Z29
+
+packedRows4AVX512NTRow:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       8(DX), R9
+	VPTERNLOGD $0xe2, (SI)(R9*1), Z31, Z0
+	MOVL       16(DX), R11
+	VMOVDQU32  (SI)(R11*1), Z1
+	MOVL       24(DX), R13
+	VPTERNLOGD $0xe2, (SI)(R13*1), Z31, Z1
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z2
+	MOVL       12(DX), R10
+	VPTERNLOGD $0xe2, (SI)(R10*1), Z31, Z2
+	MOVL       20(DX), R12
+	VMOVDQU32  (SI)(R12*1), Z3
+	MOVL       28(DX), AX
+	VPTERNLOGD $0xe2, (SI)(AX*1), Z31, Z3
+	VPUNPCKLBW Z1, Z0, Z4
+	VPUNPCKHBW Z1, Z0, Z0
+	VPUNPCKLBW Z3, Z2, Z5
+	VPUNPCKHBW Z3, Z2, Z2
+	VPUNPCKLWD Z5, Z4, Z1
+	VPUNPCKHWD Z5, Z4, Z4
+	VPUNPCKLWD Z2, Z0, Z3
+	VPUNPCKHWD Z2, Z0, Z0
+	VMOVDQA64  Z1, Z6
+	VPERMT2D   Z3, Z30, Z6
+	VMOVNTDQ   Z6, (DI)
+	VPERMT2D   Z3, Z29, Z1
+	VMOVNTDQ   Z1, 64(DI)
+	VMOVDQA64  Z4, Z6
+	VPERMT2D   Z0, Z30, Z6
+	VMOVNTDQ   Z6, 128(DI)
+	VPERMT2D   Z0, Z29, Z4
+	VMOVNTDQ   Z4, 192(DI)
+	ADDQ       $0x00000020, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows4AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
@@ -3906,6 +4051,120 @@ tiles4AVX2Tile:
 	VZEROUPPER
 	RET
 
+// func packedRows4AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX2
+TEXT ·packedRows4AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+packedRows4AVX2Row:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       8(DX), R9
+	VPAND      Y15, Y0, Y0
+	VPANDN     (SI)(R9*1), Y15, Y4
+	VPOR       Y4, Y0, Y0
+	MOVL       16(DX), R11
+	VMOVDQU    (SI)(R11*1), Y1
+	MOVL       24(DX), R13
+	VPAND      Y15, Y1, Y1
+	VPANDN     (SI)(R13*1), Y15, Y4
+	VPOR       Y4, Y1, Y1
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y2
+	MOVL       12(DX), R10
+	VPAND      Y15, Y2, Y2
+	VPANDN     (SI)(R10*1), Y15, Y4
+	VPOR       Y4, Y2, Y2
+	MOVL       20(DX), R12
+	VMOVDQU    (SI)(R12*1), Y3
+	MOVL       28(DX), AX
+	VPAND      Y15, Y3, Y3
+	VPANDN     (SI)(AX*1), Y15, Y4
+	VPOR       Y4, Y3, Y3
+	VPUNPCKLBW Y1, Y0, Y4
+	VPUNPCKHBW Y1, Y0, Y0
+	VPUNPCKLBW Y3, Y2, Y5
+	VPUNPCKHBW Y3, Y2, Y2
+	VPUNPCKLWD Y5, Y4, Y1
+	VPUNPCKHWD Y5, Y4, Y4
+	VPUNPCKLWD Y2, Y0, Y3
+	VPUNPCKHWD Y2, Y0, Y0
+	VPUNPCKLDQ Y3, Y1, Y2
+	VPUNPCKHDQ Y3, Y1, Y1
+	VPERMQ     $0xd8, Y2, Y3
+	VPERMQ     $0xd8, Y1, Y1
+	VPUNPCKLDQ Y0, Y4, Y2
+	VPUNPCKHDQ Y0, Y4, Y4
+	VPERMQ     $0xd8, Y2, Y0
+	VPERMQ     $0xd8, Y4, Y4
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y6
+	MOVL       8(DX), R9
+	VPAND      Y15, Y6, Y6
+	VPANDN     32(SI)(R9*1), Y15, Y10
+	VPOR       Y10, Y6, Y6
+	MOVL       16(DX), R11
+	VMOVDQU    32(SI)(R11*1), Y7
+	MOVL       24(DX), R13
+	VPAND      Y15, Y7, Y7
+	VPANDN     32(SI)(R13*1), Y15, Y10
+	VPOR       Y10, Y7, Y7
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y8
+	MOVL       12(DX), R10
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R10*1), Y15, Y10
+	VPOR       Y10, Y8, Y8
+	MOVL       20(DX), R12
+	VMOVDQU    32(SI)(R12*1), Y9
+	MOVL       28(DX), AX
+	VPAND      Y15, Y9, Y9
+	VPANDN     32(SI)(AX*1), Y15, Y10
+	VPOR       Y10, Y9, Y9
+	VPUNPCKLBW Y7, Y6, Y10
+	VPUNPCKHBW Y7, Y6, Y6
+	VPUNPCKLBW Y9, Y8, Y11
+	VPUNPCKHBW Y9, Y8, Y8
+	VPUNPCKLWD Y11, Y10, Y7
+	VPUNPCKHWD Y11, Y10, Y10
+	VPUNPCKLWD Y8, Y6, Y9
+	VPUNPCKHWD Y8, Y6, Y6
+	VPUNPCKLDQ Y9, Y7, Y8
+	VPUNPCKHDQ Y9, Y7, Y7
+	VPERMQ     $0xd8, Y8, Y9
+	VPERMQ     $0xd8, Y7, Y7
+	VPUNPCKLDQ Y6, Y10, Y8
+	VPUNPCKHDQ Y6, Y10, Y10
+	VPERMQ     $0xd8, Y8, Y6
+	VPERMQ     $0xd8, Y10, Y10
+	VPERM2I128 $0x20, Y9, Y3, Y12
+	VPERM2I128 $0x31, Y9, Y3, Y3
+	VMOVDQU    Y12, (DI)
+	VMOVDQU    Y3, 32(DI)
+	VPERM2I128 $0x20, Y7, Y1, Y12
+	VPERM2I128 $0x31, Y7, Y1, Y1
+	VMOVDQU    Y12, 64(DI)
+	VMOVDQU    Y1, 96(DI)
+	VPERM2I128 $0x20, Y6, Y0, Y12
+	VPERM2I128 $0x31, Y6, Y0, Y0
+	VMOVDQU    Y12, 128(DI)
+	VMOVDQU    Y0, 160(DI)
+	VPERM2I128 $0x20, Y10, Y4, Y12
+	VPERM2I128 $0x31, Y10, Y4, Y4
+	VMOVDQU    Y12, 192(DI)
+	VMOVDQU    Y4, 224(DI)
+	ADDQ       $0x00000020, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows4AVX2Row
+	VZEROUPPER
+	RET
+
 // func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 // Requires: AVX, AVX2, MMX+
 TEXT ·tiles4AVX2NT(SB), NOSPLIT, $0-40
@@ -4065,6 +4324,121 @@ tiles4AVX2NTTile:
 	ADDQ       R8, DI
 	DECQ       CX
 	JNZ        tiles4AVX2NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func packedRows4AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·packedRows4AVX2NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+packedRows4AVX2NTRow:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       8(DX), R9
+	VPAND      Y15, Y0, Y0
+	VPANDN     (SI)(R9*1), Y15, Y4
+	VPOR       Y4, Y0, Y0
+	MOVL       16(DX), R11
+	VMOVDQU    (SI)(R11*1), Y1
+	MOVL       24(DX), R13
+	VPAND      Y15, Y1, Y1
+	VPANDN     (SI)(R13*1), Y15, Y4
+	VPOR       Y4, Y1, Y1
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y2
+	MOVL       12(DX), R10
+	VPAND      Y15, Y2, Y2
+	VPANDN     (SI)(R10*1), Y15, Y4
+	VPOR       Y4, Y2, Y2
+	MOVL       20(DX), R12
+	VMOVDQU    (SI)(R12*1), Y3
+	MOVL       28(DX), AX
+	VPAND      Y15, Y3, Y3
+	VPANDN     (SI)(AX*1), Y15, Y4
+	VPOR       Y4, Y3, Y3
+	VPUNPCKLBW Y1, Y0, Y4
+	VPUNPCKHBW Y1, Y0, Y0
+	VPUNPCKLBW Y3, Y2, Y5
+	VPUNPCKHBW Y3, Y2, Y2
+	VPUNPCKLWD Y5, Y4, Y1
+	VPUNPCKHWD Y5, Y4, Y4
+	VPUNPCKLWD Y2, Y0, Y3
+	VPUNPCKHWD Y2, Y0, Y0
+	VPUNPCKLDQ Y3, Y1, Y2
+	VPUNPCKHDQ Y3, Y1, Y1
+	VPERMQ     $0xd8, Y2, Y3
+	VPERMQ     $0xd8, Y1, Y1
+	VPUNPCKLDQ Y0, Y4, Y2
+	VPUNPCKHDQ Y0, Y4, Y4
+	VPERMQ     $0xd8, Y2, Y0
+	VPERMQ     $0xd8, Y4, Y4
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y6
+	MOVL       8(DX), R9
+	VPAND      Y15, Y6, Y6
+	VPANDN     32(SI)(R9*1), Y15, Y10
+	VPOR       Y10, Y6, Y6
+	MOVL       16(DX), R11
+	VMOVDQU    32(SI)(R11*1), Y7
+	MOVL       24(DX), R13
+	VPAND      Y15, Y7, Y7
+	VPANDN     32(SI)(R13*1), Y15, Y10
+	VPOR       Y10, Y7, Y7
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y8
+	MOVL       12(DX), R10
+	VPAND      Y15, Y8, Y8
+	VPANDN     32(SI)(R10*1), Y15, Y10
+	VPOR       Y10, Y8, Y8
+	MOVL       20(DX), R12
+	VMOVDQU    32(SI)(R12*1), Y9
+	MOVL       28(DX), AX
+	VPAND      Y15, Y9, Y9
+	VPANDN     32(SI)(AX*1), Y15, Y10
+	VPOR       Y10, Y9, Y9
+	VPUNPCKLBW Y7, Y6, Y10
+	VPUNPCKHBW Y7, Y6, Y6
+	VPUNPCKLBW Y9, Y8, Y11
+	VPUNPCKHBW Y9, Y8, Y8
+	VPUNPCKLWD Y11, Y10, Y7
+	VPUNPCKHWD Y11, Y10, Y10
+	VPUNPCKLWD Y8, Y6, Y9
+	VPUNPCKHWD Y8, Y6, Y6
+	VPUNPCKLDQ Y9, Y7, Y8
+	VPUNPCKHDQ Y9, Y7, Y7
+	VPERMQ     $0xd8, Y8, Y9
+	VPERMQ     $0xd8, Y7, Y7
+	VPUNPCKLDQ Y6, Y10, Y8
+	VPUNPCKHDQ Y6, Y10, Y10
+	VPERMQ     $0xd8, Y8, Y6
+	VPERMQ     $0xd8, Y10, Y10
+	VPERM2I128 $0x20, Y9, Y3, Y12
+	VPERM2I128 $0x31, Y9, Y3, Y3
+	VMOVNTDQ   Y12, (DI)
+	VMOVNTDQ   Y3, 32(DI)
+	VPERM2I128 $0x20, Y7, Y1, Y12
+	VPERM2I128 $0x31, Y7, Y1, Y1
+	VMOVNTDQ   Y12, 64(DI)
+	VMOVNTDQ   Y1, 96(DI)
+	VPERM2I128 $0x20, Y6, Y0, Y12
+	VPERM2I128 $0x31, Y6, Y0, Y0
+	VMOVNTDQ   Y12, 128(DI)
+	VMOVNTDQ   Y0, 160(DI)
+	VPERM2I128 $0x20, Y10, Y4, Y12
+	VPERM2I128 $0x31, Y10, Y4, Y4
+	VMOVNTDQ   Y12, 192(DI)
+	VMOVNTDQ   Y4, 224(DI)
+	ADDQ       $0x00000020, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows4AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET
@@ -4235,6 +4609,52 @@ tiles8AVX512Tile:
 	VZEROUPPER
 	RET
 
+// func packedRows8AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·packedRows8AVX512(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VMOVDQU32    rowsColumns0<>+0(SB), Z30
+	VMOVDQU32    rowsColumns1<>+0(SB), Z29
+
+packedRows8AVX512Row:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z1
+	MOVL       8(DX), R9
+	VMOVDQU32  (SI)(R9*1), Z2
+	MOVL       12(DX), R10
+	VMOVDQU32  (SI)(R10*1), Z3
+	VPUNPCKLBW Z1, Z0, Z4
+	VPUNPCKHBW Z1, Z0, Z0
+	VPUNPCKLBW Z3, Z2, Z5
+	VPUNPCKHBW Z3, Z2, Z2
+	VPUNPCKLWD Z5, Z4, Z1
+	VPUNPCKHWD Z5, Z4, Z4
+	VPUNPCKLWD Z2, Z0, Z3
+	VPUNPCKHWD Z2, Z0, Z0
+	VMOVDQA64  Z1, Z6
+	VPERMT2D   Z3, Z30, Z6
+	VMOVDQU32  Z6, (DI)
+	VPERMT2D   Z3, Z29, Z1
+	VMOVDQU32  Z1, 64(DI)
+	VMOVDQA64  Z4, Z6
+	VPERMT2D   Z0, Z30, Z6
+	VMOVDQU32  Z6, 128(DI)
+	VPERMT2D   Z0, Z29, Z4
+	VMOVDQU32  Z4, 192(DI)
+	ADDQ       $0x00000010, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows8AVX512Row
+	VZEROUPPER
+	RET
+
 // func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·tiles8AVX512NT(SB), NOSPLIT, $0-40
@@ -4354,6 +4774,53 @@ tiles8AVX512NTTile:
 	ADDQ       R8, DI
 	DECQ       CX
 	JNZ        tiles8AVX512NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func packedRows8AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·packedRows8AVX512NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Z31
+	VMOVDQU32    rowsColumns0<>+0(SB), Z30
+	VMOVDQU32    rowsColumns1<>+0(SB), Z29
+
+packedRows8AVX512NTRow:
+	MOVL       (DX), AX
+	VMOVDQU32  (SI)(AX*1), Z0
+	MOVL       4(DX), BX
+	VMOVDQU32  (SI)(BX*1), Z1
+	MOVL       8(DX), R9
+	VMOVDQU32  (SI)(R9*1), Z2
+	MOVL       12(DX), R10
+	VMOVDQU32  (SI)(R10*1), Z3
+	VPUNPCKLBW Z1, Z0, Z4
+	VPUNPCKHBW Z1, Z0, Z0
+	VPUNPCKLBW Z3, Z2, Z5
+	VPUNPCKHBW Z3, Z2, Z2
+	VPUNPCKLWD Z5, Z4, Z1
+	VPUNPCKHWD Z5, Z4, Z4
+	VPUNPCKLWD Z2, Z0, Z3
+	VPUNPCKHWD Z2, Z0, Z0
+	VMOVDQA64  Z1, Z6
+	VPERMT2D   Z3, Z30, Z6
+	VMOVNTDQ   Z6, (DI)
+	VPERMT2D   Z3, Z29, Z1
+	VMOVNTDQ   Z1, 64(DI)
+	VMOVDQA64  Z4, Z6
+	VPERMT2D   Z0, Z30, Z6
+	VMOVNTDQ   Z6, 128(DI)
+	VPERMT2D   Z0, Z29, Z4
+	VMOVNTDQ   Z4, 192(DI)
+	ADDQ       $0x00000010, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows8AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
@@ -4631,6 +5098,88 @@ tiles8AVX2Tile:
 	VZEROUPPER
 	RET
 
+// func packedRows8AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX2
+TEXT ·packedRows8AVX2(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+packedRows8AVX2Row:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y1
+	MOVL       8(DX), R9
+	VMOVDQU    (SI)(R9*1), Y2
+	MOVL       12(DX), R10
+	VMOVDQU    (SI)(R10*1), Y3
+	VPUNPCKLBW Y1, Y0, Y4
+	VPUNPCKHBW Y1, Y0, Y0
+	VPUNPCKLBW Y3, Y2, Y5
+	VPUNPCKHBW Y3, Y2, Y2
+	VPUNPCKLWD Y5, Y4, Y1
+	VPUNPCKHWD Y5, Y4, Y4
+	VPUNPCKLWD Y2, Y0, Y3
+	VPUNPCKHWD Y2, Y0, Y0
+	VPUNPCKLDQ Y3, Y1, Y2
+	VPUNPCKHDQ Y3, Y1, Y1
+	VPERMQ     $0xd8, Y2, Y3
+	VPERMQ     $0xd8, Y1, Y1
+	VPUNPCKLDQ Y0, Y4, Y2
+	VPUNPCKHDQ Y0, Y4, Y4
+	VPERMQ     $0xd8, Y2, Y0
+	VPERMQ     $0xd8, Y4, Y4
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y6
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y7
+	MOVL       8(DX), R9
+	VMOVDQU    32(SI)(R9*1), Y8
+	MOVL       12(DX), R10
+	VMOVDQU    32(SI)(R10*1), Y9
+	VPUNPCKLBW Y7, Y6, Y10
+	VPUNPCKHBW Y7, Y6, Y6
+	VPUNPCKLBW Y9, Y8, Y11
+	VPUNPCKHBW Y9, Y8, Y8
+	VPUNPCKLWD Y11, Y10, Y7
+	VPUNPCKHWD Y11, Y10, Y10
+	VPUNPCKLWD Y8, Y6, Y9
+	VPUNPCKHWD Y8, Y6, Y6
+	VPUNPCKLDQ Y9, Y7, Y8
+	VPUNPCKHDQ Y9, Y7, Y7
+	VPERMQ     $0xd8, Y8, Y9
+	VPERMQ     $0xd8, Y7, Y7
+	VPUNPCKLDQ Y6, Y10, Y8
+	VPUNPCKHDQ Y6, Y10, Y10
+	VPERMQ     $0xd8, Y8, Y6
+	VPERMQ     $0xd8, Y10, Y10
+	VPERM2I128 $0x20, Y9, Y3, Y12
+	VPERM2I128 $0x31, Y9, Y3, Y3
+	VMOVDQU    Y12, (DI)
+	VMOVDQU    Y3, 32(DI)
+	VPERM2I128 $0x20, Y7, Y1, Y12
+	VPERM2I128 $0x31, Y7, Y1, Y1
+	VMOVDQU    Y12, 64(DI)
+	VMOVDQU    Y1, 96(DI)
+	VPERM2I128 $0x20, Y6, Y0, Y12
+	VPERM2I128 $0x31, Y6, Y0, Y0
+	VMOVDQU    Y12, 128(DI)
+	VMOVDQU    Y0, 160(DI)
+	VPERM2I128 $0x20, Y10, Y4, Y12
+	VPERM2I128 $0x31, Y10, Y4, Y4
+	VMOVDQU    Y12, 192(DI)
+	VMOVDQU    Y4, 224(DI)
+	ADDQ       $0x00000010, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows8AVX2Row
+	VZEROUPPER
+	RET
+
 // func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 // Requires: AVX, AVX2, MMX+
 TEXT ·tiles8AVX2NT(SB), NOSPLIT, $0-40
@@ -4822,6 +5371,89 @@ tiles8AVX2NTTile:
 	ADDQ       R8, DI
 	DECQ       CX
 	JNZ        tiles8AVX2NTTile
+	SFENCE
+	VZEROUPPER
+	RET
+
+// func packedRows8AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
+// Requires: AVX, AVX2, MMX+
+TEXT ·packedRows8AVX2NT(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), DI
+	MOVQ         strip+8(FP), SI
+	MOVQ         features+16(FP), DX
+	MOVQ         rows+24(FP), CX
+	MOVQ         stride+32(FP), R8
+	VPBROADCASTD lowNibbles<>+0(SB), Y15
+
+packedRows8AVX2NTRow:
+	MOVL       (DX), AX
+	VMOVDQU    (SI)(AX*1), Y0
+	MOVL       4(DX), BX
+	VMOVDQU    (SI)(BX*1), Y1
+	MOVL       8(DX), R9
+	VMOVDQU    (SI)(R9*1), Y2
+	MOVL       12(DX), R10
+	VMOVDQU    (SI)(R10*1), Y3
+	VPUNPCKLBW Y1, Y0, Y4
+	VPUNPCKHBW Y1, Y0, Y0
+	VPUNPCKLBW Y3, Y2, Y5
+	VPUNPCKHBW Y3, Y2, Y2
+	VPUNPCKLWD Y5, Y4, Y1
+	VPUNPCKHWD Y5, Y4, Y4
+	VPUNPCKLWD Y2, Y0, Y3
+	VPUNPCKHWD Y2, Y0, Y0
+	VPUNPCKLDQ Y3, Y1, Y2
+	VPUNPCKHDQ Y3, Y1, Y1
+	VPERMQ     $0xd8, Y2, Y3
+	VPERMQ     $0xd8, Y1, Y1
+	VPUNPCKLDQ Y0, Y4, Y2
+	VPUNPCKHDQ Y0, Y4, Y4
+	VPERMQ     $0xd8, Y2, Y0
+	VPERMQ     $0xd8, Y4, Y4
+	MOVL       (DX), AX
+	VMOVDQU    32(SI)(AX*1), Y6
+	MOVL       4(DX), BX
+	VMOVDQU    32(SI)(BX*1), Y7
+	MOVL       8(DX), R9
+	VMOVDQU    32(SI)(R9*1), Y8
+	MOVL       12(DX), R10
+	VMOVDQU    32(SI)(R10*1), Y9
+	VPUNPCKLBW Y7, Y6, Y10
+	VPUNPCKHBW Y7, Y6, Y6
+	VPUNPCKLBW Y9, Y8, Y11
+	VPUNPCKHBW Y9, Y8, Y8
+	VPUNPCKLWD Y11, Y10, Y7
+	VPUNPCKHWD Y11, Y10, Y10
+	VPUNPCKLWD Y8, Y6, Y9
+	VPUNPCKHWD Y8, Y6, Y6
+	VPUNPCKLDQ Y9, Y7, Y8
+	VPUNPCKHDQ Y9, Y7, Y7
+	VPERMQ     $0xd8, Y8, Y9
+	VPERMQ     $0xd8, Y7, Y7
+	VPUNPCKLDQ Y6, Y10, Y8
+	VPUNPCKHDQ Y6, Y10, Y10
+	VPERMQ     $0xd8, Y8, Y6
+	VPERMQ     $0xd8, Y10, Y10
+	VPERM2I128 $0x20, Y9, Y3, Y12
+	VPERM2I128 $0x31, Y9, Y3, Y3
+	VMOVNTDQ   Y12, (DI)
+	VMOVNTDQ   Y3, 32(DI)
+	VPERM2I128 $0x20, Y7, Y1, Y12
+	VPERM2I128 $0x31, Y7, Y1, Y1
+	VMOVNTDQ   Y12, 64(DI)
+	VMOVNTDQ   Y1, 96(DI)
+	VPERM2I128 $0x20, Y6, Y0, Y12
+	VPERM2I128 $0x31, Y6, Y0, Y0
+	VMOVNTDQ   Y12, 128(DI)
+	VMOVNTDQ   Y0, 160(DI)
+	VPERM2I128 $0x20, Y10, Y4, Y12
+	VPERM2I128 $0x31, Y10, Y4, Y4
+	VMOVNTDQ   Y12, 192(DI)
+	VMOVNTDQ   Y4, 224(DI)
+	ADDQ       $0x00000010, DX
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        packedRows8AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET

@@ -105,10 +105,21 @@ func spread4AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
 //go:noescape
 func tiles4AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
+// packedRows4AVX512 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
+//
+//go:noescape
+func packedRows4AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
+
 // tiles4AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
 //
 //go:noescape
 func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// packedRows4AVX512NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
+//
+//go:noescape
+func packedRows4AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // spread4AVX2 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 8 lines each, and prefetches what lies ahead
 // bytes behind each.
@@ -121,10 +132,21 @@ func spread4AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
 //go:noescape
 func tiles4AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
+// packedRows4AVX2 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
+//
+//go:noescape
+func packedRows4AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
+
 // tiles4AVX2NT is the same with non-temporal stores: dst and stride are multiples of 64.
 //
 //go:noescape
 func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// packedRows4AVX2NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
+//
+//go:noescape
+func packedRows4AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // spread8AVX512 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 4 lines each, and prefetches what lies ahead
 // bytes behind each.
@@ -137,10 +159,21 @@ func spread8AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
 //go:noescape
 func tiles8AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
+// packedRows8AVX512 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
+//
+//go:noescape
+func packedRows8AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
+
 // tiles8AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
 //
 //go:noescape
 func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// packedRows8AVX512NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
+//
+//go:noescape
+func packedRows8AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // spread8AVX2 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 4 lines each, and prefetches what lies ahead
 // bytes behind each.
@@ -153,10 +186,21 @@ func spread8AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
 //go:noescape
 func tiles8AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
 
+// packedRows8AVX2 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
+//
+//go:noescape
+func packedRows8AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
+
 // tiles8AVX2NT is the same with non-temporal stores: dst and stride are multiples of 64.
 //
 //go:noescape
 func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+
+// packedRows8AVX2NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
+//
+//go:noescape
+func packedRows8AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // groupedAVX512 transposes 8x8 elements of 16 bits, blocks times.
 //
