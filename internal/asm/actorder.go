@@ -8,12 +8,18 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// actOrder emits the kernels for act-order. spread gives every input feature of a strip of 64 columns a line of its own, with a byte for each
-// code: qword c of it has the columns 16j + 8h + c, at byte 2j + h. Codes of 4 bits are in both halves of their bytes. tiles takes the lines in
-// any order, 16 to a tile.
+// actOrder emits the kernels for act-order. spread gives every input feature of a strip of 64 columns a line of its own. tiles takes the lines in any
+// order, 16 to a tile of Marlin's; packedRows takes as many as make a packed row of exllama's.
+//
+// A line of codes of 8 bits has a byte for each column: qword c of it the columns 16j + 8h + c, at byte 2j + h. One of 4 bits has a byte for two
+// columns: dword c of it 16j + 8h + c in the lower half of byte 2j + h, and 32 more in the upper half, for j = 0 and 1. Of the eight lines of a
+// packed row those of even features come first.
 func actOrder() {
 	t := &actOrderTables{}
-	var bytes []uint8
+	var bytes, pairs, dwords []uint8
+	for b := range uint8(4) {
+		dwords = append(dwords, b, 4+b, 8+b, 12+b)
+	}
 	for range 4 {
 		for b := range uint8(4) {
 			for c := range uint8(2) {
@@ -21,8 +27,18 @@ func actOrder() {
 			}
 		}
 	}
-	t.bytes = bytesTable("spreadBytes", bytes)
+	for lane := range uint8(4) {
+		for w := range uint8(8) {
+			b, c := w/4*2+lane/2, lane%2*4+w%4
+			pairs = append(pairs, 4*c+b, 4*(8+c)+b)
+		}
+	}
+	t.bytes, t.pairs = bytesTable("spreadBytes", bytes), bytesTable("spreadPairs", pairs)
+	t.dwords = bytesTable("spreadDwords", dwords)
 	t.qwords = qwordsTable("spreadQwords", []uint64{0, 4, 1, 5, 2, 6, 3, 7})
+	t.apart = qwordsTable("spreadApart", []uint64{0, 2, 4, 6, 1, 3, 5, 7})
+	t.low = qwordsTable("upperShift4", []uint64{0, 0, 0, 0, 4 | 4<<32, 4 | 4<<32, 4 | 4<<32, 4 | 4<<32})
+	t.high = qwordsTable("lowerShift4", []uint64{4 | 4<<32, 4 | 4<<32, 4 | 4<<32, 4 | 4<<32, 0, 0, 0, 0})
 	for pair := range uint32(2) {
 		var columns []uint32
 		for h := range uint32(2) {
@@ -31,12 +47,20 @@ func actOrder() {
 			}
 		}
 		t.columns[pair] = dwordsTable(fmt.Sprintf("rowsColumns%d", pair), columns)
+		p := uint64(2 * pair)
+		t.columnPairs[pair] = qwordsTable(fmt.Sprintf("tilesHalves%d", pair), []uint64{p, 4 + p, 8 + p, 12 + p, p + 1, p + 5, p + 9, p + 13})
 	}
 	for _, bits := range []int{4, 8} {
-		for _, wide := range []bool{true, false} {
-			k := &actOrderKernel{bits: bits, wide: wide, r: ys, width: 32, level: "AVX2", actOrderTables: t}
-			if wide {
-				k.r, k.width, k.level = zs, 64, "AVX512"
+		for _, level := range []string{"VBMI", "AVX512", "AVX2"} {
+			k := &actOrderKernel{bits: bits, wide: level != "AVX2", r: ys, width: 32, level: level, actOrderTables: t}
+			if k.wide {
+				k.r, k.width = zs, 64
+			}
+			if level == "VBMI" {
+				if bits == 4 {
+					k.spread()
+				}
+				continue
 			}
 			k.spread()
 			for _, nt := range []bool{false, true} {
@@ -50,6 +74,12 @@ func actOrder() {
 type actOrderTables struct {
 	bytes  Mem // of a lane with two columns and the two eight further: their bytes b side by side, for b = 0..3
 	qwords Mem // brings the columns eight further beside theirs
+	pairs  Mem // both, and bytes b of all columns in two lanes: lower halves of two for b = 0 and 1, upper halves for 2 and 3
+	dwords Mem // bytes b of the dwords of a lane side by side
+	apart  Mem // brings the even qwords in front of the odd ones
+
+	low, high   Mem    // how far to move a line that is in both halves of a register, so that all its codes are in the lower halves of bytes, or the upper
+	columnPairs [2]Mem // of the registers of two features, which qwords belong to the same columns
 
 	columns [2]Mem // which dwords of two registers, of the even and the odd qwords of lines, are 16 columns side by side
 }
@@ -86,17 +116,31 @@ func (k *actOrderKernel) spread() {
 	Load(Param("rows"), RCX)
 	Load(Param("stride"), R8)
 	Load(Param("ahead"), R9)
-	last := len(k.r) - 1
-	bytes, qwords, mask := k.r[last], k.r[last-1], k.r[last-2]
-	k.move(k.bytes, bytes)
-	if k.wide {
-		k.move(k.qwords, qwords)
+	constants := k.spread8
+	if k.bits == 4 {
+		constants = k.spread4
 	}
-	VPBROADCASTD(dword("lowNibbles", 0x0F0F0F0F), mask)
+	body := constants()
 	loop(name+"Row", RCX, func() {
 		for i := range 4 {
 			PREFETCHT0(plus(RSI, R9, 64*i))
 		}
+		body()
+		ADDQ(R8, RSI)
+		ADDQ(U32(256), RDI)
+	})
+	leave(false)
+}
+
+// spread8 loads the constants, and returns what emits the work on a packed row.
+func (k *actOrderKernel) spread8() func() {
+	last := len(k.r) - 1
+	bytes, qwords := k.r[last], k.r[last-1]
+	k.move(k.bytes, bytes)
+	if k.wide {
+		k.move(k.qwords, qwords)
+	}
+	return func() {
 		for half := 0; half < 64; half += k.width { // of the lines
 			x := append([]VecPhysical(nil), k.r[:4]...)
 			for j := range x {
@@ -119,38 +163,10 @@ func (k *actOrderKernel) spread() {
 			VPUNPCKLDQ(t[3], t[1], x[2])
 			VPUNPCKHDQ(t[3], t[1], x[3])
 			for b, codes := range x {
-				if k.bits == 8 {
-					k.move(codes, at(RDI, 64*b+half))
-					continue
-				}
-				k.both(codes, mask, k.r[4+2*(b%2)], k.r[5+2*(b%2)])
-				k.move(k.r[4+2*(b%2)], at(RDI, 64*2*b+half))
-				k.move(codes, at(RDI, 64*(2*b+1)+half))
+				k.move(codes, at(RDI, 64*b+half))
 			}
 		}
-		ADDQ(R8, RSI)
-		ADDQ(U32(uint32(64*32/k.bits)), RDI)
-	})
-	leave(false)
-}
-
-// both leaves the lower nibbles of x in both halves of the bytes of low, and the upper ones in those of x.
-func (k *actOrderKernel) both(x, mask, low, t VecPhysical) {
-	VPSLLD(U8(4), x, low)
-	VPSRLD(U8(4), x, t)
-	if k.wide {
-		VPTERNLOGD(U8(0xB8), x, mask, low) // mask ? x : low
-		VPTERNLOGD(U8(0xE2), x, mask, t)   // mask ? t : x
-		VMOVDQA64(t, x)
-		return
 	}
-	high := k.r[8]
-	VPAND(mask, x, high)
-	VPANDN(low, mask, low)
-	VPOR(high, low, low)
-	VPAND(mask, t, t)
-	VPANDN(x, mask, x)
-	VPOR(t, x, x)
 }
 
 func (k *actOrderKernel) tiles(nt bool) {
@@ -172,16 +188,12 @@ func (k *actOrderKernel) tiles(nt bool) {
 	Load(Param("features"), RDX)
 	Load(Param("tiles"), RCX)
 	Load(Param("stride"), R8)
-	mask := k.r[len(k.r)-1]
-	VPBROADCASTD(dword("lowNibbles", 0x0F0F0F0F), mask)
+	body := k.eight
+	if k.bits == 4 {
+		body = k.tiles4()
+	}
 	loop(name+"Tile", RCX, func() {
-		for half := 0; half < 64; half += k.width {
-			if k.bits == 4 {
-				k.four(half, mask)
-			} else {
-				k.eight(half)
-			}
-		}
+		body()
 		ADDQ(U32(64), RDX)
 		ADDQ(R8, RDI)
 	})
@@ -195,39 +207,15 @@ func (k *actOrderKernel) line(feature, half int) Mem {
 	return plus(RSI, p, half)
 }
 
-// four: the features 2q and 2q+1, each with the one eight further, are byte by byte the halves of dwords q, one for each j.
-func (k *actOrderKernel) four(half int, mask VecPhysical) {
-	var even, odd [4]VecPhysical // qwords of a line
-	for q := range 4 {
-		v := [2]VecPhysical{k.r[2*q], k.r[8]}
-		for p := range v {
-			k.move(k.line(2*q+p, half), v[p])
-			further := k.line(2*q+p+8, half)
-			if k.wide {
-				VPTERNLOGD(U8(0xE2), further, mask, v[p]) // mask ? v : further
-				continue
-			}
-			VPAND(mask, v[p], v[p])
-			VPANDN(further, mask, k.r[9])
-			VPOR(k.r[9], v[p], v[p])
-		}
-		even[q], odd[q] = k.r[2*q], k.r[2*q+1]
-		VPUNPCKHWD(v[1], v[0], odd[q])
-		VPUNPCKLWD(v[1], v[0], even[q])
-	}
-	for c, x := range [][4]VecPhysical{even, odd} {
-		if k.wide {
-			k.lanes(x, zs[10:12], c, 64, 0)
-			continue
-		}
-		for pair := 0; pair < 4; pair += 2 {
-			k.halves(x[pair], x[pair+1], k.r[10], 64*(half/8+c)+16*pair, 128)
-		}
+// eight: the bytes of the features 2q, 2q+8, 2q+1 and 2q+9 are dwords q, one for each j and h.
+func (k *actOrderKernel) eight() {
+	for half := 0; half < 64; half += k.width {
+		k.eightOf(half)
 	}
 }
 
-// eight: the bytes of the features 2q, 2q+8, 2q+1 and 2q+9 are dwords q, one for each j and h.
-func (k *actOrderKernel) eight(half int) {
+// eightOf does it with a part of the lines, which begins half bytes into them.
+func (k *actOrderKernel) eightOf(half int) {
 	for pair := range 2 {
 		var x [2][4]VecPhysical // of even and odd qwords: the lower and the upper dwords of q = 2*pair, then those of the next
 		for i := range 2 {
@@ -272,7 +260,7 @@ func (k *actOrderKernel) halves(a, b, spare VecPhysical, off, gap int) {
 	k.put(a, at(RDI, off+gap))
 }
 
-// packedRows emits the kernel that makes the packed rows of a strip for exllama: of every column a dword, whose bytes are of the lines in rowBytes.
+// packedRows emits the kernel that makes the packed rows of a strip for exllama: of every column a dword.
 func (k *actOrderKernel) packedRows(nt bool) {
 	name := suffix(fmt.Sprintf("packedRows%d%s", k.bits, k.level), nt)
 	doc := []string{
@@ -291,57 +279,54 @@ func (k *actOrderKernel) packedRows(nt bool) {
 	Load(Param("features"), RDX)
 	Load(Param("rows"), RCX)
 	Load(Param("stride"), R8)
-	last := len(k.r) - 1
-	mask := k.r[last]
-	VPBROADCASTD(dword("lowNibbles", 0x0F0F0F0F), mask)
-	if k.wide {
-		k.move(k.columns[0], k.r[last-1])
-		k.move(k.columns[1], k.r[last-2])
+	constants := k.packed8
+	if k.bits == 4 {
+		constants = k.packed4
 	}
+	body := constants()
 	loop(name+"Row", RCX, func() {
-		if k.wide {
-			x := k.words(0, mask, k.r[:6])
-			for j := range 4 { // columns 16j to 16j+15
-				even, odd := x[j/2], x[2+j/2]
-				if j%2 == 0 {
-					VMOVDQA64(even, k.r[6])
-					VPERMT2D(odd, k.r[last-1], k.r[6])
-					k.put(k.r[6], at(RDI, 64*j))
-					continue
-				}
-				VPERMT2D(odd, k.r[last-2], even)
-				k.put(even, at(RDI, 64*j))
-			}
-		} else {
-			k.narrowRows(mask)
-		}
+		body()
 		ADDQ(U32(uint32(4*32/k.bits)), RDX)
 		ADDQ(R8, RDI)
 	})
 	leave(nt)
 }
 
+// packed8 loads the constants, and returns what emits the work on a packed row, whose bytes are of its four lines.
+func (k *actOrderKernel) packed8() func() {
+	if !k.wide {
+		return k.narrowRows
+	}
+	var columns [2]VecPhysical
+	for i := range columns {
+		columns[i] = k.r[len(k.r)-1-i]
+		k.move(k.columns[i], columns[i])
+	}
+	return func() {
+		x := k.words(0, k.r[:6])
+		for j := range 4 { // columns 16j to 16j+15
+			even, odd := x[j/2], x[2+j/2]
+			if j%2 == 0 { // they are needed once more
+				VMOVDQA64(even, k.r[6])
+				even = k.r[6]
+			}
+			VPERMT2D(odd, columns[j%2], even)
+			k.put(even, at(RDI, 64*j))
+		}
+	}
+}
+
 // words puts the codes of a packed row together, of a part of its lines that begins half bytes into them: x[0] and x[1] are of the even qwords, columns
 // 16j + 8h + c for j = 0 and 1, and 2 and 3, in the order of the lines; x[2] and x[3] of the odd ones.
-func (k *actOrderKernel) words(half int, mask VecPhysical, r []VecPhysical) [4]VecPhysical {
-	rowBytes := [][]int{{0}, {1}, {2}, {3}}
-	if k.bits == 4 {
-		rowBytes = [][]int{{0, 2}, {4, 6}, {1, 3}, {5, 7}}
+func (k *actOrderKernel) words(half int, r []VecPhysical) [4]VecPhysical {
+	for b := range 4 {
+		k.move(k.line(b, half), r[b])
 	}
-	for b, features := range rowBytes {
-		k.move(k.line(features[0], half), r[b])
-		if k.bits == 8 {
-			continue
-		}
-		upper := k.line(features[1], half)
-		if k.wide {
-			VPTERNLOGD(U8(0xE2), upper, mask, r[b]) // mask ? r : upper
-			continue
-		}
-		VPAND(mask, r[b], r[b])
-		VPANDN(upper, mask, r[4])
-		VPOR(r[4], r[b], r[b])
-	}
+	return bytesToDwords(r)
+}
+
+// bytesToDwords makes dwords of the bytes of r[0] to r[3], by dwords of their lanes. It needs two registers more.
+func bytesToDwords(r []VecPhysical) [4]VecPhysical {
 	a, b, c, d, t, u := r[0], r[1], r[2], r[3], r[4], r[5]
 	VPUNPCKLBW(b, a, t)
 	VPUNPCKHBW(b, a, a)
@@ -355,11 +340,11 @@ func (k *actOrderKernel) words(half int, mask VecPhysical, r []VecPhysical) [4]V
 }
 
 // narrowRows: of each half of the lines, the columns 16j + 8h to 16j + 8h + 3 become lane h of a register; those of the other half belong behind them.
-func (k *actOrderKernel) narrowRows(mask VecPhysical) {
+func (k *actOrderKernel) narrowRows() {
 	var halves [2][4]VecPhysical // by j
 	for half := range 2 {
 		r := k.r[6*half : 6*half+6]
-		x, free := k.words(32*half, mask, r), r[2] // which is not among x
+		x, free := k.words(32*half, r), r[2] // which is not among x
 		for pair := range 2 {
 			even, odd := x[pair], x[2+pair]
 			VPUNPCKLDQ(odd, even, free)

@@ -14,9 +14,12 @@ import (
 // order is how act-order sorts the input features of a module: by group, those of one group in their own order. Row k of a repacked
 // weight takes source row perm[k].
 type order struct {
-	perm   []int32
-	sorted []int32 // the groups of the sorted rows
+	perm []int32
+	each int // rows of a group
 }
+
+// group is that of a sorted row.
+func (o *order) group(k int) int32 { return int32(k / o.each) }
 
 // sortByGroup makes the order of a g_idx: I32 [K]. groups is how many there are; every group must own K/groups features, because the
 // kernels find the group of a sorted feature by dividing.
@@ -46,12 +49,12 @@ func sortByGroup(j *stages.Job, input, groups int) (*order, error) {
 	for g := range groups {
 		counts[g+1] += counts[g]
 	}
-	o := &order{perm: make([]int32, k), sorted: make([]int32, k)}
+	o := &order{perm: make([]int32, k), each: k / max(1, groups)}
 	for i := range k {
 		g := binary.LittleEndian.Uint32(b[4*i:])
 		at := counts[g]
 		counts[g]++
-		o.perm[at], o.sorted[at] = int32(i), int32(g)
+		o.perm[at] = int32(i)
 	}
 	return o, nil
 }
@@ -88,9 +91,6 @@ const (
 	tileRow = 4 * tileN
 	// blockWords are the packed rows that are made of rows of codes at a time, in the first-level cache.
 	blockWords = 32
-	// lineBytes is the line of a feature in a strip: a byte for each column, column 16j + 8h + c at byte 8c + 2j + h. A code of 4 bits is in
-	// both halves of its byte.
-	lineBytes = tileN
 	// stripsBytes is how many spread strips are made at a time, in the second-level cache: those of a packed weight that lie side by side,
 	// because its rows lie far apart.
 	stripsBytes = 256 << 10
@@ -100,21 +100,35 @@ const (
 	mostFeatures = 1 << 26
 )
 
-// spread is what a packed row of a tile becomes in a strip, in bytes.
-func (a actOrder) spread() int { return 32 / a.bits * lineBytes }
+// lineBytes is the line of a feature in a strip. With 8 bits column 16j + 8h + c is byte 8c + 2j + h of it. With 4 bits two columns share a byte:
+// column 16j + 8h + c for j = 0 and 1 is the lower half of byte 4c + 2j + h, and 32 columns further is the upper half.
+func lineBytes(bits int) int { return tileN * bits / 8 }
+
+// lineOf is where the line of input feature k begins in a strip. The lines of a packed row are where its codes were, with 4 bits those of even features first.
+func lineOf(k, bits int) int {
+	if bits == 4 {
+		k = k&^7 + k%2*4 + k%8/2
+	}
+	return k * lineBytes(bits)
+}
 
 // lines says of every sorted feature where its line begins in a strip. Each line is there once, so all of them lie in a strip of so many.
-func (o *order) lines() []uint32 {
-	list := make([]uint32, len(o.perm))
+func (o *order) lines(width int) []uint32 {
+	per := 32 / width // a power of two
+	var lines [8]uint32
+	for i := range per {
+		lines[i] = uint32(lineOf(i, width))
+	}
+	list, row, last := make([]uint32, len(o.perm)), bits.TrailingZeros(uint(per)), int32(per-1)
 	for i, k := range o.perm {
-		list[i] = uint32(k) * lineBytes
+		list[i] = uint32(k>>row)*tileRow + lines[k&last]
 	}
 	return list
 }
 
 // strips spreads a packed weight, I32 [words, n] of whole strips, and calls take with each of them and its first column.
 func (a actOrder) strips(codes []byte, n, words int, take func(c int, strip []byte)) {
-	size := words * a.spread()
+	size := words * tileRow
 	most := max(1, stripsBytes/max(1, size))
 	strips := borrow(min(most, n/tileN) * size)
 	defer scratch.Put(strips)
@@ -123,7 +137,7 @@ func (a actOrder) strips(codes []byte, n, words int, take func(c int, strip []by
 		for w := 0; w < words; w += stripAhead {
 			rows := min(stripAhead, words-w)
 			for s := range m {
-				spreadStrip((*strips)[s*size+w*a.spread():][:rows*a.spread()], codes[4*(w*n+c+s*tileN):], 4*n, a.bits)
+				spreadStrip((*strips)[s*size+w*tileRow:][:rows*tileRow], codes[4*(w*n+c+s*tileN):], 4*n, a.bits)
 			}
 		}
 		for s := range m {
@@ -141,19 +155,54 @@ func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, lines []uint32
 
 // spreadRows spreads packed rows of a tile, which begin stride bytes apart, to a strip. It is the reference.
 func spreadRows(strip, src []byte, stride, bits int) {
-	per, mask := 32/bits, uint32(1)<<bits-1
-	for ; len(strip) > 0; strip, src = strip[per*lineBytes:], src[min(stride, len(src)):] {
+	for ; len(strip) > 0; strip, src = strip[tileRow:], src[min(stride, len(src)):] {
+		if bits == 4 {
+			spreadRow4(strip[:tileRow], src[:tileRow])
+			continue
+		}
 		for n := range tileN {
-			word, at := binary.LittleEndian.Uint32(src[4*n:]), 8*(n%8)+n/8%2+2*(n/16)
-			for i := range per {
-				code := word >> (bits * i) & mask
-				if bits == 4 {
-					code |= code << 4
-				}
-				strip[i*lineBytes+at] = byte(code)
+			at, _ := placeOf(n, bits)
+			for i, code := range src[4*n : 4*n+4] {
+				strip[i*lineBytes(bits)+at] = code
 			}
 		}
 	}
+}
+
+// spreadRow4 spreads a packed row of codes of 4 bits.
+func spreadRow4(strip, src []byte) {
+	word := func(j, h, c int) uint32 { return binary.LittleEndian.Uint32(src[4*(16*j+8*h+c):]) }
+	for c := range 8 {
+		var even, odd [4]uint32 // of two columns each: their codes of even and of odd features, four bytes
+		for i := range even {
+			low, high := word(i/2, i%2, c), word(i/2+2, i%2, c)
+			even[i], odd[i] = joinNibbles(low, high)
+		}
+		for b := range 4 {
+			binary.LittleEndian.PutUint32(strip[32*b+4*c:], bytesAt(&even, 8*b))
+			binary.LittleEndian.PutUint32(strip[128+32*b+4*c:], bytesAt(&odd, 8*b))
+		}
+	}
+}
+
+// joinNibbles makes bytes of the lower halves of those of two words, a's below, and of the upper halves.
+func joinNibbles(a, b uint32) (lower, upper uint32) {
+	const low = 0x0F0F0F0F
+	return a&low | b&low<<4, a>>4&low | b&^low
+}
+
+// bytesAt is the bytes at bit shift of four words.
+func bytesAt(w *[4]uint32, shift int) uint32 {
+	return w[0]>>shift&0xFF | w[1]>>shift&0xFF<<8 | w[2]>>shift&0xFF<<16 | w[3]>>shift<<24
+}
+
+// placeOf is which byte of a line has column n, and how far up in it.
+func placeOf(n, bits int) (at, up int) {
+	j, h, c := n/16, n/8%2, n%8
+	if bits == 4 {
+		return 4*c + j%2*2 + h, j / 2 * 4
+	}
+	return 8*c + 2*j + h, 0
 }
 
 // sortedColumn is a column of tiles, or of packed rows, to make of a spread strip.
@@ -167,20 +216,46 @@ type sortedColumn struct {
 	stream   bool // they go past the caches
 }
 
-// tilesGeneric makes tiles of Marlin's, which take tileK lines each. It is the reference.
+// code is that of a column in the line that begins at byte line of the strip.
+func (t *sortedColumn) code(line uint32, column int) byte {
+	at, up := placeOf(column, t.bits)
+	return t.strip[int(line)+at] >> up & (1<<t.bits - 1)
+}
+
+// tilesGeneric makes tiles of Marlin's, which take tileK lines each: features q and q+8 share bytes, or lie side by side. It is the reference.
 func (t *sortedColumn) tilesGeneric() {
+	size := lineBytes(t.bits)
 	for i := range t.rows {
 		tile, features := t.dst[i*t.stride:][:2*t.bits*tileN], t.features[i*tileK:(i+1)*tileK]
-		for q := range 8 { // the feature is 2(q/2) + q%2, or 8 more
-			near, far := t.strip[features[q]:][:lineBytes], t.strip[features[8+q]:][:lineBytes]
-			for at := range lineBytes {
-				if t.bits == 4 {
-					tile[64*(at/8)+16*(q/2)+4*(at%8/2)+2*(q%2)+at%2] = near[at]&0x0F | far[at]&0xF0
-					continue
-				}
-				to := tile[128*(at/8)+32*(q/2)+4*(at%8)+2*(q%2):]
-				to[0], to[1] = near[at], far[at]
+		line := func(q int) []byte { return t.strip[features[q]:][:size] }
+		for q := 0; q < 8; q += 2 {
+			if t.bits == 4 {
+				tileOf4(tile[8*q:], line(q), line(q+8), line(q+1), line(q+9))
+				continue
 			}
+			for p := q; p < q+2; p++ {
+				near, far := line(p), line(p+8)
+				for at := range near {
+					to := tile[128*(at/8)+4*(at%8)+16*q+2*(p-q):]
+					to[0], to[1] = near[at], far[at]
+				}
+			}
+		}
+	}
+}
+
+// tileOf4 makes the dwords of a tile that are of two features and of those eight further, from the lines of each.
+func tileOf4(tile, near, far, near1, far1 []byte) {
+	for c := range 8 {
+		word := func(line []byte) uint32 { return binary.LittleEndian.Uint32(line[4*c:]) }
+		for half, at := range [2]int{64 * c, 64*c + 8} { // of j = 0 and 1, and of 2 and 3
+			pair := func(near, far []byte) uint32 {
+				lower, upper := joinNibbles(word(near), word(far))
+				return [2]uint32{lower, upper}[half]
+			}
+			a, b := pair(near, far), pair(near1, far1)
+			binary.LittleEndian.PutUint32(tile[at:], a&0xFFFF|b<<16)
+			binary.LittleEndian.PutUint32(tile[at+4:], a>>16|b&^0xFFFF)
 		}
 	}
 }
@@ -220,12 +295,11 @@ func (op sortOp) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	list := o.sorted
-	if op.indices {
-		list = o.perm
-	}
 	dst := j.Row(0)
-	for i, v := range list {
+	for i, v := range o.perm {
+		if !op.indices {
+			v = o.group(i)
+		}
 		binary.LittleEndian.PutUint32(dst[4*i:], uint32(v))
 	}
 	return nil

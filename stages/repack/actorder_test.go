@@ -234,12 +234,12 @@ func checkStrips(t *testing.T, r *rand.Rand, bits, tiles, gap, shift int, atEnd 
 	for w := range words {
 		copy(wide[w*(tileRow+gap):], src[w*tileRow:(w+1)*tileRow])
 	}
-	strip := cputest.Guarded(t, make([]byte, k*lineBytes), atEnd)
+	strip := cputest.Guarded(t, make([]byte, k*lineBytes(bits)), atEnd)
 	spreadStrip(strip, cputest.Guarded(t, wide, atEnd), tileRow+gap, bits)
 	shuffled := make([]byte, len(sorted))
 	exllamaRow(shuffled, sorted, bits)
 	for _, stream := range []bool{false, true} {
-		c := sortedColumn{strip: strip, features: o.lines(), bits: bits, stream: stream}
+		c := sortedColumn{strip: strip, features: o.lines(bits), bits: bits, stream: stream}
 		c.rows = tiles
 		checkSorted(t, &c, (*sortedColumn).tiles, want, gap, shift)
 		c.rows = words
@@ -292,16 +292,17 @@ func TestSpreadIsTheOrder(t *testing.T) {
 		t.Run(mask, func(t *testing.T) {
 			for _, bits := range []int{4, 8} {
 				per := 32 / bits
-				src, strip := random(3, 2*tileRow), make([]byte, 2*per*lineBytes)
+				src, strip := random(3, 2*tileRow), make([]byte, 2*tileRow)
 				spreadStrip(strip, src, tileRow, bits)
 				for n := range tileN {
 					j, h, c := n/16, n/8%2, n%8
 					for k := range 2 * per {
 						code := binary.LittleEndian.Uint32(src[k/per*tileRow+4*n:]) >> (bits * (k % per)) & (1<<bits - 1)
-						if bits == 4 {
-							code *= 0x11
+						at, up := k*64+8*c+2*j+h, 0
+						if bits == 4 { // even features first, and columns 32 further in the upper half
+							at, up = k/8*256+k%2*128+k%8/2*32+4*c+j%2*2+h, j/2*4
 						}
-						if got := strip[k*lineBytes+8*c+2*j+h]; got != byte(code) {
+						if got := strip[at] >> up & (1<<bits - 1); got != byte(code) {
 							t.Fatalf("bits=%d, feature %d, column %d: %#x, want %#x", bits, k, n, got, code)
 						}
 					}
@@ -315,14 +316,14 @@ func TestSpreadIsTheOrder(t *testing.T) {
 func TestSortedColumnsTrustNobody(t *testing.T) {
 	for mask := range cputest.Masks() {
 		for name, c := range map[string]sortedColumn{
-			"strip": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 15*lineBytes), features: make([]uint32, 16), bits: 4},
-			"lines": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 16*lineBytes), features: make([]uint32, 15), bits: 4},
-			"dst":   {dst: make([]byte, 511), stride: 512, rows: 1, strip: make([]byte, 16*lineBytes), features: make([]uint32, 16), bits: 4},
+			"strip": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 15*32), features: make([]uint32, 16), bits: 4},
+			"lines": {dst: make([]byte, 512), stride: 512, rows: 1, strip: make([]byte, 16*32), features: make([]uint32, 15), bits: 4},
+			"dst":   {dst: make([]byte, 511), stride: 512, rows: 1, strip: make([]byte, 16*32), features: make([]uint32, 16), bits: 4},
 		} {
 			t.Run(mask+"/"+name, func(t *testing.T) {
 				c.features = slices.Clip(c.features)
 				for i := range c.features {
-					c.features[i] = uint32(i * lineBytes)
+					c.features[i] = uint32(i * 32)
 				}
 				panics(t, c.tiles)
 				c.rows, c.stride = 2, tileRow

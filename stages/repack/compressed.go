@@ -142,16 +142,16 @@ func (op rowsMarlinActOrder) Run(j *stages.Job) error {
 		return err
 	}
 	words := j.Rows * op.bits / 2 // of a row of codes
-	strip, packed := borrow(words*op.spread()), borrow(min(words, blockWords)*tileRow)
+	strip, packed := borrow(words*tileRow), borrow(min(words, blockWords)*tileRow)
 	defer scratch.Put(strip)
 	defer scratch.Put(packed)
-	lines := o.lines()
+	lines := o.lines(op.bits)
 	for c := 0; c < n; c += tileN {
 		src := j.Src[0][4*words*c : 4*words*(c+tileN)]
 		for w := 0; w < words; w += blockWords {
 			m := min(blockWords, words-w)
 			transposeBlock((*packed)[:m*tileRow], src, w, words)
-			spreadStrip((*strip)[w*op.spread():(w+m)*op.spread()], *packed, tileRow, op.bits)
+			spreadStrip((*strip)[w*tileRow:(w+m)*tileRow], *packed, tileRow, op.bits)
 		}
 		op.repackStrip(j, c, *strip, lines)
 	}

@@ -162,14 +162,16 @@ func gatherBlocks(dst, src *byte, off *[8]int, shift *[8]uint32, blocks, bits in
 
 // spreadStrip is spreadRows. Rows that far apart are no stream for the hardware, so they are prefetched some rows ahead.
 func spreadStrip(strip, src []byte, stride, bits int) {
-	rows := len(strip) * bits / (32 * lineBytes)
+	rows := len(strip) / tileRow
 	if !cpu.X86.AVX2 || rows == 0 {
 		spreadRows(strip, src, stride, bits)
 		return
 	}
-	_, _ = src[(rows-1)*stride+tileRow-1], strip[rows*32/bits*lineBytes-1] // the kernels trust these bounds
+	_, _ = src[(rows-1)*stride+tileRow-1], strip[rows*tileRow-1] // the kernels trust these bounds
 	ahead := stripAhead * stride
 	switch {
+	case cpu.X86.AVX512VBMI && bits == 4:
+		spread4VBMI(&strip[0], &src[0], rows, stride, ahead)
 	case cpu.X86.AVX512 && bits == 4:
 		spread4AVX512(&strip[0], &src[0], rows, stride, ahead)
 	case cpu.X86.AVX512:
@@ -200,7 +202,9 @@ var packedRowsKernels = [2][2][2]stripKernel{
 func (t *sortedColumn) tiles() { t.run(&tilesKernels, tileK, 2*t.bits*tileN, t.tilesGeneric) }
 
 // packedRows is packedRowsGeneric.
-func (t *sortedColumn) packedRows() { t.run(&packedRowsKernels, 32/t.bits, tileRow, t.packedRowsGeneric) }
+func (t *sortedColumn) packedRows() {
+	t.run(&packedRowsKernels, 32/t.bits, tileRow, t.packedRowsGeneric)
+}
 
 // run makes rows of so many features and bytes each by the kernel for this processor, or by generic.
 func (t *sortedColumn) run(kernels *[2][2][2]stripKernel, features, bytes int, generic func()) {
@@ -208,7 +212,7 @@ func (t *sortedColumn) run(kernels *[2][2][2]stripKernel, features, bytes int, g
 		generic()
 		return
 	}
-	_, _ = t.strip[len(t.features)*lineBytes-1], t.features[t.rows*features-1] // the kernels trust these bounds
+	_, _ = t.strip[len(t.features)*lineBytes(t.bits)-1], t.features[t.rows*features-1] // the kernels trust these bounds
 	_ = t.dst[(t.rows-1)*t.stride:][:bytes]
 	wide, stream := 0, 0
 	if cpu.X86.AVX512 {
@@ -217,7 +221,7 @@ func (t *sortedColumn) run(kernels *[2][2][2]stripKernel, features, bytes int, g
 	if t.stream {
 		stream = 1
 	}
-	kernel, most := kernels[t.bits/8][wide][stream], cpu.MaxCall/(features*lineBytes)
+	kernel, most := kernels[t.bits/8][wide][stream], cpu.MaxCall/(features*lineBytes(t.bits))
 	for i := 0; i < t.rows; i += most {
 		kernel(&t.dst[i*t.stride], &t.strip[0], &t.features[i*features], min(most, t.rows-i), t.stride)
 	}

@@ -44,7 +44,7 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	if a := (actOrder{bits: op.bits}); op.bits != 2 && j.RowBytes%tileRow == 0 && per*j.Rows <= mostFeatures {
+	if a := (actOrder{bits: op.bits}); cpu.X86.AVX2 && op.bits != 2 && j.RowBytes%tileRow == 0 && per*j.Rows <= mostFeatures {
 		op.sort(a, j, o)
 		return nil
 	}
@@ -59,7 +59,7 @@ func (op gptqExllama) Run(j *stages.Job) error {
 
 // sort makes the packed rows strip by strip, so that every code is read from memory once.
 func (op gptqExllama) sort(a actOrder, j *stages.Job, o *order) {
-	lines, n := o.lines(), j.RowBytes/4
+	lines, n := o.lines(op.bits), j.RowBytes/4
 	stream := op.past(j)
 	a.strips(j.Src[0], n, j.Rows, func(c int, strip []byte) {
 		t := sortedColumn{dst: j.Dst[4*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: op.bits, stream: stream}
@@ -73,10 +73,9 @@ func (t *sortedColumn) packedRowsGeneric() {
 	for i := range t.rows {
 		row, features := t.dst[i*t.stride:][:tileRow], t.features[i*per:(i+1)*per]
 		for n := range tileN {
-			word, at := uint32(0), 8*(n%8)+n/8%2+2*(n/16)
+			word := uint32(0)
 			for f, line := range features {
-				code := uint32(t.strip[int(line)+at]) & (1<<t.bits - 1)
-				word |= code << (t.bits * f)
+				word |= uint32(t.code(line, n)) << (t.bits * f)
 			}
 			if t.bits == 4 {
 				word = exllama4(word)

@@ -94,7 +94,7 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	lines := o.lines()
+	lines := o.lines(op.bits)
 	op.strips(j.Src[0], n, j.Rows*op.bits/2, func(c int, strip []byte) { op.repackStrip(j, c, strip, lines) })
 	return nil
 }

@@ -94,6 +94,12 @@ func gather8AVX512(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks i
 //go:noescape
 func gather8AVX2(dst *byte, src *byte, off *[8]int, shift *[8]uint32, blocks int)
 
+// spread4VBMI spreads packed rows of 256 bytes, which are stride bytes apart in src, to 8 lines each, and prefetches what lies ahead
+// bytes behind each.
+//
+//go:noescape
+func spread4VBMI(dst *byte, src *byte, rows int, stride int, ahead int)
+
 // spread4AVX512 spreads packed rows of 256 bytes, which are stride bytes apart in src, to 8 lines each, and prefetches what lies ahead
 // bytes behind each.
 //
