@@ -75,8 +75,8 @@ func (op *mxfp4Turned) Run(j *stages.Job) error {
 	t.fp4, t.global, t.divisor = &op.fp4, 1, 1
 	t.inputs = [2]stages.Input{fp4Codes: j.Inputs[0], fp4Scales: j.Inputs[len(j.Inputs)/2]}
 	stream := !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream
-	for first, rows := 0, 0; first < n; first += rows {
-		rows = min(tileRows, n-first)
+	for first := 0; first < n; {
+		rows := min(tileRows, n-first)
 		if rows > turnedBlock {
 			rows -= rows % turnedBlock
 		}
@@ -89,6 +89,7 @@ func (op *mxfp4Turned) Run(j *stages.Job) error {
 				return err
 			}
 		}
+		first += rows
 	}
 	return nil
 }

@@ -248,7 +248,7 @@ func checkStrips(t *testing.T, r *rand.Rand, bits, tiles, gap, shift int, atEnd 
 }
 
 // checkSorted wants c to make the rows of want, and to write nothing else.
-func checkSorted(t *testing.T, c *sortedColumn, make func(*sortedColumn), want []byte, gap, shift int) {
+func checkSorted(t *testing.T, c *sortedColumn, run func(*sortedColumn), want []byte, gap, shift int) {
 	t.Helper()
 	size := len(want) / c.rows
 	c.stride = size + 64*(gap%3)
@@ -261,7 +261,7 @@ func checkSorted(t *testing.T, c *sortedColumn, make func(*sortedColumn), want [
 		dst = framed[64 : len(framed)-64]
 	}
 	c.dst = dst
-	make(c)
+	run(c)
 	for i := range c.rows {
 		if !bytes.Equal(dst[i*c.stride:][:size], want[i*size:(i+1)*size]) {
 			t.Fatalf("bits=%d, row %d of %d, %d bytes each, stream %v: differs", c.bits, i, c.rows, size, c.stream)
