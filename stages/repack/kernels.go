@@ -10,7 +10,7 @@ import "cmp"
 //	rowsMarlin                  BW           AVX2   rowsColumn.generic
 //	awqMarlin                   BW           AVX2   awqMarlinRow
 //	gather                      F            AVX2   gatherRow
-//	spread                      BW           AVX2   spreadRows
+//	spread         VBMI         BW           AVX2   spreadRows
 //	tiles                       BW           AVX2   sortedColumn.tilesGeneric
 //	packedRows                  BW           AVX2   sortedColumn.packedRowsGeneric
 //	transpose                   F            AVX2   transposeRows
