@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/coldload/coldload/internal/packed"
 	"github.com/coldload/coldload/pipeline"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/index"
 )
 
 // describedSources are the Shards that are packed, as the manifest names them, and what else tells one checkpoint from another.
@@ -34,13 +34,7 @@ func (ck *Checkpoint) describeSources(ctx context.Context, opt Options) (*descri
 	}
 	h := &sourceSampler{ck: ck, to: d}
 	run := pipeline.New(ctx, opt.sideConfig())
-	shards := pipeline.From(run, execute.Shards, func(yield func(int, error) bool) {
-		for i := range n {
-			if !yield(i, nil) {
-				return
-			}
-		}
-	}, unnamed)
+	shards := pipeline.From(run, execute.Shards, index.Shards(ck.found), unnamed)
 	pipeline.Into(shards, h, pipeline.Measure(h.work), pipeline.NoCommit(), unnamed) // too short to be a phase
 	return d, run.Wait()
 }
@@ -54,13 +48,14 @@ type sourceSampler struct {
 // Name is what the report calls it.
 func (*sourceSampler) Name() string { return execute.SampleSource }
 
-// work counts what is read of Shard i.
-func (h *sourceSampler) work(i int) pipeline.Work {
-	return pipeline.Work{Items: 1, BytesIn: h.ck.catalog.DataOffset(int32(i)) + sampleBlocks*min(sampleBytes, h.to.list[i].Bytes)}
+// work counts what is read of a Shard.
+func (h *sourceSampler) work(s *index.Shard) pipeline.Work {
+	return pipeline.Work{Items: 1, BytesIn: h.ck.catalog.DataOffset(int32(s.Number)) + sampleBlocks*min(sampleBytes, s.Size)}
 }
 
-// Write describes Shard i.
-func (h *sourceSampler) Write(ctx context.Context, i int) error {
+// Write describes a Shard.
+func (h *sourceSampler) Write(ctx context.Context, s *index.Shard) error {
+	i := s.Number
 	f, err := h.ck.found.OpenShard(i)
 	if err != nil {
 		return err
@@ -73,12 +68,9 @@ func (h *sourceSampler) Write(ctx context.Context, i int) error {
 	}
 	if err == nil {
 		h.to.list[i].HeaderSHA256 = header
-		h.to.samples[i], err = sample(f, h.to.list[i].Bytes)
+		h.to.samples[i], err = sample(f, s.Size)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", h.to.list[i].Name, err)
-	}
-	return nil
+	return err
 }
 
 // Commit is not called.

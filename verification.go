@@ -16,6 +16,7 @@ import (
 	"github.com/coldload/coldload/plan"
 	"github.com/coldload/coldload/sinks/file"
 	"github.com/coldload/coldload/stages"
+	"github.com/coldload/coldload/stages/index"
 )
 
 // mostHashers is how many Shards are hashed at a time at most, and so how many more the page cache should hold beside those that are loaded.
@@ -89,13 +90,13 @@ func (v *verification) wire(run *pipeline.Run, p *plan.Plan) *execute.Verified {
 
 func (v *verification) connect(run *pipeline.Run, order []int32) {
 	v.gate = execute.NewVerified(len(v.read), order, v.workers)
-	shards := pipeline.From(run, execute.Shards, func(yield func(unverified, error) bool) {
+	shards := pipeline.From(run, execute.Shards, func(yield func(*index.Shard, error) bool) {
 		for {
 			i, ok, err := v.gate.Next(run.Context())
 			if err != nil {
-				yield(unverified{}, err)
+				yield(nil, err)
 			}
-			if err != nil || !ok || !yield(unverified{i, v.ck.found.Shards[i].Name}, nil) {
+			if err != nil || !ok || !yield(&index.Shard{Number: i, Shard: v.ck.found.Shards[i]}, nil) {
 				return
 			}
 		}
@@ -106,29 +107,20 @@ func (v *verification) connect(run *pipeline.Run, order []int32) {
 // Name is what the report calls it.
 func (*verification) Name() string { return execute.VerifySource }
 
-// unverified is a Shard on its way to be hashed.
-type unverified struct {
-	shard int
-	name  string
-}
-
-// ItemName names it in errors.
-func (u unverified) ItemName() string { return u.name }
-
 // work counts what was read of a Shard.
-func (v *verification) work(u unverified) pipeline.Work {
-	return pipeline.Work{Items: 1, BytesIn: v.read[u.shard]}
+func (v *verification) work(s *index.Shard) pipeline.Work {
+	return pipeline.Work{Items: 1, BytesIn: v.read[s.Number]}
 }
 
 // Write hashes a Shard and compares.
-func (v *verification) Write(ctx context.Context, u unverified) error {
-	i := u.shard
+func (v *verification) Write(ctx context.Context, s *index.Shard) error {
+	i := s.Number
 	sum, err := v.ck.sums[i].get(ctx, func() (packed.Sum, error) { return v.hash(ctx, i) })
 	if err != nil {
 		return err
 	}
 	if v.read[i] == 0 {
-		v.tell(v.ck.found.Shards[i].Size) // another load has hashed it
+		v.tell(s.Size) // another load has hashed it
 	}
 	if err := v.compare(i, sum); err != nil {
 		return err

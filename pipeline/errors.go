@@ -41,7 +41,7 @@ type StageError struct {
 
 // Error returns "stage: item: cause", with the item once where the cause begins with it.
 func (e *StageError) Error() string {
-	cause := e.Err.Error()
+	cause := fmt.Sprint(e.Err)
 	if !strings.HasPrefix(cause, e.Item+": ") {
 		cause = e.Item + ": " + cause
 	}

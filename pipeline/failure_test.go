@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -372,5 +373,8 @@ func TestStageErrorNamesTheItemOnce(t *testing.T) {
 		if got := (&pipeline.StageError{Stage: "fetch", Item: "a.safetensors", Err: errors.New(cause)}).Error(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+	if got := (&pipeline.StageError{Stage: "fetch", Item: "a", Err: (*fs.PathError)(nil)}).Error(); got != "fetch: a: <nil>" {
+		t.Errorf("an error that cannot tell what it is: %q", got)
 	}
 }

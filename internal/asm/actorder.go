@@ -170,31 +170,40 @@ func (k *actOrderKernel) spread8() func() {
 }
 
 func (k *actOrderKernel) tiles(nt bool) {
-	name := fmt.Sprintf("tiles%d%s", k.bits, k.level)
-	doc := []string{
-		fmt.Sprintf("%s makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.", name),
+	constants := func() func() { return k.eight }
+	if k.bits == 4 {
+		constants = k.tiles4
 	}
-	k.put = unaligned256
-	if k.wide {
-		k.put = unaligned512
+	k.sorted("tiles", "makes a column of tiles, stride bytes apart,", 16, nt, constants)
+}
+
+// packedRows emits the kernel that makes the packed rows of a strip for exllama: of every column a dword.
+func (k *actOrderKernel) packedRows(nt bool) {
+	constants := k.packed8
+	if k.bits == 4 {
+		constants = k.packed4
 	}
+	k.sorted("packedRows", "makes packed rows of 256 bytes, stride bytes apart,", 32/k.bits, nt, constants)
+}
+
+// sorted emits a kernel that makes rows of so many lines each, wherever they are in the strip: constants loads what stays in registers, and returns what
+// emits the work on a row.
+func (k *actOrderKernel) sorted(name, makes string, lines int, nt bool, constants func() func()) {
+	name, k.put = variant(fmt.Sprintf("%s%d", name, k.bits), k.wide, nt)
+	doc := []string{fmt.Sprintf("%s %s of lines of a strip: %d for each, which begin features bytes behind it.", name, makes, lines)}
 	if nt {
-		name, k.put = suffix(name, nt), nonTemporal
-		doc = []string{name + " is the same with non-temporal stores: dst and stride are multiples of 64."}
+		doc = append(doc, "dst and stride are multiples of 64.")
 	}
-	function(name, "func(dst, strip *byte, features *uint32, tiles, stride int)", doc...)
+	function(name, "func(dst, strip *byte, features *uint32, rows, stride int)", doc...)
 	Load(Param("dst"), RDI)
 	Load(Param("strip"), RSI)
 	Load(Param("features"), RDX)
-	Load(Param("tiles"), RCX)
+	Load(Param("rows"), RCX)
 	Load(Param("stride"), R8)
-	body := k.eight
-	if k.bits == 4 {
-		body = k.tiles4()
-	}
-	loop(name+"Tile", RCX, func() {
+	body := constants()
+	loop(name+"Row", RCX, func() {
 		body()
-		ADDQ(U32(64), RDX)
+		ADDQ(U32(uint32(4*lines)), RDX)
 		ADDQ(R8, RDI)
 	})
 	leave(nt)
@@ -258,38 +267,6 @@ func (k *actOrderKernel) halves(a, b, spare VecPhysical, off, gap int) {
 	VPERM2I128(U8(0x31), b, a, a)
 	k.put(spare, at(RDI, off))
 	k.put(a, at(RDI, off+gap))
-}
-
-// packedRows emits the kernel that makes the packed rows of a strip for exllama: of every column a dword.
-func (k *actOrderKernel) packedRows(nt bool) {
-	name := suffix(fmt.Sprintf("packedRows%d%s", k.bits, k.level), nt)
-	doc := []string{
-		fmt.Sprintf("%s makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: %d for each, which begin features bytes behind it.", name, 32/k.bits),
-	}
-	k.put = unaligned256
-	if k.wide {
-		k.put = unaligned512
-	}
-	if nt {
-		doc, k.put = append(doc, "dst and stride are multiples of 64."), nonTemporal
-	}
-	function(name, "func(dst, strip *byte, features *uint32, rows, stride int)", doc...)
-	Load(Param("dst"), RDI)
-	Load(Param("strip"), RSI)
-	Load(Param("features"), RDX)
-	Load(Param("rows"), RCX)
-	Load(Param("stride"), R8)
-	constants := k.packed8
-	if k.bits == 4 {
-		constants = k.packed4
-	}
-	body := constants()
-	loop(name+"Row", RCX, func() {
-		body()
-		ADDQ(U32(uint32(4*32/k.bits)), RDX)
-		ADDQ(R8, RDI)
-	})
-	leave(nt)
 }
 
 // packed8 loads the constants, and returns what emits the work on a packed row, whose bytes are of its four lines.

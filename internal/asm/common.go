@@ -86,6 +86,20 @@ func unaligned512(r, m Op) { VMOVDQU32(r, m) }
 func unaligned256(r, m Op) { VMOVDQU(r, m) }
 func nonTemporal(r, m Op)  { VMOVNTDQ(r, m) }
 
+// variant is a kernel's name for a width, and for non-temporal stores, and its stores.
+func variant(name string, wide, nt bool) (string, store) {
+	put := store(unaligned256)
+	if wide {
+		name, put = name+"AVX512", unaligned512
+	} else {
+		name += "AVX2"
+	}
+	if nt {
+		put = nonTemporal
+	}
+	return suffix(name, nt), put
+}
+
 // transpose8 transposes 8x8 dwords in place: r[k], dword i becomes dword k of the i-th register of the result. It needs one register more.
 func transpose8(r []VecPhysical, spare VecPhysical) []VecPhysical {
 	out := append([]VecPhysical(nil), r...)

@@ -37,15 +37,11 @@ func decode() {
 //
 // A code becomes a float without a conversion: in the fraction of 2^23 it is 2^23 + code, and zeros hold 2^23 + zero.
 func dequant(bits int, to string, wide, nt bool, pairs Mem) {
-	name, lanes, r := fmt.Sprintf("dequant%dTo%sAVX2", bits, to), 8, ys
-	put := store(unaligned256)
+	name, put := variant(fmt.Sprintf("dequant%dTo%s", bits, to), wide, nt)
+	lanes, r := 8, ys
 	if wide {
-		name, lanes, r, put = fmt.Sprintf("dequant%dTo%sAVX512", bits, to), 16, zs, unaligned512
+		lanes, r = 16, zs
 	}
-	if nt {
-		put = nonTemporal
-	}
-	name = suffix(name, nt)
 	doc := []string{
 		fmt.Sprintf("%s decodes columns times %d columns of blocks times 32 input features. The scale and the zero", name, lanes),
 		"of input feature k are offsets[k] bytes behind scales and zeros. ahead is how far in front of its use src is prefetched.",

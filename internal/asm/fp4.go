@@ -69,18 +69,12 @@ type fp4Kernel struct {
 }
 
 func (k *fp4Kernel) kernel() {
-	name, size := fmt.Sprintf("fp4By%dTo%sAVX2", k.group, k.to), 2
-	k.put = unaligned256
-	if k.wide {
-		name, k.put = fmt.Sprintf("fp4By%dTo%sAVX512", k.group, k.to), unaligned512
-	}
-	if k.nt {
-		k.put = nonTemporal
-	}
+	var name string
+	name, k.put = variant(fmt.Sprintf("fp4By%dTo%s", k.group, k.to), k.wide, k.nt)
+	size := 2
 	if k.to == "F32" {
 		size = 4
 	}
-	name = suffix(name, k.nt)
 	doc := []string{
 		fmt.Sprintf("%s decodes rows of blocks times 32 codes, of which %d share a scale, times global. No weight becomes infinite.", name, k.group),
 		"src and scales lie row by row, dst has rows dstStride bytes apart.",

@@ -47,18 +47,12 @@ var (
 const turnedOdd = 0xAAAA_AAAA
 
 func (k *fp4Turned) kernel() {
-	name, size := fmt.Sprintf("fp4TurnedTo%sAVX2", k.to), 2
-	k.put = unaligned256
-	if k.wide {
-		name, k.put = fmt.Sprintf("fp4TurnedTo%sAVX512", k.to), unaligned512
-	}
-	if k.nt {
-		k.put = nonTemporal
-	}
+	var name string
+	name, k.put = variant("fp4TurnedTo"+k.to, k.wide, k.nt)
+	size := 2
 	if k.to == "F32" {
 		size = 4
 	}
-	name = suffix(name, k.nt)
 	doc := []string{
 		fmt.Sprintf("%s decodes groups times 32 input features, a row of dst each, of blocks times 32 output features.", name),
 		"src has the codes of four input features in words, those of all output features next to each other. scales are as many a group, of each block the even output features first.",

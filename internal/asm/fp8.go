@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -25,14 +23,7 @@ func decodeFP8() {
 // fp8 emits a kernel for w = value * scale of F8_E4M3 values. Shifted by 7 bits such a byte is the half of 2^-8 times its value, subnormals
 // too, which the processor turns into a float exactly; the scales hold 2^8 in return. NaN is not among the values.
 func fp8(to string, wide, nt bool, odd Mem) {
-	name, put := fmt.Sprintf("fp8To%sAVX2", to), store(unaligned256)
-	if wide {
-		name, put = fmt.Sprintf("fp8To%sAVX512", to), unaligned512
-	}
-	if nt {
-		put = nonTemporal
-	}
-	name = suffix(name, nt)
+	name, put := variant("fp8To"+to, wide, nt)
 	doc := []string{
 		name + " decodes rows of runs times blocks times 32 weights, of which none is NaN or becomes infinite. Each run has",
 		"a scale, the same in all rows. src lies row by row, dst has rows dstStride bytes apart.",

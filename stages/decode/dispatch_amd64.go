@@ -108,15 +108,10 @@ func (d *rowsDequantiser) hasKernel() bool {
 
 // kernel decodes row n, which has these codes.
 func (d *rowsDequantiser) kernel(n int, src []byte, scales []float32) {
-	j, size, wide, stream := d.job, d.op.to.Bits()/8, 0, 0
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
+	j, size := d.job, d.op.to.Bits()/8
 	dst := j.Row(n)
-	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 {
-		stream = 1
-	}
-	kernel := rowsDequantKernels[d.op.to][d.op.Bits/8][wide][stream]
+	wide, past := cpu.Levels(cpu.Streams(j.Soon, j.Rows*j.RowBytes, dst, 0)) // row by row, wherever they begin
+	kernel := rowsDequantKernels[d.op.to][d.op.Bits/8][wide][past]
 	zeros := d.zeros[:len(scales)]
 	for len(scales) > 0 {
 		groups := min(len(scales), max(cpu.MaxCall/(d.op.Group*size), 1))

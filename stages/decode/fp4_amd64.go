@@ -36,18 +36,13 @@ func (d *fp4Job) kernel(first, end int) bool {
 	if !ok || !cpu.X86.AVX2 || d.k%fp4Block != 0 || !d.fits() {
 		return false
 	}
-	j, wide, stream := d.job, 0, 0
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
-	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0 {
-		stream = 1
-	}
+	j := d.job
+	wide, past := cpu.Levels(cpu.Streams(j.Soon, j.Rows*j.RowBytes, j.Dst, j.Stride))
 	dst, src := j.Dst[first*j.Stride:], j.Src[fp4Codes][first*d.k/2:end*d.k/2]
 	_, _, _ = dst[(end-first-1)*j.Stride+j.RowBytes-1], src[(end-first)*d.k/2-1], d.factors[(end-first)*d.k/d.group-1] // the kernel trusts these
 	most := max(1, cpu.MaxCall/j.RowBytes)
 	for at := 0; at < end-first; at += most {
-		kernels[wide][stream](
+		kernels[wide][past](
 			&dst[at*j.Stride], &src[at*d.k/2], &d.factors[at*d.k/d.group], d.global, min(most, end-first-at), d.k/fp4Block, j.Stride,
 		)
 	}

@@ -27,18 +27,13 @@ var fp8Kernels = map[safetensors.DType][2][2]fp8Kernel{ // AVX2 or AVX-512; norm
 // kernel decodes the rows from i to end, none of whose weights is NaN or becomes infinite. A call ends the stores past the caches, which takes as
 // long as some kilobytes do, so it gets several rows.
 func (d *fp8Job) kernel(i, end int, scales []float32) {
-	j, size, wide, stream := d.job, d.op.to.Bits()/8, 0, 0
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
+	j, size := d.job, d.op.to.Bits()/8
 	dst, src := j.Dst[i*j.Stride:], j.Src[0][i*d.k:]
-	if !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(dst) == 0 && j.Stride%cpu.Line == 0 {
-		stream = 1
-	}
+	wide, past := cpu.Levels(cpu.Streams(j.Soon, j.Rows*j.RowBytes, dst, j.Stride))
 	d.raised = sized(d.raised, len(scales))
 	for i, s := range scales {
 		d.raised[i] = s * 0x1p8
 	}
 	_, _ = dst[(end-i-1)*j.Stride+d.k*size-1], src[(end-i)*d.k-1] // the kernel trusts these bounds
-	fp8Kernels[d.op.to][wide][stream](&dst[0], &src[0], &d.raised[0], end-i, d.k/d.width(), d.width()/fp8Block, j.Stride)
+	fp8Kernels[d.op.to][wide][past](&dst[0], &src[0], &d.raised[0], end-i, d.k/d.width(), d.width()/fp8Block, j.Stride)
 }

@@ -69,7 +69,7 @@ func (d *dequantiser) panels() (int, error) {
 // they gain nothing.
 func (d *dequantiser) panelShape(p *panel) int {
 	j := d.job
-	p.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	p.stream = cpu.Streams(j.Soon, j.Rows*j.RowBytes, j.Dst, j.Stride)
 	p.along = p.stream && d.op.Bits == 8
 	if p.along {
 		return panelAlong

@@ -40,14 +40,11 @@ const (
 type mxfp4Tile struct {
 	fp4Job
 
-	apart   [tileRows * turnedColumns / 2]byte // codes whose output features are Inputs of their own
-	words   [tileRows * turnedColumns / 2]byte // codes, turned
-	factors [tileRows * turnedColumns / MXFP4Group]float32
-
 	tile    stages.Job
 	inputs  [2]stages.Input
 	sources [2][]byte
-	codes   [tileRows * tileColumns / 2]byte
+	codes   [tileRows * turnedColumns / 2]byte // gathered
+	words   [tileRows * turnedColumns / 2]byte // turned
 	scales  [tileRows * tileColumns / MXFP4Group]byte
 	weights [tileRows * tileColumns * 4]byte
 }
@@ -145,16 +142,24 @@ func (op *mxfp4Turned) fits(j *stages.Job, k, n int) error {
 
 // gather makes t the Job of some output and input features, with all that it reads next to each other.
 func (t *mxfp4Tile) gather(j *stages.Job, first, rows, at, cols int) {
-	codes, scales := cols/2, cols/MXFP4Group
+	scales := cols / MXFP4Group
 	for r := range rows {
-		copy(t.codes[r*codes:], featureOf(j, fp4Codes, first+r, j.Rows/2)[at/2:][:codes])
 		copy(t.scales[r*scales:], featureOf(j, fp4Scales, first+r, j.Rows/MXFP4Group)[at/MXFP4Group:][:scales])
 	}
 	row := cols * t.to.Bits() / 8
-	t.sources = [2][]byte{t.codes[:rows*codes], t.scales[:rows*scales]}
+	t.sources = [2][]byte{t.gatherCodes(j, first, rows, at, cols), t.scales[:rows*scales]}
 	t.tile = stages.Job{Dst: t.weights[:rows*row], Rows: rows, RowBytes: row, Stride: row, Src: t.sources[:], Inputs: t.inputs[:], Soon: true}
 	t.job, t.k = &t.tile, cols
 	t.firstN, t.firstK = first, at
+}
+
+// gatherCodes lays those of some output and input features next to each other.
+func (t *mxfp4Tile) gatherCodes(j *stages.Job, first, rows, at, cols int) []byte {
+	row := cols / 2
+	for r := range rows {
+		copy(t.codes[r*row:], featureOf(j, fp4Codes, first+r, j.Rows/2)[at/2:][:row])
+	}
+	return t.codes[:rows*row]
 }
 
 // featureOf is the part (fp4Codes or fp4Scales) of output feature n, of size bytes: an Input of its own, or a piece of one.

@@ -3,8 +3,6 @@
 package decode
 
 import (
-	"math"
-
 	"github.com/coldload/coldload/internal/convert"
 	"github.com/coldload/coldload/internal/cpu"
 	"github.com/coldload/coldload/safetensors"
@@ -31,24 +29,14 @@ func (t *mxfp4Tile) turned(j *stages.Job, first, rows, at, cols int, stream bool
 	size, half := t.to.Bits()/8, j.Rows/2
 	src, stride := j.Src[fp4Codes], half
 	if len(j.Src) > 2 {
-		stride = cols / 2
-		for r := range rows {
-			copy(t.apart[r*stride:], featureOf(j, fp4Codes, first+r, half)[at/2:][:stride])
-		}
-		src = t.apart[:]
+		src, stride = t.gatherCodes(j, first, rows, at, cols), cols/2
 	} else {
 		src = src[first*half+at/2:]
 	}
 	transpose(t.words[:], src, 2*rows, stride, rows, cols/perWord, 2, false)
 	dst := j.Dst[at*j.Stride+first*size:]
 	_ = dst[(cols-1)*j.Stride+rows*size-1] // the kernel trusts this
-	wide, past := 0, 0
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
-	if stream && cpu.ToLine(dst) == 0 && j.Stride%cpu.Line == 0 {
-		past = 1
-	}
+	wide, past := cpu.Levels(stream && cpu.ToLine(dst) == 0 && j.Stride%cpu.Line == 0)
 	kernels[wide][past](&dst[0], &t.words[0], &t.factors[0], cols/MXFP4Group, rows/turnedBlock, j.Stride)
 	return true
 }
@@ -56,13 +44,13 @@ func (t *mxfp4Tile) turned(j *stages.Job, first, rows, at, cols int, stream bool
 // turnScales makes the scales as the kernels want them: group by group those of all output features, of each block the even ones first. It reports whether
 // no weight with one of them becomes infinite.
 func (t *mxfp4Tile) turnScales(j *stages.Job, first, rows, at, cols int) bool {
-	const smallest = 1 << 22 // the bits of 2^-127
 	largest, groups := byte(0), cols/MXFP4Group
+	t.factors = sized(t.factors, rows*groups)
 	for r := range rows {
 		scales := featureOf(j, fp4Scales, first+r, j.Rows/MXFP4Group)[at/MXFP4Group:][:groups]
 		out := t.factors[r&^(turnedBlock-1)+r%2*turnedBlock/2+r%turnedBlock/2:]
 		for g, e := range scales {
-			out[g*rows] = math.Float32frombits(max(uint32(e)<<23, smallest))
+			out[g*rows] = convert.E8M0ToF32(e)
 			largest = max(largest, e)
 		}
 	}

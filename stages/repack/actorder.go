@@ -126,8 +126,8 @@ func (o *order) lines(width int) []uint32 {
 	return list
 }
 
-// strips spreads a packed weight, I32 [words, n] of whole strips, and calls take with each of them and its first column.
-func (a actOrder) strips(codes []byte, n, words int, take func(c int, strip []byte)) {
+// eachStrip spreads a packed weight, I32 [words, n] of whole strips, and calls take with each of them and its first column.
+func eachStrip(codes []byte, n, words, bits int, take func(c int, strip []byte)) {
 	size := words * tileRow
 	most := max(1, stripsBytes/max(1, size))
 	strips := borrow(min(most, n/tileN) * size)
@@ -137,7 +137,7 @@ func (a actOrder) strips(codes []byte, n, words int, take func(c int, strip []by
 		for w := 0; w < words; w += stripAhead {
 			rows := min(stripAhead, words-w)
 			for s := range m {
-				spreadStrip((*strips)[s*size+w*tileRow:][:rows*tileRow], codes[4*(w*n+c+s*tileN):], 4*n, a.bits)
+				spreadStrip((*strips)[s*size+w*tileRow:][:rows*tileRow], codes[4*(w*n+c+s*tileN):], 4*n, bits)
 			}
 		}
 		for s := range m {
@@ -148,9 +148,7 @@ func (a actOrder) strips(codes []byte, n, words int, take func(c int, strip []by
 
 // repackStrip repacks a spread strip, which is of the columns from c to c+tileN, with its input features in the order of lines.
 func (a actOrder) repackStrip(j *stages.Job, c int, strip []byte, lines []uint32) {
-	t := sortedColumn{dst: j.Dst[2*a.bits*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: a.bits}
-	t.stream = !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(t.dst) == 0 && t.stride%cpu.Line == 0
-	t.tiles()
+	newSortedColumn(j, 2*a.bits*c, strip, lines, a.bits).tiles()
 }
 
 // spreadRows spreads packed rows of a tile, which begin stride bytes apart, to a strip. It is the reference.
@@ -216,6 +214,13 @@ type sortedColumn struct {
 	stream   bool // they go past the caches
 }
 
+// newSortedColumn is for the rows of j, from byte off of each on.
+func newSortedColumn(j *stages.Job, off int, strip []byte, lines []uint32, bits int) *sortedColumn {
+	t := &sortedColumn{dst: j.Dst[off:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: bits}
+	t.stream = cpu.Streams(j.Soon, j.Rows*j.RowBytes, t.dst, t.stride)
+	return t
+}
+
 // code is that of a column in the line that begins at byte line of the strip.
 func (t *sortedColumn) code(line uint32, column int) byte {
 	at, up := placeOf(column, t.bits)
@@ -248,14 +253,13 @@ func (t *sortedColumn) tilesGeneric() {
 func tileOf4(tile, near, far, near1, far1 []byte) {
 	for c := range 8 {
 		word := func(line []byte) uint32 { return binary.LittleEndian.Uint32(line[4*c:]) }
-		for half, at := range [2]int{64 * c, 64*c + 8} { // of j = 0 and 1, and of 2 and 3
-			pair := func(near, far []byte) uint32 {
-				lower, upper := joinNibbles(word(near), word(far))
-				return [2]uint32{lower, upper}[half]
-			}
-			a, b := pair(near, far), pair(near1, far1)
-			binary.LittleEndian.PutUint32(tile[at:], a&0xFFFF|b<<16)
-			binary.LittleEndian.PutUint32(tile[at+4:], a>>16|b&^0xFFFF)
+		var a, b [2]uint32 // of j = 0 and 1, and of 2 and 3
+		a[0], a[1] = joinNibbles(word(near), word(far))
+		b[0], b[1] = joinNibbles(word(near1), word(far1))
+		for half := range a {
+			at := 64*c + 8*half
+			binary.LittleEndian.PutUint32(tile[at:], a[half]&0xFFFF|b[half]<<16)
+			binary.LittleEndian.PutUint32(tile[at+4:], a[half]>>16|b[half]&^0xFFFF)
 		}
 	}
 }

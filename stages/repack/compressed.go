@@ -63,7 +63,7 @@ func repackStrips(op stages.Op, j *stages.Job, bits int, change func(dst, src []
 		return err
 	}
 	c := rowsColumn{stride: j.Stride, rows: j.Rows, bits: bits}
-	c.stream = !j.Soon && size >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
+	c.stream = cpu.Streams(j.Soon, size, j.Dst, j.Stride)
 	var strip []byte
 	if change != nil {
 		borrowed := borrow(tileN * c.rowBytes())

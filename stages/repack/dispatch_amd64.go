@@ -214,14 +214,8 @@ func (t *sortedColumn) run(kernels *[2][2][2]stripKernel, features, bytes int, g
 	}
 	_, _ = t.strip[len(t.features)*lineBytes(t.bits)-1], t.features[t.rows*features-1] // the kernels trust these bounds
 	_ = t.dst[(t.rows-1)*t.stride:][:bytes]
-	wide, stream := 0, 0
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
-	if t.stream {
-		stream = 1
-	}
-	kernel, most := kernels[t.bits/8][wide][stream], cpu.MaxCall/(features*lineBytes(t.bits))
+	wide, past := cpu.Levels(t.stream)
+	kernel, most := kernels[t.bits/8][wide][past], cpu.MaxCall/(features*lineBytes(t.bits))
 	for i := 0; i < t.rows; i += most {
 		kernel(&t.dst[i*t.stride], &t.strip[0], &t.features[i*features], min(most, t.rows-i), t.stride)
 	}

@@ -20,7 +20,7 @@ func exllamaLines(dst, src []byte, bits int, stream bool) (done int) {
 	if !cpu.X86.AVX2 || bits == 8 {
 		return 0
 	}
-	wide, past := levels(stream)
+	wide, past := cpu.Levels(stream)
 	kernel := exllamaKernels[bits/4][wide][past]
 	dst = dst[:len(src)] // the kernels trust this
 	for len(src)-done >= cpu.Line {
@@ -37,22 +37,11 @@ func exllama3Lines(dst, src []byte, n, stride int, stream bool) (done int) {
 		return 0
 	}
 	_, _ = dst[2*stride+n-1], src[3*n-1] // the kernels trust these bounds
-	wide, past := levels(stream)
+	wide, past := cpu.Levels(stream)
 	for n-done >= cpu.Line {
 		lines := min(n-done, cpu.MaxCall/3) / cpu.Line
 		exllama3Kernels[wide][past](&dst[done], &src[done], lines, stride, n)
 		done += lines * cpu.Line
 	}
 	return done
-}
-
-// levels are the places of a kernel: 1 for AVX-512, and 1 for non-temporal stores.
-func levels(stream bool) (wide, past int) {
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
-	if stream {
-		past = 1
-	}
-	return wide, past
 }

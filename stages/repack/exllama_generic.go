@@ -44,8 +44,8 @@ func (op gptqExllama) Run(j *stages.Job) error {
 	if err != nil {
 		return err
 	}
-	if a := (actOrder{bits: op.bits}); cpu.X86.AVX2 && op.bits != 2 && j.RowBytes%tileRow == 0 && per*j.Rows <= mostFeatures {
-		op.sort(a, j, o)
+	if cpu.X86.AVX2 && op.bits != 2 && j.RowBytes%tileRow == 0 && per*j.Rows <= mostFeatures {
+		op.sort(j, o)
 		return nil
 	}
 	borrowed := borrow(j.RowBytes)
@@ -58,12 +58,10 @@ func (op gptqExllama) Run(j *stages.Job) error {
 }
 
 // sort makes the packed rows strip by strip, so that every code is read from memory once.
-func (op gptqExllama) sort(a actOrder, j *stages.Job, o *order) {
-	lines, n := o.lines(op.bits), j.RowBytes/4
-	stream := op.past(j)
-	a.strips(j.Src[0], n, j.Rows, func(c int, strip []byte) {
-		t := sortedColumn{dst: j.Dst[4*c:], stride: j.Stride, rows: j.Rows, strip: strip, features: lines, bits: op.bits, stream: stream}
-		t.packedRows()
+func (op gptqExllama) sort(j *stages.Job, o *order) {
+	lines := o.lines(op.bits)
+	eachStrip(j.Src[0], j.RowBytes/4, j.Rows, op.bits, func(c int, strip []byte) {
+		newSortedColumn(j, 4*c, strip, lines, op.bits).packedRows()
 	})
 }
 
@@ -85,14 +83,9 @@ func (t *sortedColumn) packedRowsGeneric() {
 	}
 }
 
-// past says that what j makes goes past the caches.
-func (gptqExllama) past(j *stages.Job) bool {
-	return !j.Soon && j.Rows*j.RowBytes >= cpu.MinStream && cpu.ToLine(j.Dst) == 0 && j.Stride%cpu.Line == 0
-}
-
 // shuffle writes every row from what row returns for it.
 func (op gptqExllama) shuffle(j *stages.Job, row func(int) []byte) error {
-	stream := op.past(j)
+	stream := cpu.Streams(j.Soon, j.Rows*j.RowBytes, j.Dst, j.Stride)
 	if op.bits == 3 {
 		if j.Rows%3 != 0 {
 			return fmt.Errorf("%s: %d rows are no whole blocks of 32 codes", op, j.Rows)

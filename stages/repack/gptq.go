@@ -95,7 +95,7 @@ func (op gptqMarlinActOrder) Run(j *stages.Job) error {
 		return err
 	}
 	lines := o.lines(op.bits)
-	op.strips(j.Src[0], n, j.Rows*op.bits/2, func(c int, strip []byte) { op.repackStrip(j, c, strip, lines) })
+	eachStrip(j.Src[0], n, j.Rows*op.bits/2, op.bits, func(c int, strip []byte) { op.repackStrip(j, c, strip, lines) })
 	return nil
 }
 

@@ -3642,13 +3642,13 @@ spread4AVX512Row:
 	VZEROUPPER
 	RET
 
-// func tiles4AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles4AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX512BW, AVX512F
 TEXT ·tiles4AVX512(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), DI
 	MOVQ         strip+8(FP), SI
 	MOVQ         features+16(FP), DX
-	MOVQ         tiles+24(FP), CX
+	MOVQ         rows+24(FP), CX
 	MOVQ         stride+32(FP), R8
 	VPBROADCASTD lowNibbles<>+0(SB), Z31
 	VMOVDQU32    upperShift4<>+0(SB), Z30
@@ -3656,7 +3656,7 @@ TEXT ·tiles4AVX512(SB), NOSPLIT, $0-40
 	VMOVDQU32    tilesHalves0<>+0(SB), Z28
 	VMOVDQU32    tilesHalves1<>+0(SB), Z27
 
-tiles4AVX512Tile:
+tiles4AVX512Row:
 	MOVL            (DX), AX
 	VBROADCASTI64X4 (SI)(AX*1), Z0
 	MOVL            32(DX), BX
@@ -3752,7 +3752,7 @@ tiles4AVX512Tile:
 	ADDQ            $0x00000040, DX
 	ADDQ            R8, DI
 	DECQ            CX
-	JNZ             tiles4AVX512Tile
+	JNZ             tiles4AVX512Row
 	VZEROUPPER
 	RET
 
@@ -3828,13 +3828,13 @@ packedRows4AVX512Row:
 	VZEROUPPER
 	RET
 
-// func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·tiles4AVX512NT(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), DI
 	MOVQ         strip+8(FP), SI
 	MOVQ         features+16(FP), DX
-	MOVQ         tiles+24(FP), CX
+	MOVQ         rows+24(FP), CX
 	MOVQ         stride+32(FP), R8
 	VPBROADCASTD lowNibbles<>+0(SB), Z31
 	VMOVDQU32    upperShift4<>+0(SB), Z30
@@ -3842,7 +3842,7 @@ TEXT ·tiles4AVX512NT(SB), NOSPLIT, $0-40
 	VMOVDQU32    tilesHalves0<>+0(SB), Z28
 	VMOVDQU32    tilesHalves1<>+0(SB), Z27
 
-tiles4AVX512NTTile:
+tiles4AVX512NTRow:
 	MOVL            (DX), AX
 	VBROADCASTI64X4 (SI)(AX*1), Z0
 	MOVL            32(DX), BX
@@ -3938,7 +3938,7 @@ tiles4AVX512NTTile:
 	ADDQ            $0x00000040, DX
 	ADDQ            R8, DI
 	DECQ            CX
-	JNZ             tiles4AVX512NTTile
+	JNZ             tiles4AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
@@ -4119,17 +4119,17 @@ spread4AVX2Row:
 	VZEROUPPER
 	RET
 
-// func tiles4AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles4AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX2
 TEXT ·tiles4AVX2(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), DI
 	MOVQ         strip+8(FP), SI
 	MOVQ         features+16(FP), DX
-	MOVQ         tiles+24(FP), CX
+	MOVQ         rows+24(FP), CX
 	MOVQ         stride+32(FP), R8
 	VPBROADCASTD lowNibbles<>+0(SB), Y15
 
-tiles4AVX2Tile:
+tiles4AVX2Row:
 	MOVL        (DX), AX
 	VMOVDQU     (SI)(AX*1), Y8
 	MOVL        32(DX), BX
@@ -4357,7 +4357,7 @@ tiles4AVX2Tile:
 	ADDQ        $0x00000040, DX
 	ADDQ        R8, DI
 	DECQ        CX
-	JNZ         tiles4AVX2Tile
+	JNZ         tiles4AVX2Row
 	VZEROUPPER
 	RET
 
@@ -4459,17 +4459,17 @@ packedRows4AVX2Row:
 	VZEROUPPER
 	RET
 
-// func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX2, MMX+
 TEXT ·tiles4AVX2NT(SB), NOSPLIT, $0-40
 	MOVQ         dst+0(FP), DI
 	MOVQ         strip+8(FP), SI
 	MOVQ         features+16(FP), DX
-	MOVQ         tiles+24(FP), CX
+	MOVQ         rows+24(FP), CX
 	MOVQ         stride+32(FP), R8
 	VPBROADCASTD lowNibbles<>+0(SB), Y15
 
-tiles4AVX2NTTile:
+tiles4AVX2NTRow:
 	MOVL        (DX), AX
 	VMOVDQU     (SI)(AX*1), Y8
 	MOVL        32(DX), BX
@@ -4697,7 +4697,7 @@ tiles4AVX2NTTile:
 	ADDQ        $0x00000040, DX
 	ADDQ        R8, DI
 	DECQ        CX
-	JNZ         tiles4AVX2NTTile
+	JNZ         tiles4AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET
@@ -4844,16 +4844,16 @@ spread8AVX512Row:
 	VZEROUPPER
 	RET
 
-// func tiles8AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles8AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX512BW, AVX512F
 TEXT ·tiles8AVX512(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ strip+8(FP), SI
 	MOVQ features+16(FP), DX
-	MOVQ tiles+24(FP), CX
+	MOVQ rows+24(FP), CX
 	MOVQ stride+32(FP), R8
 
-tiles8AVX512Tile:
+tiles8AVX512Row:
 	MOVL       (DX), AX
 	VMOVDQU32  (SI)(AX*1), Z0
 	MOVL       32(DX), BX
@@ -4961,7 +4961,7 @@ tiles8AVX512Tile:
 	ADDQ       $0x00000040, DX
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        tiles8AVX512Tile
+	JNZ        tiles8AVX512Row
 	VZEROUPPER
 	RET
 
@@ -5010,16 +5010,16 @@ packedRows8AVX512Row:
 	VZEROUPPER
 	RET
 
-// func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX512BW, AVX512F, MMX+
 TEXT ·tiles8AVX512NT(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ strip+8(FP), SI
 	MOVQ features+16(FP), DX
-	MOVQ tiles+24(FP), CX
+	MOVQ rows+24(FP), CX
 	MOVQ stride+32(FP), R8
 
-tiles8AVX512NTTile:
+tiles8AVX512NTRow:
 	MOVL       (DX), AX
 	VMOVDQU32  (SI)(AX*1), Z0
 	MOVL       32(DX), BX
@@ -5127,7 +5127,7 @@ tiles8AVX512NTTile:
 	ADDQ       $0x00000040, DX
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        tiles8AVX512NTTile
+	JNZ        tiles8AVX512NTRow
 	SFENCE
 	VZEROUPPER
 	RET
@@ -5256,16 +5256,16 @@ spread8AVX2Row:
 	VZEROUPPER
 	RET
 
-// func tiles8AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles8AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX2
 TEXT ·tiles8AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ strip+8(FP), SI
 	MOVQ features+16(FP), DX
-	MOVQ tiles+24(FP), CX
+	MOVQ rows+24(FP), CX
 	MOVQ stride+32(FP), R8
 
-tiles8AVX2Tile:
+tiles8AVX2Row:
 	MOVL       (DX), AX
 	VMOVDQU    (SI)(AX*1), Y0
 	MOVL       32(DX), BX
@@ -5445,7 +5445,7 @@ tiles8AVX2Tile:
 	ADDQ       $0x00000040, DX
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        tiles8AVX2Tile
+	JNZ        tiles8AVX2Row
 	VZEROUPPER
 	RET
 
@@ -5530,16 +5530,16 @@ packedRows8AVX2Row:
 	VZEROUPPER
 	RET
 
-// func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+// func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 // Requires: AVX, AVX2, MMX+
 TEXT ·tiles8AVX2NT(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), DI
 	MOVQ strip+8(FP), SI
 	MOVQ features+16(FP), DX
-	MOVQ tiles+24(FP), CX
+	MOVQ rows+24(FP), CX
 	MOVQ stride+32(FP), R8
 
-tiles8AVX2NTTile:
+tiles8AVX2NTRow:
 	MOVL       (DX), AX
 	VMOVDQU    (SI)(AX*1), Y0
 	MOVL       32(DX), BX
@@ -5719,7 +5719,7 @@ tiles8AVX2NTTile:
 	ADDQ       $0x00000040, DX
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        tiles8AVX2NTTile
+	JNZ        tiles8AVX2NTRow
 	SFENCE
 	VZEROUPPER
 	RET

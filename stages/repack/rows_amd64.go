@@ -22,14 +22,8 @@ func (c *rowsColumn) repack() {
 		c.generic()
 		return
 	}
-	wide, stream := 0, 0
-	if cpu.X86.AVX512 {
-		wide = 1
-	}
-	if c.stream {
-		stream = 1
-	}
-	kernel, row := rowsKernels[c.bits/8][wide][stream], c.rowBytes()
+	wide, past := cpu.Levels(c.stream)
+	kernel, row := rowsKernels[c.bits/8][wide][past], c.rowBytes()
 	_, _ = c.dst[(c.rows-1)*c.stride+2*c.bits*tileN-1], c.src[tileN*row-1] // the kernels trust these bounds
 	ahead, next := 3*cpu.Line, 0
 	if tileN*row <= closeRows {

@@ -109,17 +109,18 @@ func spread4AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
 // tiles4AVX512 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
 //
 //go:noescape
-func tiles4AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles4AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows4AVX512 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
 //
 //go:noescape
 func packedRows4AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
-// tiles4AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
+// tiles4AVX512NT makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
 //
 //go:noescape
-func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles4AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows4AVX512NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
 // dst and stride are multiples of 64.
@@ -136,17 +137,18 @@ func spread4AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
 // tiles4AVX2 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
 //
 //go:noescape
-func tiles4AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles4AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows4AVX2 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
 //
 //go:noescape
 func packedRows4AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
-// tiles4AVX2NT is the same with non-temporal stores: dst and stride are multiples of 64.
+// tiles4AVX2NT makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
 //
 //go:noescape
-func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles4AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows4AVX2NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 8 for each, which begin features bytes behind it.
 // dst and stride are multiples of 64.
@@ -163,17 +165,18 @@ func spread8AVX512(dst *byte, src *byte, rows int, stride int, ahead int)
 // tiles8AVX512 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
 //
 //go:noescape
-func tiles8AVX512(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles8AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows8AVX512 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
 //
 //go:noescape
 func packedRows8AVX512(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
-// tiles8AVX512NT is the same with non-temporal stores: dst and stride are multiples of 64.
+// tiles8AVX512NT makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
 //
 //go:noescape
-func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles8AVX512NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows8AVX512NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
 // dst and stride are multiples of 64.
@@ -190,17 +193,18 @@ func spread8AVX2(dst *byte, src *byte, rows int, stride int, ahead int)
 // tiles8AVX2 makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
 //
 //go:noescape
-func tiles8AVX2(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles8AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows8AVX2 makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
 //
 //go:noescape
 func packedRows8AVX2(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
-// tiles8AVX2NT is the same with non-temporal stores: dst and stride are multiples of 64.
+// tiles8AVX2NT makes a column of tiles, stride bytes apart, of lines of a strip: 16 for each, which begin features bytes behind it.
+// dst and stride are multiples of 64.
 //
 //go:noescape
-func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, tiles int, stride int)
+func tiles8AVX2NT(dst *byte, strip *byte, features *uint32, rows int, stride int)
 
 // packedRows8AVX2NT makes packed rows of 256 bytes, stride bytes apart, of lines of a strip: 4 for each, which begin features bytes behind it.
 // dst and stride are multiples of 64.
